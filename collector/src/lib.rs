@@ -1,0 +1,1 @@
+//! Kafka to raw/: decodes, windows and flushes events into one chain of objects per source partition.

@@ -1,0 +1,1 @@
+//! history/ to metrics/: metrics, drift and accounts of every window, with DataFusion.

@@ -1,0 +1,1 @@
+//! The sandbox, the event generator with known truth, and the tests of the whole on real parts.
