@@ -1,0 +1,265 @@
+//! What to judge, and when a window's state moves on: a pure function of the ledger's state and the clock.
+use driftline_ledger::{LedgerState, ModelState, WindowRecord, watermark};
+use driftline_schemas::clock::Micros;
+use driftline_schemas::config::{JudgeConfig, ModelSettings, ReviseConfig};
+use driftline_schemas::ledger::{Entry, Job, Shape, WindowState};
+use driftline_schemas::tables::Task;
+
+
+
+/// Whether delays are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Urgency {
+    /// Debounced, as configured.
+    Ordinary,
+    /// Everything that is new is judged at once, and windows whose end the clock has passed are sealed:
+    /// `--until-caught-up` has read all there was.
+    CaughtUp,
+}
+
+/// A part of a window should stay under so many bytes of Parquet.
+const PART_BYTES_MAX: u64 = 256 << 20;
+/// Bytes that a joined row takes, before anything is known: smaller makes parts too large, larger makes too many.
+const ROW_BYTES_GUESS: u64 = 120;
+
+/// Everything that is to be decided now, given all that is known.
+pub fn decide(state: &LedgerState, now: Micros, urgency: Urgency) -> Vec<Entry> {
+    let Some(epoch) = &state.config else { return Vec::new() };
+    let config = &epoch.config;
+    let idle_until = watermark::idle_until(&state.chains, config.idle_timeout);
+    let mut entries = Vec::new();
+    for (name, model) in &state.models {
+        let settings = config.model(name);
+        let inferred = infer_task(model, settings);
+        if let Some((task, positive_class)) = &inferred {
+            let positive_class = positive_class.clone();
+            entries.push(Entry::Task { model: name.clone(), task: *task, positive_class });
+        }
+        let known = inferred.as_ref().or(model.task.as_ref());
+        let subject = Subject { name, model, settings, config, epoch: epoch.epoch, known };
+        let passed = watermark::of_everything(model, &state.chains);
+        for window in model.windows.values() {
+            let next = next_state(model, window, settings, &config.revise, Clock { now, idle_until, passed, urgency });
+            if next != window.state {
+                entries.push(Entry::State { model: name.clone(), window: window.window, state: next });
+            }
+            if let Some(job) = next_job(&subject, window, next, now, urgency) {
+                entries.push(Entry::Decided(job));
+            }
+        }
+    }
+    entries
+}
+
+/// What the state of a window depends on, besides itself.
+#[derive(Clone, Copy)]
+struct Clock {
+    now: Micros,
+    idle_until: Option<Micros>,
+    passed: Option<Micros>,
+    urgency: Urgency,
+}
+
+fn next_state(
+    model: &ModelState,
+    window: &WindowRecord,
+    settings: &ModelSettings,
+    revise: &ReviseConfig,
+    clock: Clock,
+) -> WindowState {
+    let end = window.window.end;
+    let is_sealed = window.state >= WindowState::Sealed
+        || model.watermark.is_some_and(|watermark| watermark >= end)
+        || clock.idle_until.is_some_and(|idle_until| idle_until >= end)
+        || (clock.urgency == Urgency::CaughtUp && end <= clock.now);
+    if !is_sealed {
+        return WindowState::Open;
+    }
+    let horizon = settings.label_horizon;
+    let is_over = clock.passed.is_some_and(|passed| passed >= end.saturating_add(horizon))
+        || window.first_decided_at.is_some_and(|first| clock.now >= first.saturating_add(horizon));
+    let is_quiet = clock.now >= window.touched_at.saturating_add(revise.max_delay);
+    // A window becomes final only with everything that came before in its figures.
+    if window.state == WindowState::Final || (is_over && is_quiet && window.revision > 0) {
+        WindowState::Final
+    } else {
+        WindowState::Sealed
+    }
+}
+
+/// A model, and what its jobs follow.
+struct Subject<'a> {
+    name: &'a str,
+    model: &'a ModelState,
+    settings: &'a ModelSettings,
+    config: &'a JudgeConfig,
+    epoch: u64,
+    known: Option<&'a (Task, Option<String>)>,
+}
+
+impl Subject<'_> {
+    fn refusal(&self) -> Option<&'static str> {
+        if !self.config.accepts(self.name) {
+            Some("unknown_model")
+        } else if self.model.ordinal >= self.config.models_max && !self.config.models.contains_key(self.name) {
+            Some("too_many_models")
+        } else {
+            None
+        }
+    }
+}
+
+fn next_job(
+    subject: &Subject<'_>,
+    window: &WindowRecord,
+    state: WindowState,
+    now: Micros,
+    urgency: Urgency,
+) -> Option<Job> {
+    let (model, settings) = (subject.model, subject.settings);
+    let is_new = !window.pending.is_empty() || window.rejudge || window.judged_state != Some(state);
+    if window.completed != window.revision
+        || !is_new
+        || !is_due(model, window, state, &subject.config.revise, now, urgency)
+    {
+        return None;
+    }
+    let inferred = || subject.known.map_or((Task::Binary, None), Clone::clone);
+    let (task, positive_class) = match settings.task {
+        Some(task) => (task, None),
+        None => inferred(),
+    };
+    Some(Job {
+        model: subject.name.to_owned(),
+        window: window.window,
+        revision: window.revision + 1,
+        previous: window.history_revision,
+        parts: if window.parts > 0 { window.parts } else { parts(model, window) },
+        state,
+        inputs: window.pending.clone(),
+        rejudge: window.rejudge,
+        epoch: subject.epoch,
+        task,
+        positive_class: settings.positive_class.clone().or(positive_class).or_else(|| guess(&model.shape).1),
+        refusal: subject.refusal().map(str::to_owned),
+        decided_at: now,
+    })
+}
+
+/// The debounce: growth after `min_delay`, anything new after a delay that grows with the window's age, both stretched
+/// as the rewritten bytes approach their bound.
+fn is_due(
+    model: &ModelState,
+    window: &WindowRecord,
+    state: WindowState,
+    revise: &ReviseConfig,
+    now: Micros,
+    urgency: Urgency,
+) -> bool {
+    let becomes_final = state == WindowState::Final && window.judged_state != Some(WindowState::Final);
+    if urgency == Urgency::CaughtUp || becomes_final || window.rejudge {
+        return true;
+    }
+    let size = window.published().bytes.max(1);
+    let amplification = window.bytes_written as f64 / size as f64;
+    if amplification + 1.0 > revise.max_amplification - 1.0 && state != WindowState::Final {
+        return false; // what is left pays for the final revision
+    }
+    let stretch = 2f64.powf((amplification - revise.max_amplification / 2.0).max(0.0));
+    let stretched = |delay: Micros| (delay as f64 * stretch).min(4e18) as Micros;
+    let since_decision = window.decided_at.map_or(Micros::MAX, |at| now - at);
+    let age = match (state, model.watermark) {
+        (WindowState::Open, _) | (_, None) => 0,
+        (_, Some(watermark)) => watermark - window.window.end,
+    };
+    let delay = age.clamp(revise.min_delay, revise.max_delay.max(revise.min_delay));
+    let has_changed_state = window.judged_state.is_some_and(|judged| judged != state);
+    let has_grown = grown(window.rows_decided, window.rows, revise.min_growth)
+        || grown(window.labels_decided, window.labels, revise.min_growth);
+    if (has_grown || has_changed_state) && since_decision >= stretched(revise.min_delay) {
+        // The very first judgement waits too: rows that come together are judged together.
+        return window.decided_at.is_some() || waited(window, now) >= revise.min_delay;
+    }
+    waited(window, now) >= stretched(delay)
+}
+
+fn waited(window: &WindowRecord, now: Micros) -> Micros {
+    window.dirty_since.map_or(0, |since| now - since)
+}
+
+/// Whether a count has grown by a share worth another look; the first one always is.
+fn grown(before: u64, after: u64, min_growth: f64) -> bool {
+    after > before && (before == 0 || (after - before) as f64 >= min_growth * before as f64)
+}
+
+/// Parts of a window: by the rows of the model's fullest window so far, else by the rate within this one.
+fn parts(model: &ModelState, window: &WindowRecord) -> u32 {
+    let fullest = model.windows.values().filter(|w| w.revision > 0).map(|w| w.rows).max();
+    let bytes = model.windows.values().map(|w| (w.published().bytes, w.published().rows)).max();
+    let row_bytes = match bytes {
+        Some((bytes, rows)) if rows > 1000 => (bytes / rows).max(1),
+        _ => ROW_BYTES_GUESS,
+    };
+    let expected = fullest.unwrap_or_else(|| {
+        let newest = model.partitions.values().map(|p| p.max_event_time).max().unwrap_or(window.window.start);
+        let elapsed = (newest.min(window.window.end) - window.window.start).max(window.window.length() / 100);
+        (window.rows as f64 * window.window.length() as f64 / elapsed.max(1) as f64) as u64
+    });
+    let bytes = expected.max(window.rows).saturating_mul(row_bytes);
+    (bytes.div_ceil(PART_BYTES_MAX)).clamp(1, 1024) as u32
+}
+
+/// The task of a model whose settings do not say: from what its predictions look like so far. `None` if it is known.
+fn infer_task(model: &ModelState, settings: &ModelSettings) -> Option<(Task, Option<String>)> {
+    if settings.task.is_some() || model.predictions == 0 || !model.windows.values().any(|w| !w.pending.is_empty()) {
+        return None;
+    }
+    let (task, positive_class) = guess(&model.shape);
+    // A class that shows up later can make a binary model multiclass; the other way there is no return.
+    let is_news = match &model.task {
+        None => true,
+        Some((Task::Binary, known)) => task != Task::Binary || (known.is_none() && positive_class.is_some()),
+        Some(_) => false,
+    };
+    is_news.then_some((task, positive_class))
+}
+
+/// The task that predictions of this shape most likely have, and a binary task's positive class.
+pub fn guess(shape: &Shape) -> (Task, Option<String>) {
+    let classes = &shape.classes;
+    if shape.many_probabilities > 0 {
+        return (Task::Multiclass, None);
+    }
+    let is_numeric = shape.textual == 0 && !classes.is_empty();
+    let is_continuous = shape.fractional > 0 || classes.len() >= Shape::CLASSES_MAX;
+    if shape.scored == 0 && is_numeric && (is_continuous || classes.len() > 2) {
+        return (Task::Regression, None);
+    }
+    if classes.len() > 2 {
+        return (Task::Multiclass, None);
+    }
+    (Task::Binary, positive_class(shape))
+}
+
+fn positive_class(shape: &Shape) -> Option<String> {
+    for name in ["1", "true", "yes", "positive"] {
+        if shape.classes.contains_key(name) {
+            return Some(name.to_owned());
+        }
+    }
+    for (negative, positive) in [("0", "1"), ("false", "true"), ("no", "yes"), ("negative", "positive")] {
+        if shape.classes.contains_key(negative) {
+            return Some(positive.to_owned());
+        }
+    }
+    let mean = |(rows, sum): &(u64, f64)| sum / (*rows).max(1) as f64;
+    match shape.classes.len() {
+        2 if shape.scored > 0 => {
+            shape.classes.iter().max_by(|a, b| mean(a.1).total_cmp(&mean(b.1))).map(|(class, _)| class.clone())
+        }
+        2 => shape.classes.keys().next_back().cloned(),
+        // Predictions without a class (scores only) are labelled 0 and 1 more often than anything else.
+        0 => Some("1".to_owned()),
+        _ => None,
+    }
+}

@@ -1,0 +1,200 @@
+//! The aggregator's loop: carries out what `follow` finds, `decide` decides and `judge` judges.
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use driftline_ledger::{LedgerState, Members, Outcome, Replica};
+use driftline_schemas::clock;
+use driftline_schemas::config::JudgeConfig;
+use driftline_schemas::ledger::{ConfigEpoch, Entry, Job, Record};
+use driftline_store::{Store, paths};
+use futures::StreamExt;
+use tokio_util::sync::CancellationToken;
+
+use crate::decide::{Urgency, decide};
+use crate::error::{Disposition, Error};
+use crate::follow::{Findings, Follower};
+use crate::{judge, objects, telemetry};
+
+/// The role's name in heartbeats.
+pub const ROLE: &str = "aggregator";
+/// Parts judged before the ledger is looked at again: more batch better, fewer share better.
+const PARTS_A_STEP: usize = 32;
+/// Parts judged at the same time by one process.
+const PARTS_AT_ONCE: usize = 2;
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+
+/// What the stage works with.
+pub struct Parts {
+    /// The store.
+    pub store: Store,
+    /// Who shares the work.
+    pub members: Arc<Members>,
+    /// The configuration to judge by.
+    pub config: JudgeConfig,
+    /// How long to wait when there was nothing to do.
+    pub poll_interval: Duration,
+    /// Fires when everything that is to be judged has been collected: from then on nothing waits, and the stage ends when
+    /// all is published. `None`: it runs until shutdown.
+    pub collected: Option<CancellationToken>,
+}
+
+/// Runs until `shutdown`, or until all that was collected is judged and published.
+pub async fn run(parts: Parts, shutdown: CancellationToken) -> Result<(), Error> {
+    let mut pause = Duration::from_millis(200);
+    loop {
+        match run_once(&parts, &shutdown, &mut pause).await {
+            Err(error) if error.disposition() == Disposition::Retry => {
+                telemetry::step_failed(&error, pause);
+                tokio::select! { () = tokio::time::sleep(pause) => {}, () = shutdown.cancelled() => return Ok(()) }
+                pause = (pause * 2).min(PAUSE_MAX);
+            }
+            other => return other,
+        }
+    }
+}
+
+async fn run_once(parts: &Parts, shutdown: &CancellationToken, pause: &mut Duration) -> Result<(), Error> {
+    let mut replica = Replica::open(&parts.store, parts.members.me()).await?;
+    let mut follower = Follower::new(parts.store.clone());
+    announce(parts, &mut replica).await?;
+    while !shutdown.is_cancelled() {
+        let urgency = match &parts.collected {
+            Some(collected) if collected.is_cancelled() => Urgency::CaughtUp,
+            _ => Urgency::Ordinary,
+        };
+        let mut did_something = replica.catch_up().await? > 0;
+        if parts.members.is_mine(ROLE, "decide") {
+            did_something |= advance(parts, &mut replica, &mut follower, urgency).await?;
+        }
+        did_something |= judge_mine(parts, &mut replica).await?;
+        telemetry::state(&replica.state, clock::now_micros());
+        *pause = Duration::from_millis(200);
+        if !did_something {
+            if urgency == Urgency::CaughtUp && is_settled(&replica.state) {
+                return Ok(());
+            }
+            tokio::select! { () = tokio::time::sleep(parts.poll_interval) => {}, () = shutdown.cancelled() => {} }
+        }
+    }
+    Ok(())
+}
+
+/// Records this process's configuration, if the ledger follows another. Done once at start: two processes with different
+/// files do not argue.
+async fn announce(parts: &Parts, replica: &mut Replica) -> Result<(), Error> {
+    while replica.state.judge_config() != Some(&parts.config) {
+        let epoch = replica.state.config.as_ref().map_or(0, |epoch| epoch.epoch) + 1;
+        let entry = Entry::Config(Box::new(ConfigEpoch { epoch, config: parts.config.clone() }));
+        if let Outcome::Mine = replica.append(&[entry], None, clock::now_micros()).await? {
+            tracing::info!(epoch, "configuration recorded in the ledger");
+        }
+    }
+    Ok(())
+}
+
+/// Applies what is new and decides what is due, in one record.
+async fn advance(
+    parts: &Parts,
+    replica: &mut Replica,
+    follower: &mut Follower,
+    urgency: Urgency,
+) -> Result<bool, Error> {
+    let now = clock::now_micros();
+    follower.sync(&replica.state).await?;
+    let mut findings = follower.find(&replica.state, now).await?;
+    let mut next = replica.state.clone();
+    let seq = next.next_seq;
+    let touched = touched_windows(&findings);
+    findings.entries.extend(touched);
+    let routed = (!findings.labels.is_empty()).then(|| paths::routed(seq, &uuid::Uuid::new_v4().simple().to_string()));
+    for entry in &findings.entries {
+        next.apply_entry(entry, now, routed.as_deref());
+    }
+    // With more to read at hand, judging at once would only have to be repeated.
+    let urgency = if findings.has_more { Urgency::Ordinary } else { urgency };
+    let decisions = decide(&next, now, urgency);
+    if findings.entries.is_empty() && decisions.is_empty() {
+        return Ok(false);
+    }
+    if let Some(path) = &routed {
+        let bytes = objects::write_routed(findings.labels.clone())?;
+        parts.store.create(path, bytes).await?;
+    }
+    let entries: Vec<Entry> = findings.entries.iter().chain(&decisions).cloned().collect();
+    loop {
+        match replica.append(&entries, routed.as_deref(), now).await? {
+            Outcome::Mine => {
+                telemetry::appended(&findings, &decisions);
+                return Ok(true);
+            }
+            // Reports of work done change nothing of what was found; anything else does.
+            Outcome::Theirs(record) if is_report(&record) => {}
+            Outcome::Theirs(_) => break,
+        }
+    }
+    if let Some(path) = &routed {
+        parts.store.delete(path).await?;
+    }
+    Ok(true)
+}
+
+fn is_report(record: &Record) -> bool {
+    record.entries.iter().all(|entry| matches!(entry, Entry::Judged { .. } | Entry::Completed { .. }))
+}
+
+/// One entry for each window that labels were routed to.
+fn touched_windows(findings: &Findings) -> Vec<Entry> {
+    let mut touched = std::collections::BTreeMap::new();
+    for label in &findings.labels {
+        *touched.entry((label.model.clone(), label.window)).or_insert(0u64) += 1;
+    }
+    touched.into_iter().map(|((model, window), labels)| Entry::Routed { model, window, labels }).collect()
+}
+
+/// Judges the parts that fall to this process.
+async fn judge_mine(parts: &Parts, replica: &mut Replica) -> Result<bool, Error> {
+    let mine: Vec<(Job, u32)> = open_parts(&replica.state)
+        .filter(|(job, part)| parts.members.is_mine(ROLE, &format!("{}/{}/{part}", job.model, job.window.start)))
+        .take(PARTS_A_STEP)
+        .map(|(job, part)| (job.clone(), part))
+        .collect();
+    if mine.is_empty() {
+        return Ok(false);
+    }
+    let state = &replica.state;
+    let judged: Vec<Result<Option<Entry>, Error>> = futures::stream::iter(mine)
+        .map(|(job, part)| async move {
+            let started = Instant::now();
+            let counts = judge::judge(&parts.store, state, &job, part).await?;
+            telemetry::judged(&job, part, started.elapsed());
+            let entry = |counts| Entry::Judged {
+                model: job.model.clone(),
+                window: job.window,
+                revision: job.revision,
+                part,
+                counts,
+            };
+            Ok(counts.map(entry))
+        })
+        .buffer_unordered(PARTS_AT_ONCE)
+        .collect()
+        .await;
+    let entries = judged.into_iter().filter_map(Result::transpose).collect::<Result<Vec<Entry>, Error>>()?;
+    if !entries.is_empty() {
+        replica.append_anywhere(&entries, clock::now_micros()).await?;
+    }
+    Ok(true)
+}
+
+fn open_parts(state: &LedgerState) -> impl Iterator<Item = (&Job, u32)> {
+    let windows = state.models.values().flat_map(|model| model.windows.values());
+    windows.filter_map(|window| Some((window.open.as_ref()?, window))).flat_map(|(job, window)| {
+        (0..job.parts).filter(|part| !window.judged.contains_key(part)).map(move |part| (job, part))
+    })
+}
+
+/// Whether everything applied is published.
+fn is_settled(state: &LedgerState) -> bool {
+    let mut windows = state.models.values().flat_map(|model| model.windows.values());
+    windows.all(|window| window.completed == window.revision && !window.is_dirty())
+}

@@ -1,0 +1,101 @@
+//! One function per thing that happens.
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use driftline_ledger::LedgerState;
+use driftline_schemas::clock::{Micros, SECOND};
+use driftline_schemas::ledger::{Entry, Job, WindowState};
+use opentelemetry::metrics::{Counter, Gauge, Histogram};
+use opentelemetry::{KeyValue, global};
+
+use crate::follow::Findings;
+
+struct Instruments {
+    objects: Counter<u64>,
+    rows: Counter<u64>,
+    routed: Counter<u64>,
+    decided: Counter<u64>,
+    judged: Counter<u64>,
+    judge_duration: Histogram<f64>,
+    watermark_delay: Gauge<f64>,
+    windows: Gauge<u64>,
+    unjudged: Gauge<u64>,
+}
+
+fn instruments() -> &'static Instruments {
+    static INSTRUMENTS: OnceLock<Instruments> = OnceLock::new();
+    INSTRUMENTS.get_or_init(|| {
+        let meter = global::meter("driftline");
+        Instruments {
+            objects: meter.u64_counter("driftline_objects_applied").build(),
+            rows: meter.u64_counter("driftline_rows_applied").build(),
+            routed: meter.u64_counter("driftline_labels_routed").build(),
+            decided: meter.u64_counter("driftline_revisions_decided").build(),
+            judged: meter.u64_counter("driftline_revisions").build(),
+            judge_duration: meter.f64_histogram("driftline_judge_duration").with_unit("s").build(),
+            watermark_delay: meter.f64_gauge("driftline_watermark_delay").with_unit("s").build(),
+            windows: meter.u64_gauge("driftline_windows").build(),
+            unjudged: meter.u64_gauge("driftline_unjudged_rows").build(),
+        }
+    })
+}
+
+/// Raw objects were applied and windows decided, by the ledger's word.
+pub fn appended(findings: &Findings, decisions: &[Entry]) {
+    let i = instruments();
+    for entry in &findings.entries {
+        if let Entry::Applied(applied) = entry {
+            i.objects.add(1, &[]);
+            i.rows.add(applied.models.iter().map(|model| model.rows).sum(), &[]);
+        }
+    }
+    i.routed.add(findings.labels.len() as u64, &[]);
+    for entry in decisions {
+        match entry {
+            Entry::Decided(job) => {
+                i.decided.add(1, &[]);
+                tracing::debug!(model = job.model, window = %show(job), revision = job.revision, inputs = job.inputs.len(), "decided");
+            }
+            Entry::State { model, window, state } => {
+                tracing::info!(model, window = %driftline_schemas::clock::show(window.start), state = state.as_str(), "window");
+            }
+            Entry::Task { model, task, positive_class } => {
+                tracing::info!(model, ?task, ?positive_class, "task inferred; set it in [[models]] to fix it");
+            }
+            _ => {}
+        }
+    }
+}
+
+/// A part was judged.
+pub fn judged(job: &Job, part: u32, elapsed: Duration) {
+    let i = instruments();
+    i.judged.add(1, &[KeyValue::new("model", job.model.clone())]);
+    i.judge_duration.record(elapsed.as_secs_f64(), &[]);
+    tracing::debug!(model = job.model, window = %show(job), revision = job.revision, part, ?elapsed, "judged");
+}
+
+/// How far things have come.
+pub fn state(state: &LedgerState, now: Micros) {
+    let i = instruments();
+    for (name, model) in &state.models {
+        let labels = [KeyValue::new("model", name.clone())];
+        if let Some(watermark) = model.watermark {
+            i.watermark_delay.record((now - watermark) as f64 / SECOND as f64, &labels);
+        }
+        for kind in [WindowState::Open, WindowState::Sealed, WindowState::Final] {
+            let count = model.windows.values().filter(|window| window.state == kind).count() as u64;
+            i.windows.record(count, &[labels[0].clone(), KeyValue::new("state", kind.as_str())]);
+        }
+        i.unjudged.record(model.windows.values().map(|w| w.pending_rows + w.open_rows).sum(), &labels);
+    }
+}
+
+/// A step failed and will be repeated.
+pub fn step_failed(error: &crate::Error, pause: Duration) {
+    tracing::warn!(%error, ?pause, "the store does not answer; nothing is lost, trying again");
+}
+
+fn show(job: &Job) -> String {
+    driftline_schemas::clock::show(job.window.start)
+}

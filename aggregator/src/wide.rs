@@ -1,0 +1,258 @@
+//! Rows whose columns differ from object to object: joined by name, what is missing is null, what is too much goes into JSON.
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, Float64Builder, RecordBatch, StringArray, StringBuilder, UInt32Array,
+    new_null_array,
+};
+use arrow::compute::{concat, take};
+use arrow::datatypes::{DataType, Field, Float64Type, Schema};
+use driftline_schemas::history::{FEATURE_PREFIX, FEATURES_JSON, TAG_PREFIX, TEXT_SUFFIX};
+
+use crate::error::Error;
+
+/// Tags beyond the cap, as JSON.
+pub(crate) const TAGS_JSON: &str = "tags_json";
+
+/// Columns by name, all of the same length.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Wide {
+    /// Number of rows.
+    pub(crate) rows: usize,
+    /// The columns.
+    pub(crate) columns: BTreeMap<String, ArrayRef>,
+}
+
+impl Wide {
+    /// The columns of a batch.
+    pub(crate) fn from_batch(batch: &RecordBatch) -> Self {
+        let names = batch.schema().fields().iter().map(|field| field.name().clone()).collect::<Vec<_>>();
+        Self { rows: batch.num_rows(), columns: names.into_iter().zip(batch.columns().iter().cloned()).collect() }
+    }
+
+    /// All rows under each other. Columns of one name but two types can only be a feature `x_text` with numbers beside a
+    /// feature `x` with text: the numbers go into `features_json`.
+    pub(crate) fn concat(mut all: Vec<Self>) -> Result<Self, Error> {
+        let mut types: BTreeMap<String, DataType> = BTreeMap::new();
+        let mut clashes: BTreeSet<String> = BTreeSet::new();
+        for wide in &all {
+            for (name, column) in &wide.columns {
+                if let Some(known) = types.insert(name.clone(), column.data_type().clone())
+                    && known != *column.data_type()
+                {
+                    clashes.insert(name.clone());
+                }
+            }
+        }
+        for name in clashes {
+            types.insert(name.clone(), DataType::Utf8);
+            for wide in &mut all {
+                if wide.columns.get(&name).is_some_and(|column| *column.data_type() == DataType::Float64) {
+                    wide.spill(FEATURE_PREFIX, FEATURES_JSON, std::slice::from_ref(&name));
+                    types.insert(FEATURES_JSON.to_owned(), DataType::Utf8);
+                }
+            }
+        }
+        let mut columns = BTreeMap::new();
+        for (name, kind) in types {
+            let pieces: Vec<ArrayRef> = all
+                .iter()
+                .map(|wide| wide.columns.get(&name).cloned().unwrap_or_else(|| new_null_array(&kind, wide.rows)))
+                .collect();
+            let pieces: Vec<&dyn Array> = pieces.iter().map(AsRef::as_ref).collect();
+            columns.insert(name, concat(&pieces)?);
+        }
+        Ok(Self { rows: all.iter().map(|wide| wide.rows).sum(), columns })
+    }
+
+    /// The rows at these places, in this order.
+    pub(crate) fn take(&self, rows: &UInt32Array) -> Result<Self, Error> {
+        let columns = self.columns.iter().map(|(name, column)| Ok((name.clone(), take(column, rows, None)?)));
+        Ok(Self { rows: rows.len(), columns: columns.collect::<Result<_, Error>>()? })
+    }
+
+    /// The rows where `mask` is true.
+    pub(crate) fn filter(&self, mask: &BooleanArray) -> Result<Self, Error> {
+        let rows: UInt32Array = (0..self.rows as u32).filter(|row| mask.value(*row as usize)).collect();
+        self.take(&rows)
+    }
+
+    /// Keeps the first `max` columns of a prefix, in the order of their names, and moves the others into JSON. The order
+    /// of names makes the outcome independent of the order in which they came.
+    pub(crate) fn cap(&mut self, prefix: &str, json: &str, max: usize) {
+        let names: Vec<String> = self.columns.keys().filter(|name| name.starts_with(prefix)).cloned().collect();
+        if names.len() > max {
+            self.spill(prefix, json, &names[max..]);
+        }
+    }
+
+    fn spill(&mut self, prefix: &str, json: &str, names: &[String]) {
+        let known = self.columns.remove(json);
+        let known: Option<&StringArray> = known.as_ref().and_then(|column| column.as_string_opt());
+        let spilled: Vec<(String, ArrayRef)> =
+            names.iter().filter_map(|name| Some((name[prefix.len()..].to_owned(), self.columns.remove(name)?))).collect();
+        let mut builder = StringBuilder::new();
+        for row in 0..self.rows {
+            let before = known.filter(|known| known.is_valid(row)).map(|known| known.value(row));
+            let mut object: serde_json::Map<String, serde_json::Value> =
+                before.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+            for (name, column) in &spilled {
+                if column.is_null(row) {
+                    continue;
+                }
+                let value = match column.as_primitive_opt::<Float64Type>() {
+                    Some(numbers) => numbers.value(row).into(),
+                    None => column.as_string::<i32>().value(row).into(),
+                };
+                object.insert(name.clone(), value);
+            }
+            builder.append_option((!object.is_empty()).then(|| serde_json::Value::Object(object).to_string()));
+        }
+        self.columns.insert(json.to_owned(), Arc::new(builder.finish()));
+    }
+
+    /// As a batch: the named columns first, the others after them by name. Columns that are null throughout are left out
+    /// unless they are named.
+    pub(crate) fn into_batch(mut self, first: &[&str]) -> Result<RecordBatch, Error> {
+        let mut fields = Vec::new();
+        let mut arrays = Vec::new();
+        for name in first {
+            let column = self.columns.remove(*name).ok_or_else(|| Error::Corrupt(format!("no column `{name}`")))?;
+            fields.push(Field::new(*name, column.data_type().clone(), true));
+            arrays.push(column);
+        }
+        for (name, column) in self.columns {
+            if column.null_count() < column.len() {
+                fields.push(Field::new(name, column.data_type().clone(), true));
+                arrays.push(column);
+            }
+        }
+        Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays)?)
+    }
+}
+
+/// A raw object's maps of features and tags as columns: `feature_<name>`, `feature_<name>_text`, `tag_<name>`.
+pub(crate) fn spread(features: Option<&ArrayRef>, tags: Option<&ArrayRef>, rows: usize) -> Wide {
+    let mut numbers: HashMap<String, Padded<Float64Builder>> = HashMap::new();
+    let mut texts: HashMap<String, Padded<StringBuilder>> = HashMap::new();
+    let mut tag_texts: HashMap<String, Padded<StringBuilder>> = HashMap::new();
+    if let Some(map) = features.and_then(|column| column.as_map_opt()) {
+        let names = map.keys().as_string::<i32>();
+        let values = map.values().as_struct();
+        let (number, text) = (values.column(0).as_primitive::<Float64Type>(), values.column(1).as_string::<i32>());
+        for row in 0..rows {
+            for at in entries(map, row) {
+                let name = names.value(at);
+                if number.is_valid(at) {
+                    slot(&mut numbers, name).put(row, |builder| builder.append_value(number.value(at)));
+                }
+                if text.is_valid(at) {
+                    slot(&mut texts, name).put(row, |builder| builder.append_value(text.value(at)));
+                }
+            }
+        }
+    }
+    if let Some(map) = tags.and_then(|column| column.as_map_opt()) {
+        let (names, values) = (map.keys().as_string::<i32>(), map.values().as_string::<i32>());
+        for row in 0..rows {
+            for at in entries(map, row).filter(|at| values.is_valid(*at)) {
+                slot(&mut tag_texts, names.value(at)).put(row, |builder| builder.append_value(values.value(at)));
+            }
+        }
+    }
+    let mut columns: BTreeMap<String, ArrayRef> = BTreeMap::new();
+    let mut clashing = Wide { rows, columns: BTreeMap::new() };
+    for (name, padded) in tag_texts {
+        columns.insert(format!("{TAG_PREFIX}{name}"), padded.finish(rows));
+    }
+    for (name, padded) in texts {
+        columns.insert(format!("{FEATURE_PREFIX}{name}{TEXT_SUFFIX}"), padded.finish(rows));
+    }
+    for (name, padded) in numbers {
+        let name = format!("{FEATURE_PREFIX}{name}");
+        let target = if columns.contains_key(&name) { &mut clashing.columns } else { &mut columns };
+        target.insert(name, padded.finish(rows));
+    }
+    if !clashing.columns.is_empty() {
+        let names: Vec<String> = clashing.columns.keys().cloned().collect();
+        clashing.spill(FEATURE_PREFIX, FEATURES_JSON, &names);
+        columns.append(&mut clashing.columns);
+    }
+    Wide { rows, columns }
+}
+
+fn entries(map: &arrow::array::MapArray, row: usize) -> std::ops::Range<usize> {
+    if map.is_null(row) {
+        return 0..0;
+    }
+    let offsets = map.value_offsets();
+    offsets[row] as usize..offsets[row + 1] as usize
+}
+
+/// A builder that is as long as the last row that had a value.
+struct Padded<B> {
+    builder: B,
+    length: usize,
+}
+
+trait Nullable {
+    fn append_null(&mut self);
+    fn length(&self) -> usize;
+    fn array(&mut self) -> ArrayRef;
+}
+
+impl Nullable for Float64Builder {
+    fn append_null(&mut self) {
+        Float64Builder::append_null(self);
+    }
+    fn length(&self) -> usize {
+        arrow::array::ArrayBuilder::len(self)
+    }
+    fn array(&mut self) -> ArrayRef {
+        Arc::new(self.finish())
+    }
+}
+
+impl Nullable for StringBuilder {
+    fn append_null(&mut self) {
+        StringBuilder::append_null(self);
+    }
+    fn length(&self) -> usize {
+        arrow::array::ArrayBuilder::len(self)
+    }
+    fn array(&mut self) -> ArrayRef {
+        Arc::new(self.finish())
+    }
+}
+
+impl<B: Nullable> Padded<B> {
+    /// Puts a value into a row; a repeated key of one map keeps its first value.
+    fn put(&mut self, row: usize, append: impl FnOnce(&mut B)) {
+        if self.length > row {
+            return;
+        }
+        while self.length < row {
+            self.builder.append_null();
+            self.length += 1;
+        }
+        append(&mut self.builder);
+        self.length = self.builder.length();
+    }
+
+    fn finish(mut self, rows: usize) -> ArrayRef {
+        while self.length < rows {
+            self.builder.append_null();
+            self.length += 1;
+        }
+        self.builder.array()
+    }
+}
+
+/// The builder of a name; the name is copied only when it is new.
+fn slot<'a, B: Default>(slots: &'a mut HashMap<String, Padded<B>>, name: &str) -> &'a mut Padded<B> {
+    if !slots.contains_key(name) {
+        slots.insert(name.to_owned(), Padded { builder: B::default(), length: 0 });
+    }
+    slots.get_mut(name).expect("it was inserted where it was missing")
+}

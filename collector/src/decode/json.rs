@@ -1,0 +1,568 @@
+//! JSON: one object a record, or an array of objects.
+//!
+//! A record is parsed once. Scalars are kept as slices of the record and judged when the whole object is known to be
+//! JSON, so the reason of a rejection does not depend on the order of its fields; maps go straight into the scratch.
+use std::borrow::Cow;
+use std::fmt;
+
+use driftline_schemas::event::{
+    DEPTH_MAX, EventKind, MODEL_NAME_BYTES_MAX, PREDICTION_ID_BYTES_MAX, RECORD_BYTES_MAX, Reason,
+};
+use serde::Deserializer as _;
+use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::field::{self, Scalar};
+use super::{DecodedEvent, FeatureValue, Rejection};
+
+/// Where the events of a record go.
+pub trait Sink {
+    /// An event that can be used; `source` is its own JSON text, `index` its place in a JSON array, else 0.
+    fn accepted(&mut self, index: u32, source: &[u8], event: &DecodedEvent<'_>);
+    /// An event that cannot.
+    fn rejected(&mut self, index: u32, source: &[u8], rejection: Rejection);
+}
+
+/// Decodes JSON records of one kind; keeps its scratch between records.
+pub struct Decoder {
+    kind: EventKind,
+    spare: Spare<'static>,
+}
+
+impl Decoder {
+    /// A decoder of the records of one kind.
+    pub fn new(kind: EventKind) -> Self {
+        Self { kind, spare: Spare::default() }
+    }
+
+    /// Decodes one record; `None` is a tombstone. Every event goes to `sink` exactly once.
+    pub fn decode<S: Sink>(&mut self, payload: Option<&[u8]>, sink: &mut S) {
+        let bytes = payload.unwrap_or_default();
+        match readable(payload) {
+            Err(rejection) => sink.rejected(0, bytes, rejection),
+            Ok(text) if text.trim_start_matches(SPACE).starts_with('[') => match elements(text) {
+                Err(rejection) => sink.rejected(0, bytes, rejection),
+                Ok(elements) => {
+                    for (index, element) in elements.into_iter().enumerate() {
+                        self.decode_event(index as u32, element.get(), sink);
+                    }
+                }
+            },
+            Ok(text) => self.decode_event(0, text, sink),
+        }
+    }
+
+    fn decode_event<'a, S: Sink>(&mut self, index: u32, text: &'a str, sink: &mut S) {
+        let mut spare: Spare<'a> = std::mem::take(&mut self.spare).recycle();
+        match event(self.kind, text, &mut spare) {
+            Ok(decoded) => {
+                sink.accepted(index, text.as_bytes(), &decoded);
+                spare.take_back(decoded);
+            }
+            Err(rejection) => sink.rejected(index, text.as_bytes(), rejection),
+        }
+        self.spare = spare.recycle();
+    }
+}
+
+const SPACE: [char; 4] = [' ', '\t', '\r', '\n'];
+
+fn readable(payload: Option<&[u8]>) -> Result<&str, Rejection> {
+    let bytes = payload.ok_or_else(|| Rejection::new(Reason::Empty, "the record has no value"))?;
+    if bytes.len() > RECORD_BYTES_MAX {
+        let detail = format!("the record has {} bytes, more than {RECORD_BYTES_MAX}", bytes.len());
+        return Err(Rejection::new(Reason::TooLarge, detail));
+    }
+    if bytes.is_empty() {
+        return Err(Rejection::new(Reason::Empty, "the record's value has no bytes"));
+    }
+    std::str::from_utf8(bytes).map_err(|error| Rejection::new(Reason::NotUtf8, error.to_string()))
+}
+
+/// The elements of an array, each with its own text; an array of none is a record of no events.
+fn elements(text: &str) -> Result<Vec<&RawValue>, Rejection> {
+    serde_json::from_str(text).map_err(|error| not_json(&error))
+}
+
+fn event<'a>(kind: EventKind, text: &'a str, spare: &mut Spare<'a>) -> Result<DecodedEvent<'a>, Rejection> {
+    if nests_too_deeply(text.as_bytes()) {
+        return Err(Rejection::new(Reason::TooDeep, format!("nested deeper than {DEPTH_MAX} levels")));
+    }
+    if !text.trim_start_matches(SPACE).starts_with('{') {
+        return Err(match serde_json::from_str::<IgnoredAny>(text) {
+            Ok(_) => Rejection::new(Reason::NotAnObject, "an event must be a JSON object"),
+            Err(error) => not_json(&error),
+        });
+    }
+    let mut fields = Fields::new(kind, spare);
+    let mut json = serde_json::Deserializer::from_str(text);
+    json.deserialize_map(&mut fields).map_err(|error| not_json(&error))?;
+    json.end().map_err(|error| not_json(&error))?;
+    fields.judge()
+}
+
+fn not_json(error: &serde_json::Error) -> Rejection {
+    let detail = error.to_string();
+    let reason = if detail.starts_with("number out of range") { Reason::NotFinite } else { Reason::NotJson };
+    Rejection::new(reason, detail)
+}
+
+/// Whether objects and arrays nest deeper than [`DEPTH_MAX`]; brackets inside strings do not count.
+fn nests_too_deeply(bytes: &[u8]) -> bool {
+    // `[` and `{` differ in one bit only. Few brackets cannot nest deeply, and this loop is a vector instruction.
+    if bytes.iter().filter(|byte| **byte | 0x20 == b'{').count() <= DEPTH_MAX {
+        return false;
+    }
+    let (mut depth, mut in_string, mut escaped) = (0usize, false, false);
+    for byte in bytes {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            _ if in_string => {}
+            b'{' | b'[' => {
+                depth += 1;
+                if depth > DEPTH_MAX {
+                    return true;
+                }
+            }
+            b'}' | b']' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    false
+}
+
+/// The known scalar fields, in the order in which they are judged.
+#[derive(Clone, Copy)]
+enum Known {
+    PredictionId,
+    ModelName,
+    Timestamp,
+    ModelVersion,
+    Prediction,
+    Score,
+    LatencyMs,
+    SamplingRate,
+    Environment,
+    Error,
+    Label,
+    PredictionTimestamp,
+    Probabilities,
+    Features,
+    Tags,
+    Attributions,
+}
+
+const SCALARS: usize = Known::Probabilities as usize;
+
+impl Known {
+    fn of(kind: EventKind, name: &str) -> Option<Self> {
+        let predicts = kind != EventKind::Labels;
+        let labels = kind != EventKind::Predictions;
+        Some(match name {
+            "prediction_id" => Self::PredictionId,
+            "model_name" => Self::ModelName,
+            "timestamp" => Self::Timestamp,
+            "model_version" if predicts => Self::ModelVersion,
+            "prediction" if predicts => Self::Prediction,
+            "score" if predicts => Self::Score,
+            "latency_ms" if predicts => Self::LatencyMs,
+            "sampling_rate" if predicts => Self::SamplingRate,
+            "environment" if predicts => Self::Environment,
+            "error" if predicts => Self::Error,
+            "probabilities" if predicts => Self::Probabilities,
+            "features" if predicts => Self::Features,
+            "tags" if predicts => Self::Tags,
+            "attributions" if predicts => Self::Attributions,
+            "label" if labels => Self::Label,
+            "prediction_timestamp" if labels => Self::PredictionTimestamp,
+            _ => return None,
+        })
+    }
+}
+
+/// What has been seen of one object.
+struct Fields<'s, 'a> {
+    kind: EventKind,
+    spare: &'s mut Spare<'a>,
+    seen: u32,
+    scalars: [Option<&'a str>; SCALARS],
+    probabilities: Option<Vec<(Cow<'a, str>, f64)>>,
+    features: Option<Vec<(Cow<'a, str>, FeatureValue<'a>)>>,
+    tags: Option<Vec<(Cow<'a, str>, Cow<'a, str>)>>,
+    attributions: Option<Vec<(Cow<'a, str>, f64)>>,
+    ignored: u64,
+    duplicate: Option<String>,
+    /// The first fault inside a map; faults of scalars come before it.
+    map_fault: Option<Rejection>,
+}
+
+impl<'s, 'a> Fields<'s, 'a> {
+    fn new(kind: EventKind, spare: &'s mut Spare<'a>) -> Self {
+        Self {
+            kind,
+            spare,
+            seen: 0,
+            scalars: [None; SCALARS],
+            probabilities: None,
+            features: None,
+            tags: None,
+            attributions: None,
+            ignored: 0,
+            duplicate: None,
+            map_fault: None,
+        }
+    }
+
+    fn note_seen(&mut self, known: Known, name: &str) {
+        let bit = 1 << known as u32;
+        if self.seen & bit != 0 {
+            self.duplicate.get_or_insert_with(|| name.to_owned());
+        }
+        self.seen |= bit;
+    }
+
+    fn scalar(&self, known: Known) -> Option<&'a str> {
+        self.scalars[known as usize]
+    }
+
+    /// The event, or the first thing that is wrong with it. A fault leaves the maps to be dropped.
+    fn judge(mut self) -> Result<DecodedEvent<'a>, Rejection> {
+        self.check_duplicates()?;
+        let mut event = DecodedEvent {
+            prediction_id: field::required_text("prediction_id", self.scalar(Known::PredictionId))?,
+            model_name: field::required_text("model_name", self.scalar(Known::ModelName))?,
+            ignored_fields: self.ignored,
+            ..DecodedEvent::default()
+        };
+        check_length(&event)?;
+        event.event_time = field::optional_time("timestamp", self.scalar(Known::Timestamp))?
+            .ok_or_else(|| field::missing("timestamp"))?;
+        self.judge_prediction(&mut event)?;
+        self.judge_label(&mut event)?;
+        if let Some(fault) = self.map_fault.take() {
+            return Err(fault);
+        }
+        event.probabilities = self.probabilities.take();
+        event.features = self.features.take();
+        event.tags = self.tags.take();
+        event.attributions = self.attributions.take();
+        Ok(event)
+    }
+
+    fn check_duplicates(&mut self) -> Result<(), Rejection> {
+        let unknown = &mut self.spare.unknown;
+        unknown.sort_unstable();
+        let twice = unknown.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0].to_string());
+        match self.duplicate.take().or(twice) {
+            None => Ok(()),
+            Some(name) => {
+                let shown: String = name.chars().take(64).collect();
+                Err(Rejection::new(Reason::DuplicateKey, format!("`{shown}` occurs twice")))
+            }
+        }
+    }
+
+    fn judge_prediction(&self, event: &mut DecodedEvent<'a>) -> Result<(), Rejection> {
+        if self.kind == EventKind::Labels {
+            return Ok(());
+        }
+        let version = field::optional_version("model_version", self.scalar(Known::ModelVersion))?;
+        event.model_version = version.unwrap_or_default();
+        event.prediction = field::optional_class("prediction", self.scalar(Known::Prediction))?;
+        event.score = field::optional_number("score", self.scalar(Known::Score))?;
+        event.latency_ms = field::optional_number("latency_ms", self.scalar(Known::LatencyMs))?;
+        event.sampling_rate = field::optional_number("sampling_rate", self.scalar(Known::SamplingRate))?;
+        if let Some(rate) = event.sampling_rate.filter(|rate| *rate <= 0.0 || *rate > 1.0) {
+            return Err(field::wrong_type("sampling_rate", "in (0, 1]", &rate.to_string()));
+        }
+        event.environment = field::optional_text("environment", self.scalar(Known::Environment))?;
+        // Many producers write `"error": ""` for a request that went well.
+        event.error = field::optional_text("error", self.scalar(Known::Error))?.filter(|text| !text.is_empty());
+        let says_something = event.prediction.is_some()
+            || event.score.is_some()
+            || self.probabilities.as_ref().is_some_and(|classes| !classes.is_empty())
+            || event.error.is_some();
+        if says_something || self.map_fault.is_some() {
+            Ok(())
+        } else {
+            Err(Rejection::new(Reason::MissingField, "one of `prediction`, `score`, `probabilities` or `error` is needed"))
+        }
+    }
+
+    fn judge_label(&self, event: &mut DecodedEvent<'a>) -> Result<(), Rejection> {
+        if self.kind == EventKind::Predictions {
+            return Ok(());
+        }
+        if self.kind == EventKind::Labels && self.scalar(Known::Label).is_none() {
+            return Err(field::missing("label"));
+        }
+        event.label = field::optional_class("label", self.scalar(Known::Label))?;
+        event.prediction_timestamp =
+            field::optional_time("prediction_timestamp", self.scalar(Known::PredictionTimestamp))?;
+        Ok(())
+    }
+
+    fn read_map<A: MapAccess<'a>>(&mut self, known: Known, access: &mut A) -> Result<(), A::Error> {
+        let spare = &mut *self.spare;
+        let fault = &mut self.map_fault;
+        match known {
+            Known::Probabilities => {
+                let read = |name: &Cow<'a, str>, raw| number_in("probabilities", name, raw);
+                self.probabilities = read_into(access, "probabilities", spare.probabilities.take(), fault, read)?;
+                for (class, _) in self.probabilities.iter_mut().flatten() {
+                    *class = field::canonical_text(std::mem::take(class));
+                }
+                self.probabilities.iter_mut().for_each(keep_last);
+            }
+            Known::Attributions => {
+                let read = |name: &Cow<'a, str>, raw| number_in("attributions", name, raw);
+                self.attributions = read_into(access, "attributions", spare.attributions.take(), fault, read)?;
+                self.attributions.iter_mut().for_each(keep_last);
+            }
+            Known::Tags => {
+                let read = |name: &Cow<'a, str>, raw| named("tags", name, raw, field::tag);
+                self.tags = read_into(access, "tags", spare.tags.take(), fault, read)?;
+                self.tags.iter_mut().for_each(keep_last);
+            }
+            _ => {
+                let read = |name: &Cow<'a, str>, raw| named("features", name, raw, field::feature).map(Some);
+                self.features = read_into(access, "features", spare.features.take(), fault, read)?;
+                self.features.iter_mut().for_each(keep_last);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn check_length(event: &DecodedEvent<'_>) -> Result<(), Rejection> {
+    if event.prediction_id.len() > PREDICTION_ID_BYTES_MAX {
+        let detail = format!("`prediction_id` has {} bytes, more than {PREDICTION_ID_BYTES_MAX}", event.prediction_id.len());
+        return Err(Rejection::new(Reason::IdTooLong, detail));
+    }
+    if event.model_name.len() > MODEL_NAME_BYTES_MAX {
+        let found = format!("one of {} bytes", event.model_name.len());
+        return Err(field::wrong_type("model_name", &format!("a string of at most {MODEL_NAME_BYTES_MAX} bytes"), &found));
+    }
+    Ok(())
+}
+
+/// Judges an entry under its field's name; names the entry only when something is wrong with it.
+fn named<'a, T>(
+    map: &str,
+    name: &str,
+    raw: &'a str,
+    read: impl Fn(&str, &'a str) -> Result<T, Rejection>,
+) -> Result<T, Rejection> {
+    read(map, raw).map_err(|rejection| {
+        let shown: String = name.chars().take(64).collect();
+        Rejection { detail: rejection.detail.replacen(map, &format!("{map}.{shown}"), 1), ..rejection }
+    })
+}
+
+fn number_in<'a>(map: &str, name: &str, raw: &'a str) -> Result<Option<f64>, Rejection> {
+    named(map, name, raw, |field, raw: &'a str| match Scalar::of(field, raw)? {
+        Scalar::Null => Ok(None),
+        scalar => field::number(field, &scalar).map(Some),
+    })
+}
+
+/// Of entries with equal names the last stands, as everywhere in JSON; Arrow maps must not repeat a key.
+fn keep_last<V>(entries: &mut Vec<(Cow<'_, str>, V)>) {
+    // Comparing all pairs beats sorting for the usual dozen entries.
+    const PAIRS_UP_TO: usize = 32;
+    let repeats = if entries.len() <= PAIRS_UP_TO {
+        (1..entries.len()).any(|at| entries[..at].iter().any(|(name, _)| *name == entries[at].0))
+    } else {
+        let mut names: Vec<&str> = entries.iter().map(|(name, _)| name.as_ref()).collect();
+        names.sort_unstable();
+        names.windows(2).any(|pair| pair[0] == pair[1])
+    };
+    if repeats {
+        entries.reverse();
+        entries.sort_by(|left, right| left.0.cmp(&right.0));
+        entries.dedup_by(|left, right| left.0 == right.0);
+    }
+}
+
+type Entries<'a, V> = Vec<(Cow<'a, str>, V)>;
+
+/// Reads the value of a map field: `None` for null, and for a value that is no object (a fault).
+fn read_into<'a, A: MapAccess<'a>, V>(
+    access: &mut A,
+    field: &'static str,
+    scratch: Option<Entries<'a, V>>,
+    fault: &mut Option<Rejection>,
+    read: impl Fn(&Cow<'a, str>, &'a str) -> Result<Option<V>, Rejection>,
+) -> Result<Option<Entries<'a, V>>, A::Error> {
+    access.next_value_seed(ObjectSeed { field, entries: scratch.unwrap_or_default(), fault, read })
+}
+
+struct ObjectSeed<'f, 'a, V, R> {
+    field: &'static str,
+    entries: Entries<'a, V>,
+    fault: &'f mut Option<Rejection>,
+    read: R,
+}
+
+impl<V, R> ObjectSeed<'_, '_, V, R> {
+    fn refuse<T>(self, found: &str) -> Option<T> {
+        self.fault.get_or_insert_with(|| field::wrong_type(self.field, "an object", found));
+        None
+    }
+}
+
+impl<'a, V, R> DeserializeSeed<'a> for ObjectSeed<'_, 'a, V, R>
+where
+    R: Fn(&Cow<'a, str>, &'a str) -> Result<Option<V>, Rejection>,
+{
+    type Value = Option<Entries<'a, V>>;
+
+    fn deserialize<D: serde::Deserializer<'a>>(self, json: D) -> Result<Self::Value, D::Error> {
+        json.deserialize_any(self)
+    }
+}
+
+impl<'a, V, R> Visitor<'a> for ObjectSeed<'_, 'a, V, R>
+where
+    R: Fn(&Cow<'a, str>, &'a str) -> Result<Option<V>, Rejection>,
+{
+    type Value = Option<Entries<'a, V>>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any JSON value")
+    }
+
+    fn visit_map<A: MapAccess<'a>>(mut self, mut access: A) -> Result<Self::Value, A::Error> {
+        while let Some(Name(name)) = access.next_key_seed(NameSeed)? {
+            let raw = access.next_value::<&'a RawValue>()?.get();
+            match (self.read)(&name, raw) {
+                Ok(Some(value)) => self.entries.push((name, value)),
+                Ok(None) => {}
+                Err(rejection) => {
+                    self.fault.get_or_insert(rejection);
+                }
+            }
+        }
+        Ok(Some(self.entries))
+    }
+
+    fn visit_seq<A: SeqAccess<'a>>(self, mut access: A) -> Result<Self::Value, A::Error> {
+        while access.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(self.refuse("an array"))
+    }
+
+    fn visit_unit<E>(self) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
+        Ok(self.refuse("a boolean"))
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
+        Ok(self.refuse("a number"))
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
+        Ok(self.refuse("a number"))
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
+        Ok(self.refuse("a number"))
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Self::Value, E> {
+        Ok(self.refuse("a string"))
+    }
+}
+
+impl<'a> Visitor<'a> for &mut Fields<'_, 'a> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an event")
+    }
+
+    fn visit_map<A: MapAccess<'a>>(self, mut access: A) -> Result<(), A::Error> {
+        while let Some(Name(name)) = access.next_key_seed(NameSeed)? {
+            let Some(known) = Known::of(self.kind, &name) else {
+                access.next_value::<IgnoredAny>()?;
+                self.ignored += 1;
+                self.spare.unknown.push(name);
+                continue;
+            };
+            self.note_seen(known, &name);
+            if (known as usize) < SCALARS {
+                self.scalars[known as usize] = Some(access.next_value::<&'a RawValue>()?.get());
+            } else {
+                self.read_map(known, &mut access)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A key, borrowed unless it has escapes.
+struct Name<'a>(Cow<'a, str>);
+struct NameSeed;
+
+impl<'a> DeserializeSeed<'a> for NameSeed {
+    type Value = Name<'a>;
+
+    fn deserialize<D: serde::Deserializer<'a>>(self, json: D) -> Result<Name<'a>, D::Error> {
+        json.deserialize_str(self)
+    }
+}
+
+impl<'a> Visitor<'a> for NameSeed {
+    type Value = Name<'a>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key")
+    }
+
+    fn visit_borrowed_str<E>(self, name: &'a str) -> Result<Name<'a>, E> {
+        Ok(Name(Cow::Borrowed(name)))
+    }
+
+    fn visit_str<E>(self, name: &str) -> Result<Name<'a>, E> {
+        Ok(Name(Cow::Owned(name.to_owned())))
+    }
+}
+
+/// Emptied vectors that keep their room from one event to the next.
+#[derive(Default)]
+struct Spare<'a> {
+    unknown: Vec<Cow<'a, str>>,
+    probabilities: Option<Entries<'a, f64>>,
+    features: Option<Entries<'a, FeatureValue<'a>>>,
+    tags: Option<Entries<'a, Cow<'a, str>>>,
+    attributions: Option<Entries<'a, f64>>,
+}
+
+impl<'a> Spare<'a> {
+    fn take_back(&mut self, event: DecodedEvent<'a>) {
+        self.probabilities = event.probabilities.or(self.probabilities.take());
+        self.features = event.features.or(self.features.take());
+        self.tags = event.tags.or(self.tags.take());
+        self.attributions = event.attributions.or(self.attributions.take());
+    }
+
+    /// The same room for data of another lifetime: collecting an emptied vector into one of equal layout keeps its
+    /// allocation.
+    fn recycle<'b>(self) -> Spare<'b> {
+        fn empty<T, U>(mut entries: Vec<T>) -> Vec<U> {
+            entries.clear();
+            entries.into_iter().filter_map(|_| None).collect()
+        }
+        Spare {
+            unknown: empty(self.unknown),
+            probabilities: self.probabilities.map(empty),
+            features: self.features.map(empty),
+            tags: self.tags.map(empty),
+            attributions: self.attributions.map(empty),
+        }
+    }
+}

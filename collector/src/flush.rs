@@ -1,0 +1,102 @@
+//! One flush: a sealed batch becomes one object, created if absent in the slot at the chain's end. That is the commit.
+use bytes::Bytes;
+use driftline_schemas::event::EventKind;
+use driftline_schemas::raw::{FORMAT, RawFooter, RawKind};
+use driftline_store::{Created, Store, paths};
+use parquet::arrow::ArrowWriter;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use parquet::schema::types::ColumnPath;
+
+use crate::batch::SealedBatch;
+use crate::decode::DECODER_VERSION;
+use crate::error::Error;
+use crate::source::ChainTail;
+
+/// Columns whose values hardly repeat: a dictionary of them would be built and thrown away.
+const UNIQUE_COLUMNS: [&str; 5] = ["prediction_id", "offset", "event_time", "score", "payload"];
+
+/// An object ready to be put, and what its footer says.
+#[derive(Debug)]
+pub struct EncodedObject {
+    /// The whole Parquet object.
+    pub bytes: Bytes,
+    /// Its footer.
+    pub footer: RawFooter,
+}
+
+/// What came of an append.
+#[derive(Debug)]
+pub enum Appended {
+    /// Our object stands.
+    Ours,
+    /// Another writer's object has the slot; the chain's end is this. What we have before it is already there.
+    Theirs(ChainTail),
+}
+
+/// A sealed batch as a raw object of a chain.
+pub fn encode(sealed: &SealedBatch, chain: &str, topic_id: Option<&str>, writer: &str) -> Result<EncodedObject, Error> {
+    let footer = RawFooter {
+        format: FORMAT,
+        kind: match sealed.kind {
+            EventKind::Labels => RawKind::Labels,
+            EventKind::Predictions | EventKind::Reference => RawKind::Predictions,
+        },
+        topic: sealed.partition.topic.clone(),
+        topic_id: topic_id.map(str::to_owned),
+        chain: chain.to_owned(),
+        partition: sealed.partition.partition,
+        from: sealed.from,
+        to: sealed.to,
+        written_at: sealed.written_at,
+        writer: writer.to_owned(),
+        decoder_version: DECODER_VERSION,
+        records: sealed.records,
+        skipped_offsets: sealed.skipped_offsets,
+        accepted: sealed.accepted,
+        rejected: sealed.rejected.clone(),
+        ignored_fields: sealed.ignored_fields,
+        gap_reason: None,
+        models: sealed.models.clone(),
+    };
+    encode_with(footer, &sealed.batch)
+}
+
+/// Rows and a footer as one Parquet object.
+pub(crate) fn encode_with(footer: RawFooter, batch: &arrow::array::RecordBatch) -> Result<EncodedObject, Error> {
+    let mut properties = WriterProperties::builder()
+        .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))
+        .set_statistics_enabled(EnabledStatistics::Page)
+        .set_key_value_metadata(Some(vec![footer.to_key_value()]));
+    for column in UNIQUE_COLUMNS {
+        properties = properties.set_column_dictionary_enabled(ColumnPath::from(column), false);
+    }
+    // Whole payloads as the smallest and largest of a page would be written twice more.
+    properties = properties.set_column_statistics_enabled(ColumnPath::from("payload"), EnabledStatistics::None);
+    let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), Some(properties.build()))?;
+    writer.write(batch)?;
+    Ok(EncodedObject { bytes: Bytes::from(writer.into_inner()?), footer })
+}
+
+/// Puts the object into its slot, unless another has it. One try beyond the store's own: the caller knows how long to go on.
+///
+/// **C3**: of any number of writers one wins the slot; the others read what stands there and take its end for theirs.
+pub async fn append(store: &Store, object: &EncodedObject) -> Result<Appended, Error> {
+    let footer = &object.footer;
+    let path = paths::raw_object(&footer.chain, footer.from as u64);
+    match store.create(&path, object.bytes.clone()).await? {
+        Created::New(_) => Ok(Appended::Ours),
+        Created::Exists(found) => {
+            let winner = RawFooter::from_bytes(&found.bytes).map_err(|source| Error::RawObject { path, source })?;
+            let tail = ChainTail {
+                chain: footer.chain.clone(),
+                topic_id: footer.topic_id.clone(),
+                to: winner.to,
+                last_from: Some(winner.from),
+                written_at: Some(winner.written_at),
+            };
+            // More may have been appended since; each step is one request.
+            crate::chain::walk(store, tail).await.map(Appended::Theirs)
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! An operator gives up offsets that the broker no longer has: on record, as an object of the chain like any other.
+use arrow::array::RecordBatch;
+use driftline_schemas::clock::now_micros;
+use driftline_schemas::event::EventKind;
+use driftline_schemas::raw::{self, FORMAT, RawFooter, RawKind};
+use driftline_store::Store;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::decode::DECODER_VERSION;
+use crate::error::Error;
+use crate::flush::{self, Appended};
+use crate::kafka;
+use crate::settings::CollectorSettings;
+use crate::source::{Broker, ChainTail, PartitionRef};
+use crate::starts::ChainStarts;
+
+/// Writes the gap between a chain's end and the broker's first offset into the chain, and returns its footer.
+///
+/// # Errors
+/// [`Error::NoGap`] if the broker still has the offset at the chain's end, or ends before it.
+pub async fn accept_gap(
+    settings: CollectorSettings,
+    store: Store,
+    topic: &str,
+    partition: u32,
+) -> Result<RawFooter, Error> {
+    settings.validate()?;
+    let topics = settings.topics();
+    let Some(topic) = topics.iter().position(|known| known.name == topic) else {
+        return Err(Error::Settings(vec![format!("topic `{topic}` is not one that the settings read")]));
+    };
+    let starts = Arc::new(ChainStarts::new(store.clone(), topics, settings.start));
+    let at = PartitionRef { topic, partition };
+    let asked = tokio::task::spawn_blocking(move || {
+        let client = kafka::client(&settings, Arc::clone(&starts))?;
+        accept(&store, &starts, &client, &settings, at)
+    });
+    asked.await.map_err(|_| Error::Ended("gap writer"))?
+}
+
+/// The same with any broker; blocks, so it must be called off the runtime's own threads.
+pub(crate) fn accept(
+    store: &Store,
+    starts: &ChainStarts,
+    broker: &dyn Broker,
+    settings: &CollectorSettings,
+    at: PartitionRef,
+) -> Result<RawFooter, Error> {
+    let topic = &settings.topics()[at.topic];
+    loop {
+        let (tail, marks) = starts.tail_of(at, broker)?;
+        if tail.to >= marks.low {
+            return Err(Error::NoGap {
+                partition: format!("{}[{}]", topic.name, at.partition),
+                reason: format!("its chain ends at {}, and the broker has [{}, {})", tail.to, marks.low, marks.high),
+            });
+        }
+        let footer = footer(&topic.name, at.partition, &tail, marks.low);
+        let object = flush::encode_with(footer, &RecordBatch::new_empty(raw::schema(EventKind::Predictions)))?;
+        // A collector may have appended meanwhile; then the question is asked anew.
+        if let Appended::Ours = starts.block_on(flush::append(store, &object))? {
+            return Ok(object.footer);
+        }
+    }
+}
+
+fn footer(topic: &str, partition: u32, tail: &ChainTail, low: i64) -> RawFooter {
+    RawFooter {
+        format: FORMAT,
+        kind: RawKind::Gap,
+        topic: topic.to_owned(),
+        topic_id: tail.topic_id.clone(),
+        chain: tail.chain.clone(),
+        partition,
+        from: tail.to,
+        to: low,
+        written_at: now_micros().max(tail.written_at.unwrap_or(i64::MIN)),
+        writer: uuid::Uuid::new_v4().to_string(),
+        decoder_version: DECODER_VERSION,
+        records: 0,
+        skipped_offsets: (low - tail.to) as u64,
+        accepted: 0,
+        rejected: BTreeMap::new(),
+        ignored_fields: 0,
+        gap_reason: Some("the broker no longer had these offsets; accepted by an operator".into()),
+        models: Vec::new(),
+    }
+}

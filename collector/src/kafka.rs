@@ -1,0 +1,480 @@
+//! Kafka through rdkafka: the only file that reads with it.
+//!
+//! What others paid for: a `BaseConsumer` on its own thread; every message is decoded and let go at once, for a message
+//! that is held pins the whole response it came in; start offsets go into the assignment itself; a paused partition is
+//! still polled; "caught up" is an end-of-partition position, never a last offset plus one.
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, RebalanceProtocol};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::types::RDKafkaRespErr;
+use rdkafka::{ClientConfig, ClientContext, Message, Offset, Statistics, TopicPartitionList};
+use tokio_util::sync::CancellationToken;
+
+use crate::error::{Disposition, Error};
+use crate::settings::CollectorSettings;
+use crate::source::{
+    Broker, EventSource, PartitionRef, RawRecord, SourceEvent, SourceTopic, Standing, Start, Starts, TopicState,
+    Watermarks,
+};
+use crate::starts::ChainStarts;
+use crate::status::CollectorStatus;
+use crate::{topic_id, topics};
+
+/// Bounds of one poll: enough to spend little on bookkeeping, little enough that memory cannot run far over its bound.
+const RECORDS_A_POLL: usize = 8192;
+const BYTES_A_POLL: usize = 4 << 20;
+/// How long a question to the broker may take. The thread that polls waits for it.
+const ASK_FOR: Duration = Duration::from_secs(3);
+/// How long a description of a topic is good for: one assignment asks once for each of its partitions.
+const DESCRIPTION_GOOD_FOR: Duration = Duration::from_secs(5);
+/// Statistics that were taken before a seek or a pause may speak of positions from before it: they are not believed
+/// for so long. Statistics come every half second; smaller risks a stale one, larger delays facts after a rebalance.
+const SETTLE_FOR: Duration = Duration::from_millis(1500);
+/// The longest that leaving the group may take.
+const CLOSE_FOR: Duration = Duration::from_secs(5);
+
+type KafkaConsumer = BaseConsumer<Context>;
+
+/// A member of the consumer group.
+pub(crate) struct KafkaSource {
+    consumer: Option<Arc<KafkaConsumer>>,
+    connected: bool,
+    /// The latest statistics, waiting for everything that was delivered before them to have been handed over.
+    awaiting_quiet: Option<Vec<PartitionStatistics>>,
+    quiet_polls: u32,
+    settled_at: Instant,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct PartitionStatistics {
+    at: PartitionRef,
+    end_reached: i64,
+    broker_end: i64,
+}
+
+impl KafkaSource {
+    /// Waits for the brokers, checks the topics, and joins the group. `None` if told to stop meanwhile.
+    pub(crate) fn connect(
+        settings: &CollectorSettings,
+        starts: Arc<ChainStarts>,
+        status: &CollectorStatus,
+        stop: &CancellationToken,
+    ) -> Result<Option<Self>, Error> {
+        let consumer = client(settings, Arc::clone(&starts))?;
+        let mut wait = Duration::from_millis(100);
+        let mut told = false;
+        while let Err(error) = topics::check(&consumer, settings, &starts) {
+            if error.disposition() == Disposition::Stop {
+                return Err(error);
+            }
+            status.set_connected(false);
+            if !std::mem::replace(&mut told, true) {
+                tracing::warn!(brokers = settings.brokers, %error, "the brokers do not answer; waiting");
+            }
+            // Callbacks must be served while waiting, too.
+            consumer.poll(wait);
+            if stop.is_cancelled() {
+                return Ok(None);
+            }
+            wait = (wait * 2).min(Duration::from_secs(5));
+        }
+        if status.set_connected(true) {
+            tracing::info!(brokers = settings.brokers, group = settings.group, "the brokers answer");
+        }
+        let topics = settings.topics();
+        let names: Vec<&str> = topics.iter().map(|topic| topic.name.as_str()).collect();
+        consumer.subscribe(&names).map_err(|source| Error::broker("subscribe", source))?;
+        Ok(Some(Self {
+            consumer: Some(Arc::new(consumer)),
+            connected: true,
+            awaiting_quiet: None,
+            quiet_polls: 0,
+            settled_at: Instant::now() + SETTLE_FOR,
+        }))
+    }
+
+    fn consumer(&self) -> &Arc<KafkaConsumer> {
+        self.consumer.as_ref().expect("only `close` takes the consumer, and nothing is asked after it")
+    }
+
+    fn unsettle(&mut self) {
+        self.awaiting_quiet = None;
+        self.settled_at = Instant::now() + SETTLE_FOR;
+    }
+
+    /// Hands over what callbacks have left.
+    fn tell_callbacks(&mut self, context: &Context, on: &mut dyn FnMut(SourceEvent<'_>)) {
+        let (events, statistics) = {
+            let mut inbox = context.inbox();
+            (std::mem::take(&mut inbox.events), inbox.statistics.take())
+        };
+        for event in events {
+            self.unsettle();
+            on(match event {
+                Assignment::Assigned(starts) => SourceEvent::Assigned(starts),
+                Assignment::Revoked(partitions) => SourceEvent::Revoked(partitions),
+            });
+        }
+        if let Some(statistics) = statistics {
+            for PartitionStatistics { at, broker_end, .. } in statistics.iter().filter(|one| one.broker_end >= 0) {
+                on(SourceEvent::Progress { partition: *at, read_to: None, broker_end: *broker_end });
+            }
+            self.quiet_polls = 0;
+            self.awaiting_quiet = (Instant::now() >= self.settled_at).then_some(statistics);
+        }
+    }
+
+    /// The end of a partition is reached when its statistics say so and all that had been fetched by then is delivered.
+    ///
+    /// The end-of-partition event itself names no topic, and a position knows nothing of control records behind the last
+    /// record; the statistics have both. All messages before the end that they name were queued before them, so two
+    /// polls that found the queue empty prove that all have been handed over.
+    fn tell_ends(&mut self, on: &mut dyn FnMut(SourceEvent<'_>)) {
+        self.quiet_polls += 1;
+        if self.quiet_polls < 2 {
+            return;
+        }
+        for PartitionStatistics { at, end_reached, broker_end } in self.awaiting_quiet.take().unwrap_or_default() {
+            if end_reached >= 0 {
+                let broker_end = broker_end.max(end_reached);
+                on(SourceEvent::Progress { partition: at, read_to: Some(end_reached), broker_end });
+            }
+        }
+    }
+
+    fn tell_error(&mut self, error: KafkaError, on: &mut dyn FnMut(SourceEvent<'_>)) -> Result<(), Error> {
+        let (KafkaError::MessageConsumption(code) | KafkaError::Global(code)) = error else {
+            return match error {
+                KafkaError::PartitionEOF(_) => Ok(()), // the statistics say it better
+                fatal => Err(Error::broker("go on reading", fatal)),
+            };
+        };
+        match code {
+            RDKafkaErrorCode::OffsetOutOfRange | RDKafkaErrorCode::AutoOffsetReset => on(SourceEvent::OutOfRange),
+            RDKafkaErrorCode::AllBrokersDown
+            | RDKafkaErrorCode::BrokerTransportFailure
+            | RDKafkaErrorCode::Resolve
+            | RDKafkaErrorCode::Authentication => {
+                self.connected = false;
+                on(SourceEvent::Connected(false));
+            }
+            code => tracing::debug!(%code, "the client goes on after an error"),
+        }
+        Ok(())
+    }
+}
+
+impl EventSource for KafkaSource {
+    fn poll(&mut self, timeout: Duration, on: &mut dyn FnMut(SourceEvent<'_>)) -> Result<(), Error> {
+        let consumer = Arc::clone(self.consumer());
+        let context = Arc::clone(consumer.context());
+        let (mut wait, mut records, mut bytes) = (timeout, 0, 0);
+        while records < RECORDS_A_POLL && bytes < BYTES_A_POLL {
+            let callbacks = context.callbacks.load(Ordering::Relaxed);
+            let polled = consumer.poll(wait);
+            wait = Duration::ZERO;
+            let called_back = context.callbacks.load(Ordering::Relaxed) != callbacks;
+            if called_back {
+                self.tell_callbacks(&context, on);
+            }
+            match polled {
+                Some(Ok(message)) => {
+                    self.quiet_polls = 0;
+                    records += 1;
+                    bytes += message.payload_len();
+                    if !self.connected {
+                        self.connected = true;
+                        on(SourceEvent::Connected(true));
+                    }
+                    let Some(topic) = context.topic(message.topic()) else { continue };
+                    let at = PartitionRef { topic, partition: message.partition() as u32 };
+                    let timestamp = message.timestamp().to_millis().filter(|millis| *millis >= 0);
+                    let timestamp = timestamp.map(|millis| millis.saturating_mul(1000));
+                    let record = RawRecord { offset: message.offset(), timestamp, payload: message.payload() };
+                    on(SourceEvent::Record(at, record));
+                }
+                Some(Err(error)) => self.tell_error(error, on)?,
+                None => {
+                    if !called_back {
+                        self.tell_ends(on);
+                    }
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn pause(&mut self, partition: PartitionRef) -> Result<(), Error> {
+        self.unsettle();
+        let list = self.consumer().context().list(partition, None)?;
+        self.consumer().pause(&list).map_err(|source| Error::broker("pause a partition", source))
+    }
+
+    fn resume(&mut self, partition: PartitionRef) -> Result<(), Error> {
+        self.unsettle();
+        let list = self.consumer().context().list(partition, None)?;
+        self.consumer().resume(&list).map_err(|source| Error::broker("resume a partition", source))
+    }
+
+    fn reposition(&mut self, partition: PartitionRef, offset: i64) -> Result<(), Error> {
+        self.unsettle();
+        let name = self.consumer().context().topics[partition.topic].name.clone();
+        // A seek raises the partition's version: what was fetched before it is dropped inside the client.
+        let sought = self.consumer().seek(&name, partition.partition as i32, Offset::Offset(offset), ASK_FOR);
+        sought.map_err(|source| Error::broker(format!("read {name}[{}] from {offset}", partition.partition), source))
+    }
+
+    fn broker(&self) -> &dyn Broker {
+        self.consumer().as_ref()
+    }
+
+    fn commit(&mut self, partition: PartitionRef, offset: i64) {
+        let committed = self.consumer().context().list(partition, Some(offset)).and_then(|list| {
+            self.consumer().commit(&list, CommitMode::Async).map_err(|source| Error::broker("commit", source))
+        });
+        if let Err(error) = committed {
+            tracing::debug!(%error, "the group was not told; nothing depends on it");
+        }
+    }
+
+    fn close(&mut self) {
+        let Some(consumer) = self.consumer.take() else { return };
+        let deadline = Instant::now() + CLOSE_FOR;
+        if consumer.close_queue().is_ok() {
+            while !consumer.closed() && Instant::now() < deadline {
+                consumer.poll(Duration::from_millis(50));
+            }
+        }
+        // Dropping a client that has not closed would wait without a bound.
+        if !consumer.closed() {
+            tracing::debug!("the group did not let go in time; it will notice by itself");
+            std::thread::spawn(move || drop(consumer));
+        }
+    }
+}
+
+/// A consumer that has not subscribed: it can ask the broker.
+pub(crate) fn client(settings: &CollectorSettings, starts: Arc<ChainStarts>) -> Result<KafkaConsumer, Error> {
+    let mut config = base_config(settings);
+    let queue_kbytes = (settings.memory_max / 8 / 1024).clamp(1024, 128 << 10);
+    // Ours come last: nothing that a user sets for TLS or SASL can undo them.
+    config
+        .set("group.id", &settings.group)
+        .set("client.id", format!("driftline-{}", settings.instance))
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        .set("isolation.level", "read_committed")
+        .set("auto.offset.reset", "error")
+        .set("partition.assignment.strategy", "cooperative-sticky")
+        .set("enable.partition.eof", "true")
+        .set("statistics.interval.ms", "500");
+    for (key, value) in [
+        ("queued.max.messages.kbytes", queue_kbytes.to_string().as_str()),
+        ("fetch.queue.backoff.ms", "10"),
+        ("fetch.wait.max.ms", "100"),
+        ("topic.metadata.refresh.interval.ms", "30000"),
+    ] {
+        // These are tuning: a user who sets them knows why.
+        if !settings.properties.contains_key(key) {
+            config.set(key, value);
+        }
+    }
+    let context = Context::new(settings.topics(), starts);
+    config.create_with_context(context).map_err(|source| Error::broker("create the consumer", source))
+}
+
+/// Brokers and the user's own properties.
+pub(crate) fn base_config(settings: &CollectorSettings) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config.extend(settings.properties.iter().map(|(key, value)| (key.clone(), value.clone())));
+    config.set("bootstrap.servers", &settings.brokers);
+    config.set_log_level(RDKafkaLogLevel::Warning);
+    config
+}
+
+/// What callbacks know and leave behind. They run on the thread that polls, inside the poll.
+pub(crate) struct Context {
+    topics: Vec<SourceTopic>,
+    starts: Arc<ChainStarts>,
+    inbox: Mutex<Inbox>,
+    /// How often any callback was called: a poll that returned nothing may have served one.
+    callbacks: AtomicU64,
+    described: Mutex<HashMap<String, (Instant, TopicState)>>,
+}
+
+#[derive(Default)]
+struct Inbox {
+    events: VecDeque<Assignment>,
+    statistics: Option<Vec<PartitionStatistics>>,
+}
+
+enum Assignment {
+    Assigned(Vec<Start>),
+    Revoked(Vec<PartitionRef>),
+}
+
+impl Context {
+    fn new(topics: Vec<SourceTopic>, starts: Arc<ChainStarts>) -> Self {
+        let (inbox, described) = (Mutex::default(), Mutex::default());
+        Self { topics, starts, inbox, callbacks: AtomicU64::new(0), described }
+    }
+
+    fn inbox(&self) -> MutexGuard<'_, Inbox> {
+        self.inbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn called(&self) {
+        self.callbacks.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn topic(&self, name: &str) -> Option<usize> {
+        self.topics.iter().position(|topic| topic.name == name)
+    }
+
+    fn partitions_in(&self, list: &TopicPartitionList) -> Vec<PartitionRef> {
+        let of = |topic: &str, partition: i32| {
+            self.topic(topic).map(|topic| PartitionRef { topic, partition: partition as u32 })
+        };
+        list.elements().iter().filter_map(|element| of(element.topic(), element.partition())).collect()
+    }
+
+    fn list(&self, at: PartitionRef, offset: Option<i64>) -> Result<TopicPartitionList, Error> {
+        let mut list = TopicPartitionList::new();
+        let name = &self.topics[at.topic].name;
+        let offset = offset.map_or(Offset::Invalid, Offset::Offset);
+        list.add_partition_offset(name, at.partition as i32, offset)
+            .map_err(|source| Error::broker(format!("name {name}[{}]", at.partition), source))?;
+        Ok(list)
+    }
+
+    /// Puts each partition's start into the assignment itself; those that cannot be read yet are paused at once.
+    fn assign(&self, consumer: &KafkaConsumer, list: &mut TopicPartitionList) -> KafkaResult<()> {
+        let starts = self.starts.resolve(&self.partitions_in(list), consumer);
+        let mut waiting = TopicPartitionList::new();
+        for start in &starts {
+            let (name, partition) = (&self.topics[start.partition.topic].name, start.partition.partition as i32);
+            let offset = match &start.standing {
+                Standing::Ready(tail) => Offset::Offset(tail.to),
+                Standing::Halted(_) | Standing::Unknown(_) => {
+                    waiting.add_partition(name, partition);
+                    Offset::End
+                }
+            };
+            list.set_partition_offset(name, partition, offset)?;
+        }
+        match consumer.rebalance_protocol() {
+            RebalanceProtocol::Cooperative => consumer.incremental_assign(list)?,
+            RebalanceProtocol::Eager | RebalanceProtocol::None => consumer.assign(list)?,
+        }
+        if waiting.count() > 0 {
+            consumer.pause(&waiting)?;
+        }
+        self.inbox().events.push_back(Assignment::Assigned(starts));
+        Ok(())
+    }
+
+    fn revoke(&self, consumer: &KafkaConsumer, list: &TopicPartitionList) -> KafkaResult<()> {
+        self.inbox().events.push_back(Assignment::Revoked(self.partitions_in(list)));
+        match consumer.rebalance_protocol() {
+            RebalanceProtocol::Cooperative => consumer.incremental_unassign(list),
+            RebalanceProtocol::Eager | RebalanceProtocol::None => consumer.unassign(),
+        }
+    }
+}
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        tracing::debug!(target: "librdkafka", ?level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(target: "librdkafka", %error, reason);
+    }
+
+    fn stats(&self, statistics: Statistics) {
+        self.called();
+        let mut all = Vec::new();
+        for (name, topic) in &statistics.topics {
+            let Some(topic_at) = self.topic(name) else { continue };
+            for partition in topic.partitions.values().filter(|one| one.partition >= 0 && one.fetch_state == "active") {
+                all.push(PartitionStatistics {
+                    at: PartitionRef { topic: topic_at, partition: partition.partition as u32 },
+                    end_reached: partition.eof_offset,
+                    // Committed records end at the last stable offset, where the broker tells it.
+                    broker_end: if partition.ls_offset >= 0 { partition.ls_offset } else { partition.hi_offset },
+                });
+            }
+        }
+        self.inbox().statistics = Some(all);
+    }
+}
+
+impl ConsumerContext for Context {
+    fn rebalance(&self, consumer: &KafkaConsumer, code: RDKafkaRespErr, list: &mut TopicPartitionList) {
+        self.called();
+        let done = match code {
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => self.assign(consumer, list),
+            _ => self.revoke(consumer, list),
+        };
+        if let Err(error) = done {
+            tracing::warn!(%error, "a rebalance did not go through; the group will try again");
+        }
+    }
+
+    fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
+        self.called();
+        if let Err(error) = result {
+            tracing::debug!(%error, "the group was not told; nothing depends on it");
+        }
+    }
+}
+
+impl Broker for KafkaConsumer {
+    fn describe(&self, topic: &SourceTopic) -> Result<TopicState, Error> {
+        let described = &self.context().described;
+        let known = described.lock().unwrap_or_else(PoisonError::into_inner).get(&topic.name).cloned();
+        if let Some((_, state)) = known.filter(|(at, _)| at.elapsed() < DESCRIPTION_GOOD_FOR) {
+            return Ok(state);
+        }
+        let failed = |source| Error::broker(format!("describe topic {}", topic.name), source);
+        let metadata = self.fetch_metadata(Some(&topic.name), ASK_FOR).map_err(failed)?;
+        let found = metadata.topics().iter().find(|found| found.name() == topic.name);
+        let missing = || failed(KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownTopicOrPartition));
+        let found = found.ok_or_else(missing)?;
+        if let Some(code) = found.error() {
+            return Err(failed(KafkaError::MetadataFetch(code.into())));
+        }
+        let id = topic_id::topic_id(self.client(), &topic.name);
+        let state = TopicState { id, partitions: found.partitions().len() as u32 };
+        let mut described = described.lock().unwrap_or_else(PoisonError::into_inner);
+        described.insert(topic.name.clone(), (Instant::now(), state.clone()));
+        Ok(state)
+    }
+
+    fn watermarks(&self, topic: &SourceTopic, partition: u32) -> Result<Watermarks, Error> {
+        let asked = self.fetch_watermarks(&topic.name, partition as i32, ASK_FOR);
+        let (low, high) = asked
+            .map_err(|source| Error::broker(format!("ask for the ends of {}[{partition}]", topic.name), source))?;
+        Ok(Watermarks { low, high })
+    }
+
+    fn offset_at(&self, topic: &SourceTopic, partition: u32, time: DateTime<Utc>) -> Result<i64, Error> {
+        let failed = |source| Error::broker(format!("ask for an offset of {}[{partition}] by time", topic.name), source);
+        let mut list = TopicPartitionList::new();
+        let millis = Offset::Offset(time.timestamp_millis());
+        list.add_partition_offset(&topic.name, partition as i32, millis).map_err(failed)?;
+        let found = self.offsets_for_times(list, ASK_FOR).map_err(failed)?;
+        match found.find_partition(&topic.name, partition as i32).map(|element| element.offset()) {
+            Some(Offset::Offset(offset)) => Ok(offset),
+            // No record is that new.
+            _ => Ok(self.watermarks(topic, partition)?.high),
+        }
+    }
+}

@@ -1,0 +1,427 @@
+//! The stage: one thread that polls, decodes and decides what is flushed when; it never waits for the store.
+//!
+//! ```text
+//! source ─► decode ─► PartitionBuffer ─ full or old ─► Work ═► flusher (async) ═► FlushDone ─► tail moves
+//!    ▲                                                                                          │
+//!    └───────────── pause · resume · reposition · commit ◄──────────────────────────────────────┘
+//! ```
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use driftline_schemas::clock::{Micros, now_micros};
+use driftline_schemas::position::TopicPartition;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::caught_up::Targets;
+use crate::error::{Disposition, Error};
+use crate::flusher::{FlushDone, Work};
+use crate::partition::{Partition, Reading};
+use crate::settings::CollectorSettings;
+use crate::source::{EventSource, PartitionRef, SourceEvent, SourceTopic, Standing, Start, Starts};
+use crate::starts::{ChainStarts, judge};
+use crate::status::CollectorStatus;
+use crate::telemetry::Telemetry;
+
+/// How long a poll waits when there is nothing: the grain of every decision here.
+const POLL_FOR: Duration = Duration::from_millis(20);
+/// How often the state of all partitions is looked over. Smaller costs time on processes with many partitions.
+const LOOK_OVER_EVERY: Duration = Duration::from_millis(50);
+/// After an answer that was not the one hoped for: the broker's end is further on, or it did not answer.
+const ASK_AGAIN_AFTER: Duration = Duration::from_millis(500);
+/// How often a partition that is not read is tried again: an operator may have given up its gap.
+const RETRY_HALTED_AFTER: Duration = Duration::from_secs(3);
+/// The longest that shutdown waits for flushes. What is not flushed by then is read again by the next owner.
+const DRAIN_FOR: Duration = Duration::from_secs(30);
+
+/// When the collector is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// When it is told to stop.
+    Shutdown,
+    /// When every partition of all topics has been read to its end as it stood at the start, and is flushed.
+    CaughtUp,
+}
+
+/// What the stage works with.
+pub(crate) struct Stage<S> {
+    source: S,
+    state: State,
+    starts: Arc<ChainStarts>,
+    work: mpsc::Sender<Work>,
+    done: mpsc::Receiver<FlushDone>,
+    status: Arc<CollectorStatus>,
+    targets: Option<Targets>,
+    looked_over: Instant,
+    memory_is_short: bool,
+}
+
+/// What events change: all but the source, so that the source can hand events over while it is polled.
+pub(crate) struct State {
+    pub(crate) settings: CollectorSettings,
+    pub(crate) topics: Vec<SourceTopic>,
+    pub(crate) partitions: HashMap<PartitionRef, Partition>,
+    pub(crate) telemetry: Telemetry,
+    status: Arc<CollectorStatus>,
+    generation: u64,
+    flying_bytes: usize,
+    out_of_range: bool,
+    now: Instant,
+    decoded_at: Micros,
+}
+
+impl<S: EventSource> Stage<S> {
+    pub(crate) fn new(
+        source: S,
+        settings: CollectorSettings,
+        starts: Arc<ChainStarts>,
+        status: Arc<CollectorStatus>,
+        telemetry: Telemetry,
+        (work, done): (mpsc::Sender<Work>, mpsc::Receiver<FlushDone>),
+    ) -> Self {
+        let topics = settings.topics();
+        let state = State {
+            settings,
+            topics,
+            partitions: HashMap::new(),
+            telemetry,
+            status: Arc::clone(&status),
+            generation: 0,
+            flying_bytes: 0,
+            out_of_range: false,
+            now: Instant::now(),
+            decoded_at: now_micros(),
+        };
+        let looked_over = Instant::now();
+        Self { source, state, starts, work, done, status, targets: None, looked_over, memory_is_short: false }
+    }
+
+    /// Runs until `until` or `shutdown`, then flushes what is buffered and leaves the group.
+    pub(crate) fn drive(mut self, until: Until, shutdown: &CancellationToken) -> Result<(), Error> {
+        let driven = self.drive_on(until, shutdown);
+        if driven.is_ok() {
+            self.drain();
+        }
+        if until == Until::CaughtUp && driven.is_ok() {
+            self.ask_all_ends();
+        }
+        self.publish_status();
+        self.source.close();
+        driven
+    }
+
+    fn drive_on(&mut self, until: Until, shutdown: &CancellationToken) -> Result<(), Error> {
+        while !shutdown.is_cancelled() {
+            self.state.tick();
+            let state = &mut self.state;
+            self.source.poll(POLL_FOR, &mut |event| state.on_event(event))?;
+            self.state.tick();
+            if let Some(error) = self.starts.take_fatal() {
+                return Err(error);
+            }
+            self.take_flushes()?;
+            self.begin_flushes();
+            if self.looked_over.elapsed() >= LOOK_OVER_EVERY {
+                self.looked_over = Instant::now();
+                self.keep_within_memory();
+                self.look_over()?;
+                if until == Until::CaughtUp && self.is_caught_up()? {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn take_flushes(&mut self) -> Result<(), Error> {
+        loop {
+            match self.done.try_recv() {
+                Ok(done) => self.take_flush(done),
+                Err(mpsc::error::TryRecvError::Empty) => return Ok(()),
+                Err(mpsc::error::TryRecvError::Disconnected) => return Err(Error::Ended("flusher")),
+            }
+        }
+    }
+
+    fn take_flush(&mut self, done: FlushDone) {
+        self.state.flying_bytes = self.state.flying_bytes.saturating_sub(done.bytes);
+        let (at, now) = (done.at, self.state.now);
+        let Some(partition) = self.state.partitions.get_mut(&at).filter(|known| known.generation == done.generation)
+        else {
+            return;
+        };
+        let go_to = partition.on_flushed(done, now);
+        if let Some(progress) = partition.progress() {
+            let tail = progress.tail.to;
+            self.source.commit(at, tail);
+        }
+        if let Some(offset) = go_to {
+            self.go_to(at, offset);
+        }
+    }
+
+    fn go_to(&mut self, at: PartitionRef, offset: i64) {
+        let Some(partition) = self.state.partitions.get_mut(&at) else { return };
+        match self.source.reposition(at, offset) {
+            Ok(()) => self.state.telemetry.repositioned(&partition.name, offset),
+            Err(error) => {
+                self.state.telemetry.postponed(&partition.name, &error.to_string());
+                partition.stand(Standing::Unknown(error.to_string()), self.state.now);
+            }
+        }
+    }
+
+    fn begin_flushes(&mut self) {
+        let (bytes, interval) = (self.state.settings.flush_bytes, self.state.settings.flush_interval);
+        let now = self.state.now;
+        let due = |at: &PartitionRef, partition: &Partition| {
+            let wanted = self.targets.as_ref().and_then(|targets| targets.of(*at));
+            partition.progress().is_some_and(|progress| {
+                let reached = wanted.is_some_and(|target| progress.buffer.next() >= target);
+                self.memory_is_short || reached || progress.is_due(bytes, interval, now)
+            })
+        };
+        let due: Vec<PartitionRef> =
+            self.state.partitions.iter().filter(|(at, partition)| due(at, partition)).map(|(at, _)| *at).collect();
+        for at in due {
+            self.begin_flush(at);
+        }
+    }
+
+    fn begin_flush(&mut self, at: PartitionRef) {
+        // Room first: a full queue leaves the buffer where it is.
+        let Ok(room) = self.work.try_reserve() else { return };
+        let Some(job) = self.state.partitions.get_mut(&at).and_then(|partition| partition.take_flush(at)) else { return };
+        self.state.flying_bytes += job.bytes;
+        room.send(Work::Flush(Box::new(job)));
+    }
+
+    /// **B1**: above the bound reading pauses, and goes on below half of it; polling never stops, or the group would
+    /// take the partitions away.
+    fn keep_within_memory(&mut self) {
+        let buffered = self.state.buffered_bytes();
+        let bound = self.state.settings.memory_max;
+        self.memory_is_short = buffered >= if self.memory_is_short { bound / 2 } else { bound };
+        self.state.telemetry.buffered(buffered);
+        let ahead = self.state.settings.flush_bytes.saturating_mul(2);
+        for (at, partition) in &mut self.state.partitions {
+            let wanted = partition.progress().is_none_or(|progress| {
+                self.memory_is_short || (progress.is_flying() && progress.buffer.bytes() >= ahead)
+            });
+            if wanted == partition.paused {
+                continue;
+            }
+            let changed = if wanted { self.source.pause(*at) } else { self.source.resume(*at) };
+            match changed {
+                Ok(()) if wanted => self.state.telemetry.paused(&partition.name),
+                Ok(()) => self.state.telemetry.resumed(&partition.name),
+                Err(error) => {
+                    self.state.telemetry.postponed(&partition.name, &error.to_string());
+                    continue;
+                }
+            }
+            partition.paused = wanted;
+        }
+    }
+
+    /// Everything that is due: partitions' ends are confirmed, those not read are tried again, the status is published.
+    fn look_over(&mut self) -> Result<(), Error> {
+        let all = std::mem::take(&mut self.state.out_of_range);
+        let now = self.state.now;
+        let due: Vec<PartitionRef> = self
+            .state
+            .partitions
+            .iter()
+            .filter(|(_, partition)| partition.ask_at <= now || all)
+            .map(|(at, _)| *at)
+            .collect();
+        for at in due {
+            let is_read = self.state.partitions.get(&at).is_some_and(|partition| partition.progress().is_some());
+            let asked = if is_read { self.ask_end(at, all) } else { self.stand_again(at) };
+            if let Err(error) = asked {
+                if error.disposition() == Disposition::Stop {
+                    return Err(error);
+                }
+                // The broker is away: the others would wait for it in vain, one time-out after the other.
+                self.state.connected(false);
+                break;
+            }
+        }
+        self.publish_status();
+        Ok(())
+    }
+
+    /// Asks for a partition's end. If it has been read to, that is stated; if its position is gone, it halts.
+    fn ask_end(&mut self, at: PartitionRef, out_of_range: bool) -> Result<(), Error> {
+        let now = self.state.now;
+        let Some(partition) = self.state.partitions.get_mut(&at) else { return Ok(()) };
+        partition.ask_at = now + ASK_AGAIN_AFTER;
+        let Some(progress) = partition.progress().filter(|progress| progress.is_idle() || out_of_range) else {
+            return Ok(());
+        };
+        let (position, mut reached) = (progress.position(), progress.tail.clone());
+        reached.to = position;
+        let asked_at = now_micros();
+        let topic = &self.state.topics[at.topic];
+        let marks = self.source.broker().watermarks(topic, at.partition)?;
+        self.state.connected(true);
+        let Some(partition) = self.state.partitions.get_mut(&at) else { return Ok(()) };
+        if let Standing::Halted(why) = judge(&topic.name, at.partition, reached, marks) {
+            self.state.telemetry.halted(&partition.name, &why);
+            partition.stand(Standing::Halted(why), now);
+            return Ok(());
+        }
+        if out_of_range {
+            // The client has stopped reading it, or another partition; asking again is harmless.
+            self.go_to(at, position);
+            return Ok(());
+        }
+        if let Some(facts) = partition.on_broker_end(marks.high, asked_at) {
+            partition.ask_at = now + self.state.settings.facts_interval;
+            let chain = partition.progress().map(|progress| progress.tail.chain.clone()).unwrap_or_default();
+            if self.work.try_send(Work::Facts { chain, facts }).is_err() {
+                partition.ask_at = now + ASK_AGAIN_AFTER;
+            }
+        }
+        Ok(())
+    }
+
+    fn stand_again(&mut self, at: PartitionRef) -> Result<(), Error> {
+        let found = self.starts.resolve(&[at], self.source.broker());
+        let Some(Start { standing, .. }) = found.into_iter().next() else { return Ok(()) };
+        let Some(partition) = self.state.partitions.get_mut(&at) else { return Ok(()) };
+        let ready = match &standing {
+            Standing::Ready(tail) => Some(tail.clone()),
+            Standing::Halted(_) | Standing::Unknown(_) => None,
+        };
+        partition.stand(standing, self.state.now);
+        match ready {
+            None => partition.ask_at = self.state.now + RETRY_HALTED_AFTER,
+            Some(tail) => {
+                self.state.telemetry.assigned(&partition.name, &tail.chain, tail.to);
+                // A partition that waited is paused; it is resumed when memory is looked over next.
+                self.go_to(at, tail.to);
+            }
+        }
+        Ok(())
+    }
+
+    fn is_caught_up(&mut self) -> Result<bool, Error> {
+        if self.targets.is_none() {
+            self.targets = Targets::take(&self.state.topics, self.source.broker())?;
+        }
+        let Some(targets) = &mut self.targets else { return Ok(false) };
+        let Some(outcome) = targets.check(&self.state, &self.starts, self.source.broker())? else { return Ok(false) };
+        if !outcome.halted.is_empty() {
+            return Err(Error::Halted(outcome.halted));
+        }
+        self.state.telemetry.caught_up(outcome.partitions);
+        Ok(true)
+    }
+
+    /// Flushes everything and waits for it, in bounded time.
+    fn drain(&mut self) {
+        let deadline = Instant::now() + DRAIN_FOR;
+        loop {
+            let all: Vec<PartitionRef> = self.state.partitions.keys().copied().collect();
+            for at in all {
+                self.begin_flush(at);
+            }
+            let busy = |partition: &Partition| partition.progress().is_some_and(|progress| !progress.is_idle());
+            if !self.state.partitions.values().any(busy) || Instant::now() >= deadline {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+            self.state.tick();
+            if self.take_flushes().is_err() {
+                return;
+            }
+        }
+    }
+
+    fn ask_all_ends(&mut self) {
+        let all: Vec<PartitionRef> = self.state.partitions.keys().copied().collect();
+        for at in all {
+            if self.ask_end(at, false).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn publish_status(&self) {
+        let mut partitions = BTreeMap::new();
+        for partition in self.state.partitions.values() {
+            let status = partition.status();
+            if let Some(lag) = status.lag() {
+                self.state.telemetry.lag(&partition.name, lag);
+            }
+            partitions.insert(partition.name.clone(), status);
+        }
+        self.status.set_partitions(partitions);
+    }
+}
+
+impl State {
+    /// Time is read once a round, not once a record.
+    fn tick(&mut self) {
+        self.now = Instant::now();
+        self.decoded_at = now_micros();
+    }
+
+    fn on_event(&mut self, event: SourceEvent<'_>) {
+        match event {
+            SourceEvent::Record(at, record) => {
+                if let Some(partition) = self.partitions.get_mut(&at) {
+                    partition.on_record(&record, self.decoded_at, self.now);
+                }
+            }
+            SourceEvent::Assigned(starts) => starts.into_iter().for_each(|start| self.assign(start)),
+            SourceEvent::Revoked(partitions) => partitions.into_iter().for_each(|at| self.revoke(at)),
+            SourceEvent::Progress { partition, read_to, broker_end } => {
+                if let Some(partition) = self.partitions.get_mut(&partition) {
+                    partition.on_progress(read_to, broker_end);
+                }
+            }
+            SourceEvent::OutOfRange => self.out_of_range = true,
+            SourceEvent::Connected(yes) => self.connected(yes),
+        }
+    }
+
+    fn assign(&mut self, start: Start) {
+        let topic = &self.topics[start.partition.topic];
+        let name = TopicPartition::new(topic.name.clone(), start.partition.partition);
+        match &start.standing {
+            Standing::Ready(tail) => self.telemetry.assigned(&name, &tail.chain, tail.to),
+            Standing::Halted(why) => self.telemetry.halted(&name, why),
+            Standing::Unknown(why) => self.telemetry.postponed(&name, why),
+        }
+        self.generation += 1;
+        let ready = matches!(start.standing, Standing::Ready(_));
+        let mut partition = Partition::new(name, topic.kind, self.generation, start.standing, self.now);
+        partition.paused = !ready;
+        self.partitions.insert(start.partition, partition);
+    }
+
+    /// What is buffered is dropped: the chain is the truth, and the new owner reads it again (**C3**, **C4**).
+    fn revoke(&mut self, at: PartitionRef) {
+        if let Some(partition) = self.partitions.remove(&at) {
+            let dropped = partition.progress().map_or(0, |progress| progress.buffer.records());
+            self.telemetry.revoked(&partition.name, dropped);
+        }
+    }
+
+    fn connected(&self, yes: bool) {
+        if self.status.set_connected(yes) {
+            self.telemetry.connected(yes);
+        }
+    }
+
+    fn buffered_bytes(&self) -> usize {
+        let held = |partition: &Partition| match &partition.reading {
+            Reading::Yes(progress) => progress.buffer.bytes(),
+            Reading::Halted(_) | Reading::Unknown => 0,
+        };
+        self.flying_bytes + self.partitions.values().map(held).sum::<usize>()
+    }
+}

@@ -1,0 +1,82 @@
+//! How the collector stands, for `/readyz` and for people who ask.
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use driftline_schemas::clock::Micros;
+use driftline_schemas::position::TopicPartition;
+
+/// The state of the collector; written by its parts, read by anyone.
+#[derive(Debug, Default)]
+pub struct CollectorStatus {
+    broker_connected: AtomicBool,
+    store_failing: AtomicBool,
+    last_commit_at: AtomicI64,
+    partitions: Mutex<BTreeMap<TopicPartition, PartitionStatus>>,
+}
+
+/// The state of one assigned partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PartitionStatus {
+    /// First offset that is not in the chain.
+    pub tail: i64,
+    /// Next offset to read.
+    pub position: i64,
+    /// The broker's end, once it is known.
+    pub broker_end: Option<i64>,
+    /// Why the partition is not read, if it is not.
+    pub halted: Option<String>,
+}
+
+impl PartitionStatus {
+    /// Offsets at the broker that have not been read into the chain, once the broker's end is known.
+    pub fn lag(&self) -> Option<i64> {
+        // A position beyond the tail with nothing buffered passed over control records only; buffered records still count.
+        self.broker_end.map(|end| if self.position >= end && self.tail >= end { 0 } else { (end - self.tail).max(0) })
+    }
+}
+
+impl CollectorStatus {
+    /// Whether the brokers answer.
+    pub fn broker_connected(&self) -> bool {
+        self.broker_connected.load(Ordering::Relaxed)
+    }
+
+    /// Whether the store takes flushes, as far as is known.
+    pub fn store_ok(&self) -> bool {
+        !self.store_failing.load(Ordering::Relaxed)
+    }
+
+    /// When the last flush was committed; `None` before the first.
+    pub fn last_commit_at(&self) -> Option<Micros> {
+        Some(self.last_commit_at.load(Ordering::Relaxed)).filter(|time| *time > 0)
+    }
+
+    /// Every assigned partition.
+    pub fn partitions(&self) -> BTreeMap<TopicPartition, PartitionStatus> {
+        self.partitions.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Ready: the brokers answer, the store takes flushes, and no partition is halted.
+    pub fn is_ready(&self) -> bool {
+        let partitions = self.partitions.lock().unwrap_or_else(PoisonError::into_inner);
+        self.broker_connected() && self.store_ok() && partitions.values().all(|partition| partition.halted.is_none())
+    }
+
+    /// Returns whether this is news.
+    pub(crate) fn set_connected(&self, yes: bool) -> bool {
+        self.broker_connected.swap(yes, Ordering::Relaxed) != yes
+    }
+
+    pub(crate) fn set_store_ok(&self, yes: bool) -> bool {
+        self.store_failing.swap(!yes, Ordering::Relaxed) == yes
+    }
+
+    pub(crate) fn set_committed(&self, at: Micros) {
+        self.last_commit_at.fetch_max(at, Ordering::Relaxed);
+    }
+
+    pub(crate) fn set_partitions(&self, partitions: BTreeMap<TopicPartition, PartitionStatus>) {
+        *self.partitions.lock().unwrap_or_else(PoisonError::into_inner) = partitions;
+    }
+}

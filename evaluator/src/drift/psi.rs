@@ -1,0 +1,138 @@
+//! The population stability index, and the bins it is taken over.
+
+use serde::{Deserialize, Serialize};
+
+use crate::metrics::ExactSum;
+
+/// A share below this counts as this, so that an empty bin stays finite. Larger hides small bins; smaller lets one
+/// empty bin dominate.
+pub const SHARE_MIN: f64 = 1e-4;
+
+/// Bins of the real line, closed on the right: `(−∞, e₁], (e₁, e₂], …, (eₖ, ∞)`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Bins {
+    edges: Vec<f64>,
+}
+
+impl Bins {
+    /// The deciles of a sample, interpolated linearly between order statistics as NumPy's `quantile` does.
+    /// Deciles that coincide are one edge, so ties give fewer, wider bins.
+    ///
+    /// # Inputs
+    /// Ascending, without NaN. An empty sample gives one bin.
+    pub fn deciles(sample: &[f64]) -> Self {
+        let mut edges: Vec<f64> =
+            (1..10).filter_map(|tenth| quantile(sample, f64::from(tenth) / 10.0)).collect();
+        edges.dedup();
+        Self { edges }
+    }
+
+    /// Bins with these edges.
+    ///
+    /// # Returns
+    /// `None` unless the edges ascend strictly and are finite.
+    pub fn with_edges(edges: Vec<f64>) -> Option<Self> {
+        let ascending = edges.windows(2).all(|pair| pair[0] < pair[1]) && edges.iter().all(|e| e.is_finite());
+        ascending.then_some(Self { edges })
+    }
+
+    /// The inner edges, ascending.
+    pub fn edges(&self) -> &[f64] {
+        &self.edges
+    }
+
+    /// Number of bins.
+    pub fn len(&self) -> usize {
+        self.edges.len() + 1
+    }
+
+    /// Never: there is always one bin.
+    pub fn is_empty(&self) -> bool {
+        false
+    }
+
+    /// The bin of a value.
+    #[inline]
+    pub fn of(&self, value: f64) -> usize {
+        self.edges.partition_point(|edge| *edge < value)
+    }
+
+    /// Values per bin.
+    pub fn count(&self, values: &[f64]) -> Vec<u64> {
+        let mut counts = vec![0; self.len()];
+        for value in values {
+            counts[self.of(*value)] += 1;
+        }
+        counts
+    }
+}
+
+/// Population stability index between two binned distributions.
+///
+/// # Formula
+/// `Σᵢ (cᵢ − rᵢ) · ln(cᵢ / rᵢ)` over bin shares, each share raised to at least [`SHARE_MIN`].
+/// # Source
+/// Kullback & Leibler (1951), the symmetric divergence J(1, 2).
+/// # Inputs
+/// Rows per bin, the same bins in the same order on both sides.
+/// # Returns
+/// Nats in `[0, ∞)`; 0 means equal shares. `None` if a side has no rows.
+pub fn population_stability_index(reference: &[u64], current: &[u64]) -> Option<f64> {
+    let (n_reference, n_current) = (reference.iter().sum::<u64>(), current.iter().sum::<u64>());
+    if n_reference == 0 || n_current == 0 {
+        return None;
+    }
+    let share = |count: u64, n: u64| (count as f64 / n as f64).max(SHARE_MIN);
+    let terms: ExactSum = reference
+        .iter()
+        .zip(current)
+        .map(|(r, c)| (share(*r, n_reference), share(*c, n_current)))
+        .map(|(r, c)| (c - r) * (c / r).ln())
+        .collect();
+    Some(terms.value())
+}
+
+/// Linear interpolation at `(n − 1) q`, in the form NumPy uses, so that the edge is the same float.
+fn quantile(sample: &[f64], q: f64) -> Option<f64> {
+    let last = sample.len().checked_sub(1)?;
+    let at = last as f64 * q;
+    let below = at.floor();
+    let (a, b) = (sample[below as usize], sample[(below as usize + 1).min(last)]);
+    let t = at - below;
+    Some(if t >= 0.5 { b - (b - a) * (1.0 - t) } else { a + (b - a) * t })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bins_are_closed_on_the_right() {
+        let bins = Bins::with_edges(vec![1.0, 2.0]).expect("ascending");
+        for (value, bin) in [(f64::NEG_INFINITY, 0), (1.0, 0), (1.5, 1), (2.0, 1), (2.1, 2), (f64::INFINITY, 2)] {
+            assert_eq!(bins.of(value), bin, "{value}");
+        }
+        assert_eq!(Bins::with_edges(vec![2.0, 2.0]), None);
+        assert_eq!(Bins::with_edges(vec![f64::NAN]), None);
+    }
+
+    #[test]
+    fn deciles_of_ties_collapse() {
+        let sample: Vec<f64> = (0..=10).map(f64::from).collect();
+        assert_eq!(Bins::deciles(&sample).edges(), &[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0]);
+        assert_eq!(Bins::deciles(&[3.0; 50]).edges(), &[3.0]);
+        assert_eq!(Bins::deciles(&[]).len(), 1);
+        assert_eq!(Bins::deciles(&[7.0]).edges(), &[7.0]);
+    }
+
+    #[test]
+    fn hand_worked() {
+        assert_eq!(population_stability_index(&[5, 5], &[10, 10]), Some(0.0));
+        let quarter = population_stability_index(&[5, 5], &[15, 5]).expect("rows");
+        assert!((quarter - (0.25 * 1.5_f64.ln() - 0.25 * 0.5_f64.ln())).abs() < 1e-15);
+        // An empty bin counts as 1e-4.
+        let empty = population_stability_index(&[1, 1], &[2, 0]).expect("rows");
+        assert!((empty - (0.5 * 2.0_f64.ln() + (1e-4 - 0.5) * (1e-4_f64 / 0.5).ln())).abs() < 1e-15);
+        assert_eq!(population_stability_index(&[0, 0], &[1, 1]), None);
+    }
+}

@@ -1,0 +1,197 @@
+//! What a window is compared with: the distribution of every column, frozen under a version.
+
+use std::collections::BTreeMap;
+
+use datafusion::prelude::SessionContext;
+use driftline_schemas::tables::Task;
+use serde::{Deserialize, Serialize};
+use xxhash_rust::xxh3::xxh3_64;
+
+pub use crate::window::columns::Column;
+use crate::{
+    Error,
+    drift::{Bins, KolmogorovSmirnov, ks_2samp, population_stability_index},
+    metrics::Undefined,
+    window::columns::{Categories, Columns, read_categories, read_numbers},
+};
+
+/// Values kept of a numeric column. A larger sample is thinned to evenly spaced order statistics, which moves a
+/// Kolmogorov–Smirnov statistic by at most one part in this.
+const SAMPLE_MAX: usize = 1_000_000;
+/// Categories kept of a text column, the most frequent ones; the others count as unseen, in the reference too.
+pub const CATEGORIES_MAX: usize = 1_000;
+
+/// A frozen reference of one model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Reference {
+    /// Hash of the content: equal distributions have equal versions, whenever and wherever they were read.
+    pub version: String,
+    /// Every column with at least one value.
+    pub columns: Vec<ReferenceColumn>,
+}
+
+/// One column of a reference.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ReferenceColumn {
+    /// Which.
+    pub column: Column,
+    /// Its values.
+    pub values: ReferenceValues,
+}
+
+/// The distribution of one column.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReferenceValues {
+    /// Numbers.
+    Numeric {
+        /// Values read.
+        n: u64,
+        /// Ascending, at most a million.
+        sample: Vec<f64>,
+        /// The deciles of all values read.
+        bins: Bins,
+    },
+    /// Texts.
+    Categorical {
+        /// Values read.
+        n: u64,
+        /// Rows of each kept category.
+        categories: BTreeMap<String, u64>,
+    },
+}
+
+impl Reference {
+    /// Freezes the rows of a table that has the columns of `history`.
+    ///
+    /// Rows that failed or were refused are left out, labels are not needed. A feature that holds both numbers and
+    /// texts is taken as what it holds more of, as numbers if both alike.
+    pub async fn from_table(context: &SessionContext, table: &str, task: Task) -> Result<Self, Error> {
+        let columns = Columns::of(context, table).await?;
+        let mut kept: BTreeMap<Column, ReferenceColumn> = BTreeMap::new();
+        for (column, by_version) in read_numbers(context, &columns, &columns.numeric(task)).await? {
+            let mut sample: Vec<f64> = by_version.into_values().flatten().collect();
+            sample.sort_unstable_by(f64::total_cmp);
+            if let Some(values) = ReferenceValues::numeric(sample) {
+                kept.insert(column.clone(), ReferenceColumn { column, values });
+            }
+        }
+        for (column, read) in columns.categorical(task) {
+            let Some(values) = ReferenceValues::categorical(read_categories(context, &columns, &read).await?) else {
+                continue;
+            };
+            if kept.get(&column).is_none_or(|numeric| numeric.values.n() < values.n()) {
+                kept.insert(column.clone(), ReferenceColumn { column, values });
+            }
+        }
+        let columns: Vec<ReferenceColumn> = kept.into_values().collect();
+        let version = format!("{:016x}", xxh3_64(&serde_json::to_vec(&columns)?));
+        Ok(Self { version, columns })
+    }
+
+    /// The values of a column, if the reference has any.
+    pub fn column(&self, column: &Column) -> Option<&ReferenceValues> {
+        self.columns.iter().find(|kept| &kept.column == column).map(|kept| &kept.values)
+    }
+}
+
+impl ReferenceValues {
+    /// From an ascending sample without NaN; `None` if empty.
+    pub fn numeric(sample: Vec<f64>) -> Option<Self> {
+        let (n, bins) = (sample.len() as u64, Bins::deciles(&sample));
+        (n > 0).then(|| Self::Numeric { n, bins, sample: thin(sample, SAMPLE_MAX) })
+    }
+
+    /// From the most frequent categories; `None` if there are no rows.
+    pub(crate) fn categorical(categories: Categories) -> Option<Self> {
+        let n = categories.counts.values().sum::<u64>() + categories.others;
+        (n > 0).then_some(Self::Categorical { n, categories: categories.counts })
+    }
+
+    /// Values it rests on.
+    pub fn n(&self) -> u64 {
+        match self {
+            Self::Numeric { n, .. } | Self::Categorical { n, .. } => *n,
+        }
+    }
+
+    /// Kolmogorov–Smirnov of numbers. `current` ascending, without NaN.
+    pub fn ks(&self, current: &[f64]) -> Result<KolmogorovSmirnov, Undefined> {
+        match self {
+            Self::Numeric { sample, .. } => ks_2samp(sample, current).ok_or(Undefined::NoRows),
+            Self::Categorical { .. } => Err(Undefined::NoReference),
+        }
+    }
+
+    /// PSI of numbers over the reference's deciles.
+    pub fn psi_of_numbers(&self, current: &[f64]) -> Result<f64, Undefined> {
+        match self {
+            Self::Numeric { sample, bins, .. } => {
+                population_stability_index(&bins.count(sample), &bins.count(current)).ok_or(Undefined::NoRows)
+            }
+            Self::Categorical { .. } => Err(Undefined::NoReference),
+        }
+    }
+
+    /// PSI of categories: one bin for each of the reference, and one for all it has not seen.
+    pub(crate) fn psi_of_categories(&self, current: &Categories) -> Result<f64, Undefined> {
+        let Self::Categorical { n, categories } = self else { return Err(Undefined::NoReference) };
+        let mut reference: Vec<u64> = categories.values().copied().collect();
+        let mut counts: Vec<u64> = categories.keys().map(|c| current.counts.get(c).copied().unwrap_or(0)).collect();
+        reference.push(n - reference.iter().sum::<u64>());
+        counts.push(current.n() - counts.iter().sum::<u64>());
+        population_stability_index(&reference, &counts).ok_or(Undefined::NoRows)
+    }
+}
+
+/// Evenly spaced order statistics, both ends included.
+fn thin(sample: Vec<f64>, max: usize) -> Vec<f64> {
+    if sample.len() <= max {
+        return sample;
+    }
+    let last = (sample.len() - 1) as u128;
+    (0..max).map(|i| sample[(i as u128 * last / (max as u128 - 1)) as usize]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counts(pairs: &[(&str, u64)], others: u64) -> Categories {
+        Categories { counts: pairs.iter().map(|(category, n)| ((*category).to_owned(), *n)).collect(), others }
+    }
+
+    #[test]
+    fn an_unseen_category_has_its_own_bin() {
+        let reference = ReferenceValues::categorical(counts(&[("a", 5), ("b", 5)], 0)).expect("rows");
+        assert_eq!(reference.psi_of_categories(&counts(&[("a", 2), ("b", 2)], 0)), Ok(0.0));
+        let expected = 2.0 * (0.25 - 0.5) * 0.5_f64.ln() + (0.5 - 1e-4) * (0.5_f64 / 1e-4).ln();
+        for unseen in [counts(&[("a", 1), ("b", 1), ("c", 2)], 0), counts(&[("a", 1), ("b", 1)], 2)] {
+            let psi = reference.psi_of_categories(&unseen).expect("rows");
+            assert!((psi - expected).abs() < 1e-14, "{psi}");
+        }
+        assert_eq!(reference.psi_of_categories(&counts(&[], 0)), Err(Undefined::NoRows));
+        assert_eq!(ReferenceValues::categorical(counts(&[], 0)), None);
+    }
+
+    #[test]
+    fn categories_beyond_the_cap_count_as_unseen_on_both_sides() {
+        let reference = ReferenceValues::categorical(counts(&[("a", 5)], 5)).expect("rows");
+        assert_eq!(reference.psi_of_categories(&counts(&[("a", 1), ("z", 1)], 0)), Ok(0.0));
+    }
+
+    #[test]
+    fn a_thinned_sample_keeps_its_ends() {
+        let sample: Vec<f64> = (0..1000).map(f64::from).collect();
+        let thinned = thin(sample, 10);
+        assert_eq!((thinned.len(), thinned[0], thinned[9]), (10, 0.0, 999.0));
+    }
+
+    #[test]
+    fn a_constant_reference_is_two_bins() {
+        let reference = ReferenceValues::numeric(vec![3.0; 20]).expect("rows");
+        assert_eq!(reference.psi_of_numbers(&[3.0, 3.0]), Ok(0.0));
+        assert!(reference.psi_of_numbers(&[4.0]).is_ok_and(|psi| psi > 9.0));
+        assert_eq!(reference.ks(&[]), Err(Undefined::NoRows));
+    }
+}

@@ -1,0 +1,34 @@
+//! Reading argument columns without a branch per row where they have no nulls.
+
+use datafusion::arrow::{
+    array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array},
+    buffer::NullBuffer,
+    datatypes::Float64Type,
+};
+
+/// A Double column.
+pub(super) fn doubles(column: &ArrayRef) -> &Float64Array {
+    column.as_primitive::<Float64Type>()
+}
+
+/// A Boolean column.
+pub(super) fn booleans(column: &ArrayRef) -> &BooleanArray {
+    column.as_boolean()
+}
+
+/// Calls `each` with every row that is not null in either column.
+pub(super) fn for_each_complete_row(left: &ArrayRef, right: &ArrayRef, mut each: impl FnMut(usize)) {
+    match NullBuffer::union(left.logical_nulls().as_ref(), right.logical_nulls().as_ref()) {
+        None => (0..left.len()).for_each(each),
+        Some(valid) => valid.valid_indices().for_each(&mut each),
+    }
+}
+
+/// Calls `each` with every value that is not null.
+pub(super) fn for_each_double(column: &ArrayRef, mut each: impl FnMut(f64)) {
+    let values = doubles(column);
+    match values.nulls() {
+        None => values.values().iter().for_each(|value| each(*value)),
+        Some(valid) => valid.valid_indices().for_each(|row| each(values.value(row))),
+    }
+}

@@ -1,0 +1,43 @@
+//! The catalogue of aggregate functions: each a thin adapter around a state of `metrics/` or `drift/`.
+//!
+//! A state crosses threads (or machines) as one binary value, and arguments other than columns are SQL literals, so a
+//! plan that names these functions can run anywhere they are registered. Rows with a null in any argument are skipped,
+//! except where a function says otherwise. What is undefined is SQL null; the reports carry the reason.
+//!
+//! | function | returns |
+//! |---|---|
+//! | `roc_auc(score, is_positive)` and `average_precision`, `log_loss`, `brier_score`, `expected_calibration_error` | Double |
+//! | `mean_absolute_error(y, predicted)` and `mean_squared_error`, `root_mean_squared_error`, `mean_absolute_percentage_error`, `r2`, `median_absolute_error`, `mean_error` | Double |
+//! | `exact_sum(x)`, `exact_mean(x)` | Double |
+//! | `ks_statistic(x, is_current)`, `ks_p_value(x, is_current)` | Double |
+//! | `bin_counts(x, '[edges]')` | List of Int64 |
+//! | `sorted_values(x)` | LargeList of Double, ascending |
+//! | `binary_report(actual, predicted, score, 'probability')`, `multiclass_report(actual, predicted, probabilities)`, `regression_report(y, predicted)` | JSON text of a [`crate::metrics::Report`] |
+
+mod adapter;
+mod bins;
+mod columns;
+mod ks;
+mod pairs;
+mod report;
+mod samples;
+mod scores;
+mod sums;
+
+use datafusion::{logical_expr::AggregateUDF, prelude::SessionContext};
+
+/// Every aggregate function of Driftline.
+pub fn all() -> Vec<AggregateUDF> {
+    [scores::functions(), pairs::functions(), sums::functions(), ks::functions(), bins::functions()]
+        .into_iter()
+        .chain([samples::functions(), report::functions()])
+        .flatten()
+        .collect()
+}
+
+/// Makes every aggregate function known to a session.
+pub fn register(context: &SessionContext) {
+    for function in all() {
+        context.register_udaf(function);
+    }
+}

@@ -1,0 +1,75 @@
+//! `mean_absolute_error(y, predicted)` and its siblings.
+
+use datafusion::{
+    arrow::{array::ArrayRef, datatypes::DataType},
+    error::Result,
+    logical_expr::AggregateUDF,
+    scalar::ScalarValue,
+};
+
+use super::{
+    adapter::{NewState, State, function},
+    columns::{doubles, for_each_complete_row},
+    scores::double,
+};
+use crate::metrics::{
+    regression::{PairedValues, RegressionMetric},
+    wire::Reader,
+};
+
+pub(super) fn functions() -> Vec<AggregateUDF> {
+    let named: [(RegressionMetric, NewState); 7] = [
+        (RegressionMetric::MeanAbsoluteError, |_| Ok(PairState::boxed(RegressionMetric::MeanAbsoluteError))),
+        (RegressionMetric::MeanSquaredError, |_| Ok(PairState::boxed(RegressionMetric::MeanSquaredError))),
+        (RegressionMetric::RootMeanSquaredError, |_| Ok(PairState::boxed(RegressionMetric::RootMeanSquaredError))),
+        (RegressionMetric::MeanAbsolutePercentageError, |_| {
+            Ok(PairState::boxed(RegressionMetric::MeanAbsolutePercentageError))
+        }),
+        (RegressionMetric::R2, |_| Ok(PairState::boxed(RegressionMetric::R2))),
+        (RegressionMetric::MedianAbsoluteError, |_| Ok(PairState::boxed(RegressionMetric::MedianAbsoluteError))),
+        (RegressionMetric::MeanError, |_| Ok(PairState::boxed(RegressionMetric::MeanError))),
+    ];
+    let arguments = || vec![DataType::Float64, DataType::Float64];
+    named.into_iter().map(|(metric, new)| function(metric.name(), arguments(), DataType::Float64, new)).collect()
+}
+
+/// Adds two Double columns to a state, pairwise.
+pub(super) fn push_pairs(pairs: &mut PairedValues, columns: &[ArrayRef]) {
+    let (truth, predicted) = (doubles(&columns[0]), doubles(&columns[1]));
+    for_each_complete_row(&columns[0], &columns[1], |row| pairs.push(truth.value(row), predicted.value(row)));
+}
+
+#[derive(Debug)]
+struct PairState {
+    pairs: PairedValues,
+    metric: RegressionMetric,
+}
+
+impl PairState {
+    fn boxed(metric: RegressionMetric) -> Box<dyn State> {
+        Box::new(Self { pairs: PairedValues::default(), metric })
+    }
+}
+
+impl State for PairState {
+    fn update(&mut self, columns: &[ArrayRef]) -> Result<()> {
+        push_pairs(&mut self.pairs, columns);
+        Ok(())
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        self.pairs.encode(out);
+    }
+
+    fn merge_encoded(&mut self, reader: &mut Reader<'_>) -> Option<()> {
+        self.pairs.merge_encoded(reader)
+    }
+
+    fn finish(&mut self) -> Result<ScalarValue> {
+        Ok(double(self.pairs.value(self.metric)))
+    }
+
+    fn size(&self) -> usize {
+        self.pairs.size()
+    }
+}

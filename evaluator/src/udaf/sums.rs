@@ -1,0 +1,66 @@
+//! `exact_sum(x)` and `exact_mean(x)`.
+
+use datafusion::{
+    arrow::{array::ArrayRef, datatypes::DataType},
+    error::Result,
+    logical_expr::AggregateUDF,
+    scalar::ScalarValue,
+};
+
+use super::{
+    adapter::{State, function},
+    columns::for_each_double,
+};
+use crate::metrics::{
+    ExactSum,
+    wire::{Reader, put_u64},
+};
+
+pub(super) fn functions() -> Vec<AggregateUDF> {
+    let arguments = || vec![DataType::Float64];
+    vec![
+        function("exact_sum", arguments(), DataType::Float64, |_| Ok(SumState::boxed(|sum, _| sum))),
+        function("exact_mean", arguments(), DataType::Float64, |_| Ok(SumState::boxed(|sum, rows| sum / rows))),
+    ]
+}
+
+#[derive(Debug)]
+struct SumState {
+    sum: ExactSum,
+    rows: u64,
+    value: fn(f64, f64) -> f64,
+}
+
+impl SumState {
+    fn boxed(value: fn(f64, f64) -> f64) -> Box<dyn State> {
+        Box::new(Self { sum: ExactSum::default(), rows: 0, value })
+    }
+}
+
+impl State for SumState {
+    fn update(&mut self, columns: &[ArrayRef]) -> Result<()> {
+        self.rows += (columns[0].len() - columns[0].null_count()) as u64;
+        for_each_double(&columns[0], |value| self.sum.push(value));
+        Ok(())
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        put_u64(out, self.rows);
+        self.sum.encode(out);
+    }
+
+    fn merge_encoded(&mut self, reader: &mut Reader<'_>) -> Option<()> {
+        self.rows += reader.u64()?;
+        self.sum.merge(&ExactSum::decode(reader)?);
+        Some(())
+    }
+
+    fn finish(&mut self) -> Result<ScalarValue> {
+        let value = (self.value)(self.sum.value(), self.rows as f64);
+        Ok(ScalarValue::Float64((self.rows > 0).then_some(value)))
+    }
+
+    fn size(&self) -> usize {
+        0
+    }
+}

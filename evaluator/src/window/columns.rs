@@ -1,0 +1,285 @@
+//! The columns of one window's rows: which there are, how SQL names them, and their distributions.
+
+use std::collections::BTreeMap;
+
+use datafusion::{
+    arrow::{
+        array::{Array, ArrayRef, AsArray, RecordBatch},
+        compute::cast,
+        datatypes::{DataType, Float64Type, Int64Type},
+    },
+    common::TableReference,
+    prelude::SessionContext,
+};
+use driftline_schemas::tables::Task;
+use serde::{Deserialize, Serialize};
+
+use super::sql;
+use crate::{Error, reference::CATEGORIES_MAX};
+
+/// Columns whose values are held at once: eight bytes a row each. More makes fewer scans and takes more memory.
+const COLUMNS_PER_SCAN: usize = 8;
+
+/// A column that can drift.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Column {
+    /// The score of an event.
+    Score,
+    /// The prediction: a class, or a regression's number.
+    Prediction,
+    /// A feature, by name.
+    Feature(String),
+}
+
+impl Column {
+    /// The name in the `column_name` column.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Score => "score",
+            Self::Prediction => "prediction",
+            Self::Feature(name) => name,
+        }
+    }
+}
+
+/// A column and the SQL expression that reads it.
+pub(crate) type ReadColumn = (Column, String);
+
+/// What a table of history rows holds. Any column may be absent, and then reads as null.
+#[derive(Debug)]
+pub(crate) struct Columns {
+    table: String,
+    types: BTreeMap<String, DataType>,
+}
+
+/// Rows per category, and rows of any category that was not asked for.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Categories {
+    pub(crate) counts: BTreeMap<String, u64>,
+    pub(crate) others: u64,
+}
+
+impl Categories {
+    /// All rows.
+    pub(crate) fn n(&self) -> u64 {
+        self.counts.values().sum::<u64>() + self.others
+    }
+
+    /// Adds the rows of another group.
+    pub(crate) fn merge(&mut self, other: &Self) {
+        for (category, count) in &other.counts {
+            *self.counts.entry(category.clone()).or_default() += count;
+        }
+        self.others += other.others;
+    }
+}
+
+impl Columns {
+    /// Looks at a registered table.
+    pub(crate) async fn of(context: &SessionContext, table: &str) -> Result<Self, Error> {
+        let frame = context.table(TableReference::bare(table)).await?;
+        let fields = frame.schema().fields();
+        let types = fields.iter().map(|field| (field.name().clone(), field.data_type().clone())).collect();
+        Ok(Self { table: table.to_owned(), types })
+    }
+
+    pub(crate) fn has(&self, column: &str) -> bool {
+        self.types.contains_key(column)
+    }
+
+    /// The table and the rows that count: neither failed, nor refused, nor after the window was final.
+    pub(crate) fn valid_rows(&self) -> String {
+        let mut conditions = vec!["TRUE".to_owned()];
+        for column in ["error", "invalid_reason"] {
+            if self.has(column) {
+                conditions.push(format!("{} IS NULL", sql::name(column)));
+            }
+        }
+        if self.has("after_final") {
+            conditions.push(format!("{} IS NOT TRUE", sql::name("after_final")));
+        }
+        format!("{} WHERE {}", sql::name(&self.table), conditions.join(" AND "))
+    }
+
+    /// A column as text; typed null if it is absent.
+    pub(crate) fn text(&self, column: &str) -> String {
+        match self.types.get(column) {
+            None => "CAST(NULL AS VARCHAR)".to_owned(),
+            Some(data_type) if is_text(data_type) => sql::name(column),
+            Some(_) => format!("CAST({} AS VARCHAR)", sql::name(column)),
+        }
+    }
+
+    /// A column as Double; typed null if it is absent.
+    pub(crate) fn double(&self, column: &str) -> String {
+        match self.types.get(column) {
+            None => "CAST(NULL AS DOUBLE)".to_owned(),
+            Some(DataType::Float64) => sql::name(column),
+            Some(_) => format!("CAST({} AS DOUBLE)", sql::name(column)),
+        }
+    }
+
+    /// A map column; null if it is absent.
+    pub(crate) fn map(&self, column: &str) -> Option<String> {
+        matches!(self.types.get(column), Some(DataType::Map(_, _))).then(|| sql::name(column))
+    }
+
+    /// The version of a row; a prediction without one has the empty version.
+    pub(crate) fn version(&self) -> Option<String> {
+        self.has("model_version").then(|| format!("coalesce({}, '')", self.text("model_version")))
+    }
+
+    /// A segment's name as SQL: a tag, or a feature with the prefix `features.`. `None` if the table lacks it.
+    pub(crate) fn segment(&self, name: &str) -> Option<String> {
+        if let Some(feature) = name.strip_prefix("features.") {
+            let numeric = self.has(&format!("feature_{feature}")).then(|| {
+                let x = self.double(&format!("feature_{feature}"));
+                // Whole numbers in canonical text: 1, not 1.0.
+                let whole = format!("TRY_CAST({x} AS BIGINT)");
+                format!("CASE WHEN CAST({whole} AS DOUBLE) = {x} THEN CAST({whole} AS VARCHAR) ELSE CAST({x} AS VARCHAR) END")
+            });
+            let text = format!("feature_{feature}_text");
+            let text = self.has(&text).then(|| self.text(&text));
+            return match (text, numeric) {
+                (Some(text), Some(numeric)) => Some(format!("coalesce({text}, {numeric})")),
+                (text, numeric) => text.or(numeric),
+            };
+        }
+        let tag = format!("tag_{}", name.strip_prefix("tags.").unwrap_or(name));
+        self.has(&tag).then(|| self.text(&tag))
+    }
+
+    /// Columns of numbers that can drift.
+    pub(crate) fn numeric(&self, task: Task) -> Vec<ReadColumn> {
+        let mut columns = Vec::new();
+        if self.has("score") {
+            columns.push((Column::Score, self.double("score")));
+        }
+        if task == Task::Regression && self.has("prediction_value") {
+            columns.push((Column::Prediction, self.double("prediction_value")));
+        }
+        let features = self.types.iter().filter(|(_, data_type)| data_type.is_numeric());
+        columns.extend(features.filter_map(|(column, _)| {
+            Some((Column::Feature(column.strip_prefix("feature_")?.to_owned()), self.double(column)))
+        }));
+        columns
+    }
+
+    /// Columns of texts that can drift.
+    pub(crate) fn categorical(&self, task: Task) -> Vec<ReadColumn> {
+        let mut columns = Vec::new();
+        if task != Task::Regression && self.has("prediction") {
+            columns.push((Column::Prediction, self.text("prediction")));
+        }
+        let features = self.types.iter().filter(|(_, data_type)| is_text(data_type));
+        columns.extend(features.filter_map(|(column, _)| {
+            let name = column.strip_prefix("feature_")?.strip_suffix("_text")?;
+            Some((Column::Feature(name.to_owned()), self.text(column)))
+        }));
+        columns
+    }
+}
+
+/// Reads the whole values of numeric columns by version (the empty one if the table has none).
+pub(crate) async fn read_numbers(
+    context: &SessionContext, columns: &Columns, wanted: &[ReadColumn],
+) -> Result<BTreeMap<Column, BTreeMap<String, Vec<f64>>>, Error> {
+    let mut samples: BTreeMap<Column, BTreeMap<String, Vec<f64>>> = BTreeMap::new();
+    let version = columns.version();
+    for chunk in wanted.chunks(COLUMNS_PER_SCAN) {
+        let values: Vec<String> =
+            chunk.iter().enumerate().map(|(i, (_, read))| format!("sorted_values({read}) AS v{i}")).collect();
+        let (version, group) = match &version {
+            Some(version) => (version.as_str(), format!("GROUP BY {version}")),
+            None => ("''", String::new()),
+        };
+        let query =
+            format!("SELECT {version} AS version, {} FROM {} {group}", values.join(", "), columns.valid_rows());
+        for batch in collect(context, &query).await? {
+            let versions = text_column(&batch, "version")?;
+            for (i, (column, _)) in chunk.iter().enumerate() {
+                let lists = batch.column(i + 1).as_list::<i64>();
+                for row in 0..batch.num_rows() {
+                    let values = lists.value(row).as_primitive::<Float64Type>().values().to_vec();
+                    let version = versions.as_string::<i32>().value(row).to_owned();
+                    samples.entry(column.clone()).or_default().insert(version, values);
+                }
+            }
+        }
+    }
+    Ok(samples)
+}
+
+/// Reads the most frequent categories of a text column over all rows.
+pub(crate) async fn read_categories(
+    context: &SessionContext, columns: &Columns, read: &str,
+) -> Result<Categories, Error> {
+    let rows = format!("(SELECT {read} AS category FROM {}) WHERE category IS NOT NULL", columns.valid_rows());
+    let total = format!("SELECT '' AS category, count(*) AS n FROM {rows}");
+    let query = format!(
+        "SELECT category, count(*) AS n FROM {rows} GROUP BY category ORDER BY n DESC, category LIMIT {CATEGORIES_MAX}"
+    );
+    let mut categories = Categories::default();
+    for batch in collect(context, &query).await? {
+        let (texts, counts) = (text_column(&batch, "category")?, batch.column(1).as_primitive::<Int64Type>());
+        for row in 0..batch.num_rows() {
+            categories.counts.insert(texts.as_string::<i32>().value(row).to_owned(), counts.value(row) as u64);
+        }
+    }
+    let total: u64 =
+        collect(context, &total).await?.iter().map(|batch| batch.column(1).as_primitive::<Int64Type>().value(0) as u64).sum();
+    categories.others = total - categories.counts.values().sum::<u64>();
+    Ok(categories)
+}
+
+/// Counts known categories of a text column by version; all others are counted together, so the answer is bounded.
+pub(crate) async fn count_categories(
+    context: &SessionContext, columns: &Columns, read: &str, known: impl IntoIterator<Item = &str>,
+) -> Result<BTreeMap<String, Categories>, Error> {
+    let version = columns.version().unwrap_or_else(|| "''".to_owned());
+    let known = sql::texts(known);
+    let query = format!(
+        "SELECT version, category, count(*) AS n FROM (SELECT {version} AS version, \
+         CASE WHEN {read} IN ({known}) THEN {read} END AS category FROM {} AND {read} IS NOT NULL) \
+         GROUP BY version, category",
+        columns.valid_rows()
+    );
+    let mut by_version: BTreeMap<String, Categories> = BTreeMap::new();
+    for batch in collect(context, &query).await? {
+        let (versions, texts) = (text_column(&batch, "version")?, text_column(&batch, "category")?);
+        let counts = batch.column(2).as_primitive::<Int64Type>();
+        for row in 0..batch.num_rows() {
+            let categories = by_version.entry(versions.as_string::<i32>().value(row).to_owned()).or_default();
+            let count = counts.value(row) as u64;
+            if texts.is_null(row) {
+                categories.others += count;
+            } else {
+                categories.counts.insert(texts.as_string::<i32>().value(row).to_owned(), count);
+            }
+        }
+    }
+    Ok(by_version)
+}
+
+/// Runs a query to its end.
+pub(crate) async fn collect(context: &SessionContext, query: &str) -> Result<Vec<RecordBatch>, Error> {
+    Ok(context.sql(query).await?.collect().await?)
+}
+
+/// A result column as plain text.
+pub(crate) fn text_column(batch: &RecordBatch, name: &str) -> Result<ArrayRef, Error> {
+    let column = batch.column_by_name(name).ok_or_else(|| Error::MissingColumn {
+        table: "of a result".to_owned(),
+        column: name.to_owned(),
+    })?;
+    Ok(cast(column, &DataType::Utf8)?)
+}
+
+fn is_text(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => true,
+        DataType::Dictionary(_, values) => is_text(values),
+        _ => false,
+    }
+}

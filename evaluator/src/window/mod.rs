@@ -1,0 +1,99 @@
+//! The evaluation of one window: its history rows in, rows of the output tables out.
+//!
+//! ```text
+//! history rows ─► columns  which there are, as SQL
+//!              ─► groups   versions and segment values that get rows of their own
+//!              ─► judge    one scan: counts and one report per group ─► MetricRow, ConfusionRow
+//!              ─► drift    the values of each column against the reference ─► DriftRow
+//! ```
+//! Everything but the SQL that gathers rows is a pure state in `metrics/` and `drift/`.
+
+pub(crate) mod columns;
+mod drift;
+mod groups;
+mod judge;
+mod sql;
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use datafusion::prelude::SessionContext;
+use driftline_schemas::tables::{
+    ConfusionRow, DriftRow, MetricRow, ScoreKind, Task, sort_confusion_rows, sort_drift_rows, sort_metric_rows,
+};
+
+use crate::{Error, Reference};
+use columns::Columns;
+
+/// The value of a segment whose own value is beyond the cap.
+pub const OTHER: &str = "__other__";
+
+/// What a window is judged under.
+#[derive(Debug, Clone)]
+pub struct EvaluationContext {
+    /// The model.
+    pub model: String,
+    /// What it predicts.
+    pub task: Task,
+    /// A binary model's positive class, in canonical text. Without one, `1` and `true` are positive.
+    pub positive_class: Option<String>,
+    /// A score from here on predicts the positive class, where an event has no prediction of its own.
+    pub threshold: f64,
+    /// What a binary model's score means.
+    pub score_kind: ScoreKind,
+    /// Each a cross of names: a tag (`region`), or a feature (`features.country`).
+    pub segments: Vec<Vec<String>>,
+    /// Values of one segment that get rows of their own, the most frequent ones; the others are [`OTHER`] together.
+    pub segment_values_max: usize,
+    /// What drift is measured against.
+    pub reference: Option<Arc<Reference>>,
+    /// First instant of the window.
+    pub window_start: DateTime<Utc>,
+    /// First instant after it.
+    pub window_end: DateTime<Utc>,
+    /// `open`, `sealed` or `final`.
+    pub state: String,
+    /// The window's revision.
+    pub revision: i64,
+    /// When the ledger decided to judge the window.
+    pub decided_at: DateTime<Utc>,
+}
+
+/// A window that has been evaluated, in the order in which its rows are written.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct EvaluatedWindow {
+    /// Every metric of every group.
+    pub metrics: Vec<MetricRow>,
+    /// The confusion matrices of a classification.
+    pub confusion: Vec<ConfusionRow>,
+    /// Distances from the reference.
+    pub drift: Vec<DriftRow>,
+}
+
+/// Evaluates the rows of one window.
+///
+/// # Inputs
+/// A session with [`crate::udaf::register`], and in it a table with columns of `history`, any of which may be absent.
+/// Rows with `error`, `invalid_reason` or `after_final` are left out; a row without a label counts for `n` and drift.
+///
+/// Groups: all rows, and each segment's values; each of them over all versions and, if there are rows, by version.
+/// A row that lacks one of a segment's names is in none of that segment's groups. Versions that are null are the
+/// version with the empty name. The values of a cross are joined by a comma; a comma or backslash inside a value is
+/// escaped by a backslash there.
+/// # Returns
+/// Every metric of the task for every group, null with a reason where it is undefined (E3), even for a window
+/// without rows. The rows do not depend on the number of partitions or the order of rows.
+/// # Errors
+/// Only if a query fails.
+pub async fn evaluate(
+    session: &SessionContext, table: &str, context: &EvaluationContext,
+) -> Result<EvaluatedWindow, Error> {
+    let columns = Columns::of(session, table).await?;
+    let groups = groups::find(session, &columns, context).await?;
+    let (mut metrics, mut confusion) = judge::judge(session, &columns, &groups, context).await?;
+    let mut drift = drift::measure(session, &columns, &groups, context).await?;
+    sort_metric_rows(&mut metrics);
+    sort_confusion_rows(&mut confusion);
+    sort_drift_rows(&mut drift);
+    Ok(EvaluatedWindow { metrics, confusion, drift })
+}

@@ -1,0 +1,241 @@
+//! Brokers for tests: one inside the process for quick ones, and a real Apache Kafka.
+//!
+//! The embedded one sends whole logs and never evicts a killed consumer, so what touches groups, retention or a restart belongs on
+//! the real one. That is shared between tests and keeps its data: every test takes [`Topics::unique`].
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::{DeliveryFuture, FutureProducer, FutureRecord};
+
+use crate::generator::{Generated, Record, Topic};
+
+/// Records in flight before the first one is waited for; more only costs memory, fewer cost round trips.
+const IN_FLIGHT: usize = 2_000;
+/// Above the megabyte from which the collector rejects a record, so that such records get there.
+const MESSAGE_BYTES_MAX: &str = "8388608";
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A broker to test against.
+#[derive(Clone, Debug)]
+pub struct Broker {
+    brokers: String,
+}
+
+/// The names of a test's two topics.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Topics {
+    /// Where predictions go.
+    pub predictions: String,
+    /// Where labels go.
+    pub labels: String,
+}
+
+impl Topics {
+    /// Names that no other test has.
+    pub fn unique() -> Self {
+        let id = uuid::Uuid::new_v4().simple().to_string();
+        Topics { predictions: format!("predictions-{id}"), labels: format!("labels-{id}") }
+    }
+
+    /// The name of `topic`.
+    pub fn name(&self, topic: Topic) -> &str {
+        match topic {
+            Topic::Predictions => &self.predictions,
+            Topic::Labels => &self.labels,
+        }
+    }
+}
+
+impl Default for Topics {
+    fn default() -> Self {
+        Topics { predictions: "driftline.predictions".to_owned(), labels: "driftline.labels".to_owned() }
+    }
+}
+
+impl Broker {
+    /// A new broker inside this process, on a free port, empty; it lives as long as the process.
+    pub fn embedded() -> Result<Self> {
+        let address = noida::kafka::spawn("127.0.0.1:0").context("start the embedded broker")?;
+        Ok(Broker { brokers: address.to_string() })
+    }
+
+    /// The real Kafka: the one in `DRIFTLINE_TEST_BROKERS`, or else one that `scripts/kafka.sh` starts or finds running.
+    ///
+    /// # Returns
+    /// `None` where there is neither that variable nor Java with Maven, after saying so loudly.
+    /// # Errors
+    /// The broker did not start; or it is missing and `DRIFTLINE_REQUIRE_ALL=1` forbids the skip.
+    pub fn real(test: &str) -> Result<Option<Self>> {
+        if let Ok(brokers) = std::env::var("DRIFTLINE_TEST_BROKERS")
+            && !brokers.is_empty()
+        {
+            return Ok(Some(Broker { brokers }));
+        }
+        if !(answers("java", "-version") && answers("mvn", "--version")) {
+            let reason = format!("{test} needs a real Kafka: set DRIFTLINE_TEST_BROKERS, or install Java 17 and Maven");
+            ensure!(std::env::var("DRIFTLINE_REQUIRE_ALL").as_deref() != Ok("1"), reason);
+            eprintln!("SKIPPED: {reason}");
+            return Ok(None);
+        }
+        Ok(Some(Broker { brokers: start_real()? }))
+    }
+
+    /// The address list for a client's configuration.
+    pub fn brokers(&self) -> &str {
+        &self.brokers
+    }
+
+    /// A client configuration that names this broker.
+    pub fn client(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", &self.brokers).set("broker.address.family", "v4");
+        config
+    }
+
+    /// Creates a topic without retention, so that old events stay.
+    pub async fn create_topic(&self, name: &str, partitions: i32) -> Result<()> {
+        let admin: AdminClient<DefaultClientContext> = self.client().create().context("create the admin client")?;
+        let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1))
+            .set("retention.ms", "-1")
+            .set("max.message.bytes", MESSAGE_BYTES_MAX);
+        let options = AdminOptions::new().operation_timeout(Some(TIMEOUT)).request_timeout(Some(TIMEOUT));
+        for result in admin.create_topics([&topic], &options).await.context("ask for the topic")? {
+            if let Err((name, code)) = result {
+                bail!("create topic {name}: {code}");
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes a topic.
+    pub async fn delete_topic(&self, name: &str) -> Result<()> {
+        let admin: AdminClient<DefaultClientContext> = self.client().create().context("create the admin client")?;
+        for result in admin.delete_topics(&[name], &AdminOptions::new().operation_timeout(Some(TIMEOUT))).await? {
+            if let Err((name, code)) = result {
+                bail!("delete topic {name}: {code}");
+            }
+        }
+        Ok(())
+    }
+
+    /// Creates both topics with as many partitions as a run was generated for.
+    pub async fn create_topics(&self, topics: &Topics, run: &Generated) -> Result<()> {
+        for topic in [Topic::Predictions, Topic::Labels] {
+            let partitions = run.truth.partitions.keys().filter(|(t, _)| *t == topic).count();
+            self.create_topic(topics.name(topic), partitions as i32).await?;
+        }
+        Ok(())
+    }
+
+    /// A producer that waits for all replicas and keeps each partition's order.
+    pub fn producer(&self) -> Result<FutureProducer> {
+        self.client()
+            .set("acks", "all")
+            .set("enable.idempotence", "true")
+            .set("linger.ms", "5")
+            .set("message.max.bytes", MESSAGE_BYTES_MAX)
+            .create()
+            .context("create the producer")
+    }
+
+    /// Produces records in their order, and checks that each got the offset on which its truth rests.
+    pub async fn produce(&self, topics: &Topics, records: &[Record]) -> Result<()> {
+        let producer = self.producer()?;
+        for chunk in records.chunks(IN_FLIGHT) {
+            let mut deliveries = Vec::with_capacity(chunk.len());
+            for record in chunk {
+                deliveries.push(enqueue(&producer, topics, record).await?);
+            }
+            for (record, delivery) in chunk.iter().zip(deliveries) {
+                let delivered = delivery.await.context("the producer went away")?.map_err(|(error, _)| error)?;
+                ensure!(
+                    (delivered.partition, delivered.offset) == (record.partition, record.offset),
+                    "a record of {} got {delivered:?}, not partition {} offset {}: was the topic fresh?",
+                    topics.name(record.topic),
+                    record.partition,
+                    record.offset
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// A partition's first and next offsets.
+    pub fn watermarks(&self, topic: &str, partition: i32) -> Result<(i64, i64)> {
+        let consumer: BaseConsumer = self.client().create().context("create the consumer")?;
+        consumer.fetch_watermarks(topic, partition, TIMEOUT).context("ask for the watermarks")
+    }
+}
+
+/// Hands a record to the producer, waiting while its queue is full.
+async fn enqueue(producer: &FutureProducer, topics: &Topics, record: &Record) -> Result<DeliveryFuture> {
+    loop {
+        let mut message: FutureRecord<'_, [u8], [u8]> =
+            FutureRecord::to(topics.name(record.topic)).partition(record.partition);
+        message.key = record.key.as_deref();
+        message.payload = record.payload.as_deref();
+        match producer.send_result(message) {
+            Ok(delivery) => return Ok(delivery),
+            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+            Err((error, _)) => return Err(error).context("enqueue a record"),
+        }
+    }
+}
+
+fn answers(program: &str, argument: &str) -> bool {
+    Command::new(program).arg(argument).output().is_ok_and(|output| output.status.success())
+}
+
+/// Starts the shared broker, or finds it; the script holds a lock, so test programs may ask at the same time.
+fn start_real() -> Result<String> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/kafka.sh");
+    let output = Command::new("bash").arg(&script).arg("start").output().context("run scripts/kafka.sh")?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    let brokers = said.lines().find_map(|line| line.strip_prefix("brokers="));
+    match brokers {
+        Some(brokers) if output.status.success() => Ok(brokers.to_owned()),
+        _ => bail!("scripts/kafka.sh start: {}", String::from_utf8_lossy(&output.stderr)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::generator::{Options, generate};
+
+    /// The contract that both brokers keep: a run's records lie where its truth says.
+    async fn check(broker: &Broker) -> Result<()> {
+        let run = generate(&Options { predictions: 300, ..Options::default() });
+        let topics = Topics::unique();
+        broker.create_topics(&topics, &run).await?;
+        broker.produce(&topics, &run.records).await?;
+        for ((topic, partition), account) in &run.truth.partitions {
+            let watermarks = broker.watermarks(topics.name(*topic), *partition)?;
+            assert_eq!(watermarks, (0, account.records as i64), "{topic:?} {partition}");
+        }
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn records_lie_where_the_truth_says_on_the_embedded_broker() -> Result<()> {
+        check(&Broker::embedded()?).await
+    }
+
+    #[tokio::test]
+    async fn records_lie_where_the_truth_says_on_a_real_kafka() -> Result<()> {
+        match Broker::real("records_lie_where_the_truth_says_on_a_real_kafka")? {
+            Some(broker) => check(&broker).await,
+            None => Ok(()),
+        }
+    }
+}

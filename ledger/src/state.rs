@@ -1,0 +1,485 @@
+//! What the ledger's records add up to: pure, and the same for everyone who replays them.
+use std::collections::BTreeMap;
+
+use driftline_schemas::clock::{MINUTE, Micros};
+use driftline_schemas::config::JudgeConfig;
+use driftline_schemas::event::{MAX_SKEW, Reason};
+use driftline_schemas::ledger::{
+    Applied, AppliedModel, ChainInfo, ConfigEpoch, Entry, Input, Job, PartCounts, Record, Shape, WindowState,
+};
+use driftline_schemas::raw::{Facts, RawKind};
+use driftline_schemas::tables::Task;
+use driftline_schemas::window::{Window, WindowSpec};
+use serde::{Deserialize, Serialize};
+
+use crate::shared::Shared;
+use crate::watermark;
+
+/// The state of everything, after the first [`LedgerState::next_seq`] records.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct LedgerState {
+    /// The next free slot as far as this replica knows.
+    pub next_seq: u64,
+    /// The configuration in force.
+    pub config: Option<Shared<ConfigEpoch>>,
+    /// All configurations there have been, by epoch: a job follows the one it was decided under.
+    pub epochs: BTreeMap<u64, Shared<ConfigEpoch>>,
+    /// Source partitions by chain name.
+    pub chains: BTreeMap<String, ChainState>,
+    /// Models by name.
+    pub models: BTreeMap<String, Shared<ModelState>>,
+    /// Label objects that a prediction which is still to come might need.
+    pub labels: Vec<LabelObject>,
+}
+
+/// One source partition.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ChainState {
+    /// What it carries.
+    pub info: ChainInfo,
+    /// First offset that is not applied yet; `None` until its genesis is known.
+    pub applied_to: Option<i64>,
+    /// The last statement that it stands at its end.
+    pub facts: Option<Facts>,
+    /// Kafka records applied.
+    pub records: u64,
+    /// Offsets without a record.
+    pub skipped: u64,
+    /// Offsets lost, by an operator's word.
+    pub gaps: u64,
+    /// Events accepted.
+    pub accepted: u64,
+    /// Events rejected, by reason.
+    pub rejected: BTreeMap<Reason, u64>,
+}
+
+/// One model.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ModelState {
+    /// Its number in order of appearance, from 0: those from `models_max` on are refused.
+    pub ordinal: usize,
+    /// Inferred task and positive class.
+    pub task: Option<(Task, Option<String>)>,
+    /// What its predictions look like, while nobody has said its task.
+    pub shape: Shape,
+    /// Its windows' lengths: each holds from an event time on.
+    pub specs: Vec<(Micros, WindowSpec)>,
+    /// Event time has passed this; it never goes back (**T2**).
+    pub watermark: Option<Micros>,
+    /// Newest event of each partition, by chain name.
+    pub partitions: BTreeMap<String, PartitionTime>,
+    /// Its windows by start.
+    pub windows: BTreeMap<Micros, WindowRecord>,
+    /// Prediction rows applied.
+    pub predictions: u64,
+    /// Label rows applied.
+    pub labels: u64,
+}
+
+/// A model's newest event in one partition.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PartitionTime {
+    /// Predictions or labels.
+    pub kind: RawKind,
+    /// Largest event time.
+    pub max_event_time: Micros,
+    /// When the raw object that holds it was written.
+    pub written_at: Micros,
+}
+
+/// One window of a model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WindowRecord {
+    /// The window.
+    pub window: Window,
+    /// Its state.
+    pub state: WindowState,
+    /// The state that its last job was decided under.
+    pub judged_state: Option<WindowState>,
+    /// Number of parts; 0 before the first job.
+    pub parts: u32,
+    /// The last revision decided.
+    pub revision: u64,
+    /// The last revision published.
+    pub completed: u64,
+    /// The last revision that wrote `history/`.
+    pub history_revision: u64,
+    /// The job in work, if any.
+    pub open: Option<Job>,
+    /// Parts of the open job that are judged.
+    pub judged: BTreeMap<u32, PartCounts>,
+    /// The account as of the last revision published, by part.
+    pub counts: BTreeMap<u32, PartCounts>,
+    /// Objects applied and not in any job yet.
+    pub pending: Vec<Input>,
+    /// Prediction rows in `pending`.
+    pub pending_rows: u64,
+    /// Prediction rows in the open job's inputs.
+    pub open_rows: u64,
+    /// Prediction rows applied.
+    pub rows: u64,
+    /// Label rows routed here.
+    pub labels: u64,
+    /// `rows` at the last decision.
+    pub rows_decided: u64,
+    /// `labels` at the last decision.
+    pub labels_decided: u64,
+    /// Rows that came when the window was no longer open.
+    pub late: u64,
+    /// Since when something new waits.
+    pub dirty_since: Option<Micros>,
+    /// When the last row or label came.
+    pub touched_at: Micros,
+    /// When the first job was decided.
+    pub first_decided_at: Option<Micros>,
+    /// When the last job was decided.
+    pub decided_at: Option<Micros>,
+    /// The configuration changed: judge all rows anew.
+    pub rejudge: bool,
+    /// Bytes of `history/` written for it so far.
+    pub bytes_written: u64,
+}
+
+/// A label object that is still findable by id.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LabelObject {
+    /// Chain name.
+    pub chain: String,
+    /// First offset: names the object.
+    pub from: i64,
+    /// First offset after.
+    pub to: i64,
+    /// Label times by model: smallest and largest.
+    pub models: BTreeMap<String, (Micros, Micros)>,
+}
+
+impl WindowRecord {
+    fn new(window: Window) -> Self {
+        Self {
+            window,
+            state: WindowState::Open,
+            judged_state: None,
+            parts: 0,
+            revision: 0,
+            completed: 0,
+            history_revision: 0,
+            open: None,
+            judged: BTreeMap::new(),
+            counts: BTreeMap::new(),
+            pending: Vec::new(),
+            pending_rows: 0,
+            open_rows: 0,
+            rows: 0,
+            labels: 0,
+            rows_decided: 0,
+            labels_decided: 0,
+            late: 0,
+            dirty_since: None,
+            touched_at: 0,
+            first_decided_at: None,
+            decided_at: None,
+            rejudge: false,
+            bytes_written: 0,
+        }
+    }
+
+    /// Whether there is something that its published figures do not show yet.
+    pub fn is_dirty(&self) -> bool {
+        !self.pending.is_empty() || self.rejudge || self.judged_state != Some(self.state)
+    }
+
+    /// Whether all parts of the open job stand in `history/`.
+    pub fn is_judged(&self) -> bool {
+        self.open.as_ref().is_some_and(|job| self.judged.len() == job.parts as usize)
+    }
+
+    /// The account over all parts, as published.
+    pub fn published(&self) -> PartCounts {
+        sum(&self.counts)
+    }
+
+    fn touch(&mut self, at: Micros) {
+        self.dirty_since.get_or_insert(at);
+        self.touched_at = self.touched_at.max(at);
+    }
+}
+
+/// The account of all parts together.
+pub fn sum(parts: &BTreeMap<u32, PartCounts>) -> PartCounts {
+    let mut total = PartCounts::default();
+    for counts in parts.values() {
+        total.add(counts);
+    }
+    total
+}
+
+impl ModelState {
+    /// The window of an event time, under the lengths that hold there.
+    pub fn window_of(&self, event_time: Micros, fallback: &WindowSpec) -> Window {
+        let spec = self.specs.iter().rev().find(|(from, _)| *from <= event_time).map_or(fallback, |(_, spec)| spec);
+        spec.window_of(event_time)
+    }
+
+    /// A new length or time zone holds from the first boundary common to both after the newest event applied.
+    fn follow_spec(&mut self, spec: &WindowSpec) {
+        let Some((_, last)) = self.specs.last().copied() else {
+            self.specs.push((Micros::MIN, *spec));
+            return;
+        };
+        if last == *spec {
+            return;
+        }
+        let newest = self.partitions.values().map(|p| p.max_event_time).max().unwrap_or(0);
+        let newest = newest.max(self.specs.last().map_or(newest, |(from, _)| *from));
+        let mut boundary = spec.window_of(newest).end;
+        // Two lengths may share boundaries only rarely; after so many windows the new one begins regardless, on a
+        // boundary of the old.
+        for _ in 0..100_000 {
+            if last.window_of(boundary).start == boundary {
+                break;
+            }
+            boundary = spec.window_of(boundary).end;
+        }
+        self.specs.push((boundary, *spec));
+    }
+}
+
+impl LedgerState {
+    /// The judging configuration in force.
+    pub fn judge_config(&self) -> Option<&JudgeConfig> {
+        self.config.as_ref().map(|epoch| &epoch.config)
+    }
+
+    /// A window, if anything was ever applied to it.
+    pub fn window(&self, model: &str, start: Micros) -> Option<&WindowRecord> {
+        self.models.get(model)?.windows.get(&start)
+    }
+
+    /// Takes the next record in.
+    pub fn apply(&mut self, record: &Record) {
+        debug_assert_eq!(record.seq, self.next_seq);
+        for entry in &record.entries {
+            self.apply_entry(entry, record.decided_at, record.routed.as_deref());
+        }
+        self.next_seq = record.seq + 1;
+    }
+
+    /// Takes one entry in, as if it stood in a record decided at `at`.
+    pub fn apply_entry(&mut self, entry: &Entry, at: Micros, routed: Option<&str>) {
+        match entry {
+            Entry::Config(epoch) => self.apply_config(epoch),
+            Entry::Chains { chains } => self.apply_chains(chains),
+            Entry::Applied(applied) => self.apply_object(applied, at),
+            Entry::Observed { chain, facts } => {
+                if let Some(chain) = self.chains.get_mut(chain) {
+                    chain.facts = Some(facts.clone());
+                }
+                self.advance_watermarks();
+            }
+            Entry::Routed { model, window, labels } => {
+                let Some(path) = routed else { return };
+                let window = self.window_mut(model, *window);
+                let input = Input::Routed { path: path.to_owned() };
+                if !window.pending.contains(&input) {
+                    window.pending.push(input);
+                }
+                window.labels += labels;
+                window.touch(at);
+            }
+            Entry::Task { model, task, positive_class } => {
+                self.model_mut(model).task = Some((*task, positive_class.clone()));
+            }
+            Entry::Decided(job) => self.apply_job(job, at),
+            Entry::Judged { model, window, revision, part, counts } => {
+                let window = self.window_mut(model, *window);
+                if window.open.as_ref().is_some_and(|job| job.revision == *revision) {
+                    window.judged.insert(*part, counts.clone());
+                }
+            }
+            Entry::Completed { model, window, revision } => self.apply_completed(model, *window, *revision),
+            Entry::State { model, window, state } => {
+                let window = self.window_mut(model, *window);
+                window.state = window.state.max(*state);
+                self.retire_labels();
+            }
+            Entry::Reevaluate { model, from, to } => {
+                for window in self.model_mut(model).windows.values_mut() {
+                    if from.is_none_or(|from| window.window.end > from) && to.is_none_or(|to| window.window.start < to) {
+                        window.rejudge = true;
+                        window.dirty_since.get_or_insert(at);
+                    }
+                }
+            }
+        }
+    }
+
+    fn model_mut(&mut self, model: &str) -> &mut ModelState {
+        let ordinal = self.models.len();
+        let state = self
+            .models
+            .entry(model.to_owned())
+            .or_insert_with(|| Shared::new(ModelState { ordinal, ..ModelState::default() }));
+        let state = state.make_mut();
+        if state.specs.is_empty()
+            && let Some(config) = &self.config
+        {
+            state.follow_spec(&config.config.model(model).window);
+        }
+        state
+    }
+
+    fn window_mut(&mut self, model: &str, window: Window) -> &mut WindowRecord {
+        self.model_mut(model).windows.entry(window.start).or_insert_with(|| WindowRecord::new(window))
+    }
+
+    fn apply_config(&mut self, epoch: &ConfigEpoch) {
+        for (name, model) in &mut self.models {
+            model.make_mut().follow_spec(&epoch.config.model(name).window);
+        }
+        let epoch = Shared::new(epoch.clone());
+        self.epochs.insert(epoch.epoch, epoch.clone());
+        self.config = Some(epoch);
+    }
+
+    fn apply_chains(&mut self, chains: &BTreeMap<String, ChainInfo>) {
+        for (name, info) in chains {
+            let chain = self.chains.entry(name.clone()).or_insert_with(|| ChainState {
+                info: info.clone(),
+                applied_to: None,
+                facts: None,
+                records: 0,
+                skipped: 0,
+                gaps: 0,
+                accepted: 0,
+                rejected: BTreeMap::new(),
+            });
+            chain.info = info.clone();
+            chain.applied_to = chain.applied_to.or(info.genesis);
+        }
+    }
+
+    fn apply_object(&mut self, applied: &Applied, at: Micros) {
+        let Some(chain) = self.chains.get_mut(&applied.chain) else { return };
+        chain.applied_to = Some(applied.to);
+        chain.records += applied.records;
+        chain.skipped += applied.skipped;
+        chain.accepted += applied.accepted;
+        if applied.gap {
+            chain.gaps += (applied.to - applied.from) as u64;
+        }
+        for (reason, count) in &applied.rejected {
+            *chain.rejected.entry(*reason).or_default() += count;
+        }
+        let kind = chain.info.kind;
+        for share in &applied.models {
+            self.apply_share(applied, share, kind, at);
+        }
+        if kind == RawKind::Labels && !applied.models.is_empty() {
+            let times = |share: &AppliedModel| (share.model.clone(), (share.min_event_time, share.max_event_time));
+            self.labels.push(LabelObject {
+                chain: applied.chain.clone(),
+                from: applied.from,
+                to: applied.to,
+                models: applied.models.iter().map(times).collect(),
+            });
+        }
+        self.advance_watermarks();
+    }
+
+    fn apply_share(&mut self, applied: &Applied, share: &AppliedModel, kind: RawKind, at: Micros) {
+        let model = self.model_mut(&share.model);
+        let time = model.partitions.entry(applied.chain.clone()).or_insert(PartitionTime {
+            kind,
+            max_event_time: share.max_event_time,
+            written_at: applied.written_at,
+        });
+        if share.max_event_time > time.max_event_time {
+            time.max_event_time = share.max_event_time;
+            time.written_at = applied.written_at;
+        }
+        if let Some(shape) = &share.shape {
+            model.shape.merge(shape);
+        }
+        match kind {
+            RawKind::Labels => model.labels += share.rows,
+            _ => model.predictions += share.rows,
+        }
+        let path = driftline_store::paths::raw_object(&applied.chain, applied.from as u64);
+        for (window, rows) in &share.windows {
+            let window = self.window_mut(&share.model, *window);
+            let after_final = window.state == WindowState::Final;
+            window.pending.push(Input::Raw { path: path.clone(), after_final });
+            window.pending_rows += rows;
+            window.rows += rows;
+            if window.state != WindowState::Open {
+                window.late += rows;
+            }
+            window.touch(at);
+        }
+    }
+
+    fn apply_job(&mut self, job: &Job, at: Micros) {
+        let window = self.window_mut(&job.model, job.window);
+        window.revision = job.revision;
+        window.parts = job.parts;
+        window.judged_state = Some(job.state);
+        window.pending.retain(|input| !job.inputs.contains(input));
+        window.open_rows = window.pending_rows;
+        window.pending_rows = 0;
+        window.rows_decided = window.rows;
+        window.labels_decided = window.labels;
+        window.dirty_since = None;
+        window.rejudge = false;
+        window.first_decided_at.get_or_insert(at);
+        window.decided_at = Some(at);
+        window.judged.clear();
+        window.open = Some(job.clone());
+    }
+
+    fn apply_completed(&mut self, model: &str, window: Window, revision: u64) {
+        let window = self.window_mut(model, window);
+        if window.revision != revision || !window.is_judged() {
+            return;
+        }
+        window.completed = revision;
+        if let Some(job) = window.open.take()
+            && job.writes_history()
+        {
+            window.history_revision = revision;
+            window.bytes_written += sum(&window.judged).bytes;
+        }
+        window.counts = std::mem::take(&mut window.judged);
+        window.open_rows = 0;
+    }
+
+    fn advance_watermarks(&mut self) {
+        let chains = &self.chains;
+        let config = self.config.clone();
+        for (name, model) in &mut self.models {
+            let out_of_orderness = config.as_ref().map_or(MINUTE, |c| c.config.model(name).out_of_orderness);
+            let next = watermark::of_predictions(model, chains, out_of_orderness);
+            if next > model.watermark {
+                model.make_mut().watermark = next;
+            }
+        }
+    }
+
+    /// Lets go of label objects that no window can need any more.
+    fn retire_labels(&mut self) {
+        let models = &self.models;
+        let chains = &self.chains;
+        let config = self.config.clone();
+        self.labels.retain(|object| {
+            object.models.iter().any(|(name, (_, newest))| {
+                let Some(model) = models.get(name) else { return true };
+                let settings = config.as_ref().map(|c| c.config.model(name));
+                let horizon = settings.map_or(0, |s| s.label_horizon + s.window.length_max());
+                let until = newest + MAX_SKEW;
+                let waiting =
+                    model.windows.range(..until).any(|(_, window)| window.state != WindowState::Final);
+                let passed = watermark::of_everything(model, chains).is_some_and(|time| time >= until + horizon);
+                waiting || !passed
+            })
+        });
+    }
+}

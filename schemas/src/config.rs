@@ -1,0 +1,763 @@
+//! The validated configuration: what cannot be wrong any more. What the user typed is a TOML table; reading it reports
+//! all faults at once, each by its key.
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use chrono_tz::Tz;
+use serde::{Deserialize, Serialize};
+use toml::{Table, Value};
+
+use crate::clock::{DAY, MINUTE, Micros};
+use crate::tables::{ScoreKind, Task};
+use crate::window::{BASE_WINDOW, WindowLength, WindowSpec};
+
+/// What is wrong with one key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// Dotted path, for example `models[0].threshold`.
+    pub key: String,
+    /// What is wrong and what would be right.
+    pub message: String,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.key, self.message)
+    }
+}
+
+/// Everything a process needs to know.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// Bytes of all buffers of a process together.
+    pub memory_max: u64,
+    /// Where events come from.
+    pub kafka: KafkaConfig,
+    /// Where everything is kept.
+    pub store: StoreConfig,
+    /// When a raw object is cut.
+    pub flush_interval: Duration,
+    /// Bytes of buffered payload that cut a raw object early.
+    pub flush_bytes: u64,
+    /// Address of `/metrics`, `/livez` and `/readyz`.
+    pub listen: String,
+    /// How often the aggregator and the evaluator look for news.
+    pub poll_interval: Duration,
+    /// What judging depends on; recorded in the ledger.
+    pub judge: JudgeConfig,
+}
+
+/// Kafka settings.
+#[derive(Debug, Clone, PartialEq)]
+pub struct KafkaConfig {
+    /// `host:port`, comma-separated.
+    pub brokers: String,
+    /// Topics with prediction events.
+    pub predictions_topics: Vec<String>,
+    /// Topics with label events.
+    pub labels_topics: Vec<String>,
+    /// Consumer group.
+    pub group: String,
+    /// Where a chain that does not exist yet begins.
+    pub start: Start,
+    /// Create missing topics.
+    pub create_topics: bool,
+    /// Partitions of topics created so.
+    pub create_partitions: u32,
+    /// Topic that rejected records are also published to.
+    pub dead_letter_topic: Option<String>,
+    /// Passed to librdkafka untouched.
+    pub properties: BTreeMap<String, String>,
+}
+
+/// Where a new chain begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// The oldest record the broker has.
+    Earliest,
+    /// Only what comes from now on.
+    Latest,
+    /// The first record at or after this time.
+    At(DateTime<Utc>),
+}
+
+/// Store settings.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoreConfig {
+    /// `s3://bucket/prefix`, `gs://`, `az://`, `file://`, or a path.
+    pub url: String,
+    /// Further options of the store's client.
+    pub options: BTreeMap<String, String>,
+}
+
+/// What judging depends on. It is recorded in the ledger as a configuration epoch.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JudgeConfig {
+    /// When windows are judged again.
+    pub revise: ReviseConfig,
+    /// How long all partitions must stand at a confirmed end before the clock may seal a window, microseconds.
+    pub idle_timeout: Micros,
+    /// Models that are not listed are accepted.
+    pub accept_unknown_models: bool,
+    /// How many models at most.
+    pub models_max: usize,
+    /// Feature columns of `history` at most; the rest goes into `features_json`.
+    pub max_feature_columns: usize,
+    /// Values of a segment at most; the rest is `__other__`.
+    pub max_segment_values: usize,
+    /// Settings of models that are not listed.
+    pub defaults: ModelSettings,
+    /// Listed models by name.
+    pub models: BTreeMap<String, ModelSettings>,
+}
+
+impl JudgeConfig {
+    /// The settings that a model follows.
+    pub fn model(&self, name: &str) -> &ModelSettings {
+        self.models.get(name).unwrap_or(&self.defaults)
+    }
+
+    /// Whether predictions of this model take part in metrics.
+    pub fn accepts(&self, name: &str) -> bool {
+        self.accept_unknown_models || self.models.contains_key(name)
+    }
+}
+
+/// When windows are judged again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ReviseConfig {
+    /// Growth of rows or labelled rows since the last judgement that is worth another, as a fraction.
+    pub min_growth: f64,
+    /// Shortest time between two judgements, microseconds.
+    pub min_delay: Micros,
+    /// Longest time that something new waits, microseconds; also the quiet time before a window may be final.
+    pub max_delay: Micros,
+    /// Bytes rewritten for a window, as a multiple of its size.
+    pub max_amplification: f64,
+}
+
+/// How one model is judged.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ModelSettings {
+    /// Task; inferred when absent.
+    pub task: Option<Task>,
+    /// Canonical text of the positive class of a binary model; inferred when absent.
+    pub positive_class: Option<String>,
+    /// A score at or above it predicts the positive class, where an event has no `prediction`.
+    pub threshold: f64,
+    /// Whether scores are probabilities.
+    pub score_kind: ScoreKind,
+    /// Its windows.
+    pub window: WindowSpec,
+    /// How much later than a newer one an event may come before it counts as late, microseconds.
+    pub out_of_orderness: Micros,
+    /// How long after its prediction a label counts, microseconds.
+    pub label_horizon: Micros,
+    /// Segments: each a cross of tag names or `features.<name>`.
+    pub segments: Vec<Vec<String>>,
+    /// What drift is measured against.
+    pub reference: Option<ReferenceSpec>,
+}
+
+/// What drift is measured against.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReferenceSpec {
+    /// A file of prediction events.
+    File(String),
+    /// A past period of the model's own history: `last` long, ending `offset` before the window's start, microseconds.
+    Past {
+        /// Length of the period.
+        last: Micros,
+        /// How long before the window's start it ends.
+        offset: Micros,
+    },
+}
+
+impl Default for ModelSettings {
+    fn default() -> Self {
+        Self {
+            task: None,
+            positive_class: None,
+            threshold: 0.5,
+            score_kind: ScoreKind::Probability,
+            window: WindowSpec::fixed(60 * MINUTE),
+            out_of_orderness: MINUTE,
+            label_horizon: 30 * DAY,
+            segments: Vec::new(),
+            reference: None,
+        }
+    }
+}
+
+impl Config {
+    /// Reads and validates a whole configuration.
+    ///
+    /// # Errors
+    /// Every fault, each with its key.
+    pub fn from_table(table: Table) -> Result<Self, Vec<Fault>> {
+        let mut root = Reader::new(table, String::new());
+        let config = read_config(&mut root);
+        let faults = root.finish();
+        if faults.is_empty() { Ok(config) } else { Err(faults) }
+    }
+}
+
+fn read_config(root: &mut Reader) -> Config {
+    let memory_max = root.bytes("memory_max", 2_000_000_000);
+    if memory_max < 64_000_000 {
+        root.fault("memory_max", "must be at least 64MB".into());
+    }
+    let kafka = root.section("kafka", read_kafka);
+    let store = root.section("store", |section| StoreConfig {
+        url: section.text("url").unwrap_or_else(|| "driftline-data".into()),
+        options: section.strings("options"),
+    });
+    let (flush_interval, flush_bytes) = root.section("flush", |section| {
+        (section.duration("interval", 5_000_000).max(10_000), section.bytes("bytes", 64_000_000).max(1_000))
+    });
+    let listen = root.section("serve", |section| section.text("listen").unwrap_or_else(|| "127.0.0.1:9464".into()));
+    let poll_interval = root.duration("poll_interval", 1_000_000).max(1_000);
+    let judge = read_judge(root);
+    Config {
+        memory_max,
+        kafka,
+        store,
+        flush_interval: Duration::from_micros(flush_interval as u64),
+        flush_bytes,
+        listen,
+        poll_interval: Duration::from_micros(poll_interval as u64),
+        judge,
+    }
+}
+
+/// librdkafka properties that would break the chain, and why.
+const REFUSED_PROPERTIES: &[(&str, &str)] = &[
+    ("group.id", "set kafka.group instead"),
+    ("bootstrap.servers", "set kafka.brokers instead"),
+    ("enable.auto.commit", "progress is the raw chain; committed offsets are only advice"),
+    ("enable.auto.offset.store", "progress is the raw chain; committed offsets are only advice"),
+    ("auto.offset.reset", "a lost offset must halt its partition, never move it; for a new chain set kafka.start"),
+    ("isolation.level", "records of aborted transactions must never be read"),
+    ("partition.assignment.strategy", "rebalancing is cooperative"),
+];
+
+fn read_kafka(section: &mut Reader) -> KafkaConfig {
+    let predictions_topics = section.list("predictions_topics").unwrap_or_else(|| vec!["driftline.predictions".into()]);
+    let labels_topics = section.list("labels_topics").unwrap_or_else(|| vec!["driftline.labels".into()]);
+    if let Some(both) = predictions_topics.iter().find(|topic| labels_topics.contains(topic)) {
+        section.fault("labels_topics", format!("topic {both:?} cannot carry both predictions and labels"));
+    }
+    if predictions_topics.is_empty() {
+        section.fault("predictions_topics", "names no topic".into());
+    }
+    let start = match section.text("start").as_deref() {
+        None | Some("earliest") => Start::Earliest,
+        Some("latest") => Start::Latest,
+        Some(text) => match DateTime::parse_from_rfc3339(text) {
+            Ok(time) => Start::At(time.with_timezone(&Utc)),
+            Err(_) => {
+                section.fault("start", format!("{text:?} is not \"earliest\", \"latest\" or an RFC 3339 timestamp"));
+                Start::Earliest
+            }
+        },
+    };
+    let properties = section.strings("properties");
+    for (key, why) in REFUSED_PROPERTIES {
+        if properties.contains_key(*key) {
+            section.fault(&format!("properties.{key:?}"), format!("is not yours to set: {why}"));
+        }
+    }
+    let create_partitions = section.integer("create_partitions", 4);
+    if !(1..=100_000).contains(&create_partitions) {
+        section.fault("create_partitions", "must be at least 1".into());
+    }
+    KafkaConfig {
+        brokers: section.text("brokers").unwrap_or_else(|| "localhost:9092".into()),
+        predictions_topics,
+        labels_topics,
+        group: section.text("group").unwrap_or_else(|| "driftline".into()),
+        start,
+        create_topics: section.boolean("create_topics", false),
+        create_partitions: create_partitions.clamp(1, 100_000) as u32,
+        dead_letter_topic: section.text("dead_letter_topic"),
+        properties,
+    }
+}
+
+fn read_judge(root: &mut Reader) -> JudgeConfig {
+    let revise = root.section("revise", |section| {
+        let revise = ReviseConfig {
+            min_growth: section.fraction("min_growth", 0.1),
+            min_delay: section.duration("min_delay", MINUTE),
+            max_delay: section.duration("max_delay", DAY),
+            max_amplification: section.float("max_amplification", 10.0),
+        };
+        if revise.max_delay < revise.min_delay {
+            section.fault("max_delay", "is shorter than min_delay".into());
+        }
+        if revise.max_amplification < 2.0 {
+            section.fault("max_amplification", "must be at least 2".into());
+        }
+        revise
+    });
+    let defaults = root.section("defaults", |section| read_model(section, ModelSettings::default()));
+    let mut models = BTreeMap::new();
+    for mut section in root.tables("models") {
+        let settings = read_model(&mut section, defaults.clone());
+        match section.text("name") {
+            None => section.fault("name", "is missing".into()),
+            Some(name) if models.contains_key(&name) => section.fault("name", format!("{name:?} is listed twice")),
+            Some(name) => {
+                models.insert(name, settings);
+            }
+        }
+        root.absorb(section);
+    }
+    JudgeConfig {
+        revise,
+        idle_timeout: root.duration("idle_timeout", MINUTE),
+        accept_unknown_models: root.boolean("accept_unknown_models", true),
+        models_max: root.integer("models_max", 1000).max(1) as usize,
+        max_feature_columns: root.integer("max_feature_columns", 500).max(0) as usize,
+        max_segment_values: root.integer("max_segment_values", 100).max(1) as usize,
+        defaults,
+        models,
+    }
+}
+
+fn read_model(section: &mut Reader, base: ModelSettings) -> ModelSettings {
+    let task = section.choice(
+        "task",
+        &[("binary", Task::Binary), ("multiclass", Task::Multiclass), ("regression", Task::Regression)],
+    );
+    let score_kind =
+        section.choice("score_kind", &[("probability", ScoreKind::Probability), ("any", ScoreKind::Any)]);
+    let timezone = section.text("timezone").map_or(base.window.timezone, |name| {
+        name.parse().unwrap_or_else(|_| {
+            section.fault("timezone", format!("{name:?} is no IANA time zone (like \"Europe/Amsterdam\")"));
+            Tz::UTC
+        })
+    });
+    let length = section.window_length("window").unwrap_or(base.window.length);
+    let out_of_orderness = section.duration("out_of_orderness", base.out_of_orderness);
+    let label_horizon = section.duration("label_horizon", base.label_horizon);
+    ModelSettings {
+        task: task.or(base.task),
+        positive_class: section.class("positive_class").or(base.positive_class),
+        threshold: section.float("threshold", base.threshold),
+        score_kind: score_kind.unwrap_or(base.score_kind),
+        window: WindowSpec { length, timezone },
+        out_of_orderness,
+        label_horizon,
+        segments: section.segments("segments").unwrap_or(base.segments),
+        reference: section.reference("reference").or(base.reference),
+    }
+}
+
+/// Takes keys out of a table, one by one; what is left at the end is unknown.
+struct Reader {
+    table: Table,
+    path: String,
+    faults: Vec<Fault>,
+    known: Vec<String>,
+}
+
+impl Reader {
+    fn new(table: Table, path: String) -> Self {
+        Self { table, path, faults: Vec::new(), known: Vec::new() }
+    }
+
+    fn key(&self, key: &str) -> String {
+        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
+    }
+
+    fn fault(&mut self, key: &str, message: String) {
+        let key = self.key(key);
+        self.faults.push(Fault { key, message });
+    }
+
+    fn take(&mut self, key: &str) -> Option<Value> {
+        self.known.push(key.to_owned());
+        self.table.remove(key)
+    }
+
+    fn wrong(&mut self, key: &str, wanted: &str, got: &Value) {
+        self.fault(key, format!("must be {wanted}, not {}", describe(got)));
+    }
+
+    fn section<T>(&mut self, key: &str, read: impl FnOnce(&mut Reader) -> T) -> T {
+        let table = match self.take(key) {
+            None => Table::new(),
+            Some(Value::Table(table)) => table,
+            Some(other) => {
+                self.wrong(key, "a table", &other);
+                Table::new()
+            }
+        };
+        let path = self.key(key);
+        let mut reader = Reader::new(table, path);
+        let read = read(&mut reader);
+        self.absorb(reader);
+        read
+    }
+
+    /// Takes over the faults of a part that has been read.
+    fn absorb(&mut self, part: Reader) {
+        self.faults.append(&mut part.finish());
+    }
+
+    fn tables(&mut self, key: &str) -> Vec<Reader> {
+        let values = match self.take(key) {
+            None => Vec::new(),
+            Some(Value::Array(values)) => values,
+            Some(other) => {
+                self.wrong(key, "an array of tables ([[models]])", &other);
+                Vec::new()
+            }
+        };
+        let mut items = Vec::new();
+        for (index, value) in values.into_iter().enumerate() {
+            let path = format!("{}[{index}]", self.key(key));
+            match value {
+                Value::Table(table) => items.push(Reader::new(table, path)),
+                other => self.wrong(&format!("{key}[{index}]"), "a table", &other),
+            }
+        }
+        items
+    }
+
+    fn text(&mut self, key: &str) -> Option<String> {
+        match self.take(key)? {
+            Value::String(text) if text.is_empty() => {
+                self.fault(key, "is empty".into());
+                None
+            }
+            Value::String(text) => Some(text),
+            other => {
+                self.wrong(key, "a string", &other);
+                None
+            }
+        }
+    }
+
+    fn class(&mut self, key: &str) -> Option<String> {
+        let text = match self.take(key)? {
+            Value::String(text) => text,
+            Value::Integer(number) => number.to_string(),
+            Value::Float(number) => number.to_string(),
+            Value::Boolean(flag) => flag.to_string(),
+            other => {
+                self.wrong(key, "a class: a string, number or boolean", &other);
+                return None;
+            }
+        };
+        Some(crate::canonical::canonical(&text).into_owned())
+    }
+
+    fn boolean(&mut self, key: &str, default: bool) -> bool {
+        match self.take(key) {
+            None => default,
+            Some(Value::Boolean(flag)) => flag,
+            Some(other) => {
+                self.wrong(key, "true or false", &other);
+                default
+            }
+        }
+    }
+
+    fn integer(&mut self, key: &str, default: i64) -> i64 {
+        match self.take(key) {
+            None => default,
+            Some(Value::Integer(number)) => number,
+            Some(other) => {
+                self.wrong(key, "a whole number", &other);
+                default
+            }
+        }
+    }
+
+    fn float(&mut self, key: &str, default: f64) -> f64 {
+        match self.take(key) {
+            None => default,
+            Some(Value::Integer(number)) => number as f64,
+            Some(Value::Float(number)) if number.is_finite() => number,
+            Some(other) => {
+                self.wrong(key, "a finite number", &other);
+                default
+            }
+        }
+    }
+
+    fn fraction(&mut self, key: &str, default: f64) -> f64 {
+        let value = match self.take(key) {
+            None => return default,
+            Some(Value::Float(number)) => Some(number),
+            Some(Value::Integer(number)) => Some(number as f64),
+            Some(Value::String(text)) => {
+                text.trim().strip_suffix('%').and_then(|t| t.trim().parse::<f64>().ok()).map(|p| p / 100.0)
+            }
+            Some(_) => None,
+        };
+        match value {
+            Some(value) if value.is_finite() && value >= 0.0 => value,
+            _ => {
+                self.fault(key, "must be a share like \"10%\" or 0.1".into());
+                default
+            }
+        }
+    }
+
+    fn duration(&mut self, key: &str, default: Micros) -> Micros {
+        let Some(value) = self.take(key) else { return default };
+        if let Value::String(text) = &value
+            && let Ok(duration) = humantime::parse_duration(text)
+            && let Ok(micros) = Micros::try_from(duration.as_micros())
+        {
+            return micros;
+        }
+        self.wrong(key, "a duration like \"5s\", \"1m\", \"12h\" or \"30d\"", &value);
+        default
+    }
+
+    fn bytes(&mut self, key: &str, default: u64) -> u64 {
+        let Some(value) = self.take(key) else { return default };
+        match &value {
+            Value::Integer(number) if *number >= 0 => return *number as u64,
+            Value::String(text) => {
+                if let Ok(size) = text.parse::<bytesize::ByteSize>() {
+                    return size.as_u64();
+                }
+            }
+            _ => {}
+        }
+        self.wrong(key, "a size like \"64MB\" or \"2GiB\"", &value);
+        default
+    }
+
+    fn list(&mut self, key: &str) -> Option<Vec<String>> {
+        let value = self.take(key)?;
+        if let Value::Array(values) = &value
+            && let Some(texts) = values.iter().map(|v| v.as_str().map(str::to_owned)).collect::<Option<Vec<_>>>()
+        {
+            return Some(texts);
+        }
+        if let Value::String(text) = &value {
+            return Some(text.split(',').map(|t| t.trim().to_owned()).filter(|t| !t.is_empty()).collect());
+        }
+        self.wrong(key, "a list of strings", &value);
+        None
+    }
+
+    fn strings(&mut self, key: &str) -> BTreeMap<String, String> {
+        let mut strings = BTreeMap::new();
+        match self.take(key) {
+            None => {}
+            Some(Value::Table(table)) => {
+                for (name, value) in table {
+                    match value {
+                        Value::String(text) => drop(strings.insert(name, text)),
+                        Value::Integer(number) => drop(strings.insert(name, number.to_string())),
+                        Value::Float(number) => drop(strings.insert(name, number.to_string())),
+                        Value::Boolean(flag) => drop(strings.insert(name, flag.to_string())),
+                        other => self.wrong(&format!("{key}.{name:?}"), "a string, number or boolean", &other),
+                    }
+                }
+            }
+            Some(other) => self.wrong(key, "a table", &other),
+        }
+        strings
+    }
+
+    fn choice<T: Copy>(&mut self, key: &str, choices: &[(&str, T)]) -> Option<T> {
+        let text = self.text(key)?;
+        let found = choices.iter().find(|(name, _)| *name == text).map(|(_, value)| *value);
+        if found.is_none() {
+            let names: Vec<_> = choices.iter().map(|(name, _)| format!("{name:?}")).collect();
+            self.fault(key, format!("{text:?} is none of {}", names.join(", ")));
+        }
+        found
+    }
+
+    fn window_length(&mut self, key: &str) -> Option<WindowLength> {
+        let text = self.text(key)?;
+        match text.as_str() {
+            "day" => return Some(WindowLength::Day),
+            "week" => return Some(WindowLength::Week),
+            "month" => return Some(WindowLength::Month),
+            _ => {}
+        }
+        let micros = humantime::parse_duration(&text).ok().and_then(|d| Micros::try_from(d.as_micros()).ok());
+        match micros {
+            Some(micros) if micros > 0 && micros % BASE_WINDOW == 0 => Some(WindowLength::Fixed(micros)),
+            Some(_) => {
+                self.fault(key, format!("{text:?} is no whole number of minutes"));
+                None
+            }
+            None => {
+                self.fault(key, format!("{text:?} is no duration like \"1h\", nor \"day\", \"week\" or \"month\""));
+                None
+            }
+        }
+    }
+
+    fn segments(&mut self, key: &str) -> Option<Vec<Vec<String>>> {
+        let value = self.take(key)?;
+        let segments = value.as_array().and_then(|values| {
+            values
+                .iter()
+                .map(|value| match value {
+                    Value::String(name) => Some(vec![name.clone()]),
+                    Value::Array(names) if !names.is_empty() => {
+                        names.iter().map(|name| name.as_str().map(str::to_owned)).collect()
+                    }
+                    _ => None,
+                })
+                .collect::<Option<Vec<Vec<String>>>>()
+        });
+        if segments.is_none() {
+            self.wrong(key, "a list of tag names, `features.<name>`, or lists of these", &value);
+        }
+        segments
+    }
+
+    fn reference(&mut self, key: &str) -> Option<ReferenceSpec> {
+        match self.take(key)? {
+            Value::String(url) => Some(ReferenceSpec::File(url)),
+            Value::Table(table) => {
+                let path = self.key(key);
+                let mut reader = Reader::new(table, path);
+                let spec = ReferenceSpec::Past {
+                    last: reader.duration("last", 7 * DAY),
+                    offset: reader.duration("offset", 7 * DAY),
+                };
+                self.absorb(reader);
+                Some(spec)
+            }
+            other => {
+                self.wrong(key, "a file, or { last = \"7d\", offset = \"7d\" }", &other);
+                None
+            }
+        }
+    }
+
+    /// All faults, with those for what nobody asked for, each with the nearest known key.
+    fn finish(mut self) -> Vec<Fault> {
+        for key in self.table.keys().cloned().collect::<Vec<_>>() {
+            let nearest = self
+                .known
+                .iter()
+                .map(|known| (strsim::damerau_levenshtein(known, &key), known))
+                .min()
+                .filter(|(distance, _)| *distance <= 1 + key.len() / 3);
+            let message = match nearest {
+                Some((_, known)) => format!("is not a known key; did you mean `{known}`?"),
+                None => format!("is not a known key here; known are {}", self.known.join(", ")),
+            };
+            self.fault(&key, message);
+        }
+        self.faults
+    }
+}
+
+fn describe(value: &Value) -> String {
+    match value {
+        Value::String(text) => format!("the string {text:?}"),
+        Value::Integer(number) => format!("the number {number}"),
+        Value::Float(number) => format!("the number {number}"),
+        Value::Boolean(flag) => format!("{flag}"),
+        Value::Datetime(time) => format!("the time {time}"),
+        Value::Array(_) => "an array".into(),
+        Value::Table(_) => "a table".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Config, Vec<String>> {
+        Config::from_table(text.parse().unwrap()).map_err(|faults| faults.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn an_empty_file_gives_the_documented_defaults() {
+        let config = read("").unwrap();
+        assert_eq!(config.kafka.predictions_topics, ["driftline.predictions"]);
+        assert_eq!(config.flush_interval, Duration::from_secs(5));
+        assert_eq!(config.judge.revise.min_growth, 0.1);
+        assert_eq!(config.judge.revise.max_delay, DAY);
+        assert_eq!(config.judge.model("any").label_horizon, 30 * DAY);
+        assert!(config.judge.accepts("any"));
+    }
+
+    #[test]
+    fn the_example_of_the_contract_is_read() {
+        let config = read(
+            r#"
+            memory_max = "2GB"
+            [kafka]
+            start = "2026-01-01T00:00:00Z"
+            brokers = "localhost:9092"
+            [kafka.properties]
+            "security.protocol" = "sasl_ssl"
+            [store]
+            url = "s3://bucket/driftline"
+            [revise]
+            min_growth = "10%"
+            [[models]]
+            name = "card-fraud"
+            task = "binary"
+            positive_class = 1.0
+            window = "day"
+            timezone = "Europe/Amsterdam"
+            segments = ["region", "channel", ["region", "channel"], "features.country"]
+            reference = { last = "7d", offset = "7d" }
+            "#,
+        )
+        .unwrap();
+        let model = config.judge.model("card-fraud");
+        assert_eq!(model.positive_class.as_deref(), Some("1"));
+        assert_eq!(model.window.length, WindowLength::Day);
+        assert_eq!(model.segments[2], ["region", "channel"]);
+        assert_eq!(model.reference, Some(ReferenceSpec::Past { last: 7 * DAY, offset: 7 * DAY }));
+    }
+
+    #[test]
+    fn every_fault_is_named_at_once_with_the_nearest_key() {
+        let faults = read(
+            r#"
+            memory_mx = "2GB"
+            [kafka]
+            start = "yesterday"
+            [kafka.properties]
+            "group.id" = "mine"
+            [flush]
+            interval = 5
+            [[models]]
+            name = "a"
+            task = "clustering"
+            window = "90s"
+            timezone = "Mars/Olympus"
+            tresholds = 0.3
+            "#,
+        )
+        .unwrap_err();
+        let all = faults.join("\n");
+        for part in [
+            "memory_mx: is not a known key; did you mean `memory_max`?",
+            r#"kafka.start: "yesterday""#,
+            r#"kafka.properties."group.id": is not yours to set"#,
+            "flush.interval: must be a duration",
+            r#"models[0].task: "clustering" is none of "binary""#,
+            r#"models[0].window: "90s" is no whole number of minutes"#,
+            r#"models[0].timezone: "Mars/Olympus""#,
+            "models[0].tresholds: is not a known key; did you mean `threshold`?",
+        ] {
+            assert!(all.contains(part), "{part} is not in\n{all}");
+        }
+        assert_eq!(faults.len(), 8, "{all}");
+    }
+}

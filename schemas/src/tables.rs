@@ -1,0 +1,421 @@
+//! Rows of the output tables, and their way into Arrow and back.
+//!
+//! `model_name` and `date` are folders, not columns: a row carries its model, a batch does not.
+//! Types are the widest readable: Utf8, Int64, Double, Boolean, Timestamp(µs, UTC).
+
+use std::sync::Arc;
+
+use arrow::{
+    array::{
+        Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, RecordBatch, StringArray,
+        TimestampMicrosecondArray, new_null_array,
+    },
+    compute::cast,
+    datatypes::{DataType, Field, Float64Type, Int64Type, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType},
+    error::ArrowError,
+};
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+/// What a model predicts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Task {
+    /// One class against all others.
+    Binary,
+    /// One of several classes.
+    Multiclass,
+    /// A number.
+    Regression,
+}
+
+/// What a binary model's score means.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ScoreKind {
+    /// The positive class's probability, in `[0, 1]`.
+    #[default]
+    Probability,
+    /// A margin: it ranks, and is no probability.
+    Any,
+}
+
+/// A batch that does not hold the table it should.
+#[derive(Debug, thiserror::Error)]
+pub enum TableError {
+    /// A column that must be there is not.
+    #[error("column {0} is missing")]
+    MissingColumn(&'static str),
+    /// A column that must have a value has none in this row.
+    #[error("column {column} is null in row {row}")]
+    UnexpectedNull {
+        /// The column.
+        column: &'static str,
+        /// The row, from 0.
+        row: usize,
+    },
+    /// A column has a type that cannot be read as the table's.
+    #[error("column unreadable")]
+    Arrow(#[from] ArrowError),
+}
+
+/// A Rust type that one column holds.
+trait ColumnValue: Sized {
+    const NULLABLE: bool;
+    fn data_type() -> DataType;
+    fn array<'a>(values: impl Iterator<Item = &'a Self>) -> ArrayRef
+    where
+        Self: 'a;
+    /// `None` where the column is null and this type cannot be.
+    fn read(array: &ArrayRef, row: usize) -> Option<Self>;
+}
+
+macro_rules! column_value {
+    ($type:ty, $data_type:expr, $values:ident => $array:expr, $column:ident, $row:ident => $read:expr) => {
+        impl ColumnValue for $type {
+            const NULLABLE: bool = false;
+            fn data_type() -> DataType {
+                $data_type
+            }
+            fn array<'a>(values: impl Iterator<Item = &'a Self>) -> ArrayRef {
+                let $values = values.map(|value| Some(value.clone()));
+                Arc::new($array)
+            }
+            fn read($column: &ArrayRef, $row: usize) -> Option<Self> {
+                if $column.is_null($row) { None } else { $read }
+            }
+        }
+        impl ColumnValue for Option<$type> {
+            const NULLABLE: bool = true;
+            fn data_type() -> DataType {
+                $data_type
+            }
+            fn array<'a>(values: impl Iterator<Item = &'a Self>) -> ArrayRef {
+                let $values = values.cloned();
+                Arc::new($array)
+            }
+            fn read(column: &ArrayRef, row: usize) -> Option<Self> {
+                Some(<$type>::read(column, row))
+            }
+        }
+    };
+}
+
+column_value!(String, DataType::Utf8, values => values.collect::<StringArray>(),
+    column, row => Some(column.as_string::<i32>().value(row).to_owned()));
+column_value!(i64, DataType::Int64, values => values.collect::<Int64Array>(),
+    column, row => Some(column.as_primitive::<Int64Type>().value(row)));
+column_value!(f64, DataType::Float64, values => values.collect::<Float64Array>(),
+    column, row => Some(column.as_primitive::<Float64Type>().value(row)));
+column_value!(bool, DataType::Boolean, values => values.collect::<BooleanArray>(),
+    column, row => Some(column.as_boolean().value(row)));
+column_value!(DateTime<Utc>, DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
+    values => values
+        .map(|time| time.map(|time: DateTime<Utc>| time.timestamp_micros()))
+        .collect::<TimestampMicrosecondArray>()
+        .with_timezone("UTC"),
+    column, row => DateTime::from_timestamp_micros(column.as_primitive::<TimestampMicrosecondType>().value(row)));
+
+/// Declares a row and, from the one list of its columns, its schema, its batch and the way back.
+macro_rules! table {
+    (
+        $(#[$doc:meta])* $row:ident, $schema:ident, $to_batch:ident, $from_batch:ident, $sort:ident
+        by ($($key:ident),+),
+        $( $(#[$column_doc:meta])* $column:ident : $type:ty = $name:literal ),+ $(,)?
+    ) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        pub struct $row {
+            /// The model: a folder of the table, not a column.
+            pub model: String,
+            $( $(#[$column_doc])* pub $column: $type, )+
+        }
+
+        #[doc = concat!("The Arrow schema of [`", stringify!($row), "`].")]
+        pub fn $schema() -> SchemaRef {
+            Arc::new(Schema::new(vec![
+                $( Field::new($name, <$type as ColumnValue>::data_type(), <$type as ColumnValue>::NULLABLE), )+
+            ]))
+        }
+
+        #[doc = concat!("One batch of [`", stringify!($row), "`]s, in their order.")]
+        pub fn $to_batch(rows: &[$row]) -> RecordBatch {
+            let columns = vec![ $( <$type as ColumnValue>::array(rows.iter().map(|row| &row.$column)), )+ ];
+            RecordBatch::try_new($schema(), columns).expect("columns and schema come from one list")
+        }
+
+        #[doc = concat!("Reads [`", stringify!($row), "`]s of one model back.")]
+        ///
+        /// String views and other widths are cast; a nullable column that is missing reads as null (union by name).
+        pub fn $from_batch(model: &str, batch: &RecordBatch) -> Result<Vec<$row>, TableError> {
+            $( let $column = column_of::<$type>(batch, $name)?; )+
+            (0..batch.num_rows())
+                .map(|row| {
+                    Ok($row {
+                        model: model.to_owned(),
+                        $( $column: <$type>::read(&$column, row)
+                            .ok_or(TableError::UnexpectedNull { column: $name, row })?, )+
+                    })
+                })
+                .collect()
+        }
+
+        #[doc = concat!("Puts [`", stringify!($row), "`]s into the one order in which they are written.")]
+        pub fn $sort(rows: &mut [$row]) {
+            rows.sort_by(|a, b| (&a.model, $( &a.$key ),+).cmp(&(&b.model, $( &b.$key ),+)));
+        }
+    };
+}
+
+fn column_of<T: ColumnValue>(batch: &RecordBatch, name: &'static str) -> Result<ArrayRef, TableError> {
+    match batch.column_by_name(name) {
+        Some(column) => Ok(cast(column, &T::data_type())?),
+        None if T::NULLABLE => Ok(new_null_array(&T::data_type(), batch.num_rows())),
+        None => Err(TableError::MissingColumn(name)),
+    }
+}
+
+table! {
+    /// One metric of one group of a window's rows.
+    MetricRow, metrics_schema, metric_rows_to_batch, metric_rows_from_batch, sort_metric_rows
+    by (window_start, window_end, model_version, segment, segment_value, metric, class, revision),
+    /// The version; none for all.
+    model_version: Option<String> = "model_version",
+    /// The names a segment crosses, joined by a comma; none for all rows.
+    segment: Option<String> = "segment",
+    /// The values of those names, joined by a comma.
+    segment_value: Option<String> = "segment_value",
+    /// First instant of the window.
+    window_start: DateTime<Utc> = "window_start",
+    /// First instant after it.
+    window_end: DateTime<Utc> = "window_end",
+    /// The metric's name.
+    metric: String = "metric",
+    /// The class of a per-class row.
+    class: Option<String> = "class",
+    /// The value, or none with a reason.
+    value: Option<f64> = "value",
+    /// Why there is no value.
+    reason: Option<String> = "reason",
+    /// Lower bound of the 95 % interval.
+    ci_low: Option<f64> = "ci_low",
+    /// Upper bound.
+    ci_high: Option<f64> = "ci_high",
+    /// Valid predictions in the group.
+    n: i64 = "n",
+    /// Those with a label.
+    n_labelled: i64 = "n_labelled",
+    /// `open`, `sealed` or `final`.
+    state: String = "state",
+    /// The window's revision.
+    revision: i64 = "revision",
+    /// When the ledger decided to judge the window.
+    decided_at: DateTime<Utc> = "decided_at",
+    /// The reference's version, if the model has one.
+    reference_version: Option<String> = "reference_version",
+}
+
+table! {
+    /// One cell of a confusion matrix. Cells without rows are left out.
+    ConfusionRow, confusion_schema, confusion_rows_to_batch, confusion_rows_from_batch, sort_confusion_rows
+    by (window_start, window_end, model_version, segment, segment_value, actual, predicted, revision),
+    /// The version; none for all.
+    model_version: Option<String> = "model_version",
+    /// The names a segment crosses.
+    segment: Option<String> = "segment",
+    /// Their values.
+    segment_value: Option<String> = "segment_value",
+    /// First instant of the window.
+    window_start: DateTime<Utc> = "window_start",
+    /// First instant after it.
+    window_end: DateTime<Utc> = "window_end",
+    /// The label.
+    actual: String = "actual",
+    /// The prediction.
+    predicted: String = "predicted",
+    /// Rows.
+    count: i64 = "count",
+    /// `open`, `sealed` or `final`.
+    state: String = "state",
+    /// The window's revision.
+    revision: i64 = "revision",
+    /// When the ledger decided to judge the window.
+    decided_at: DateTime<Utc> = "decided_at",
+}
+
+table! {
+    /// How far one column of a window lies from the reference, by one method.
+    DriftRow, drift_schema, drift_rows_to_batch, drift_rows_from_batch, sort_drift_rows
+    by (window_start, window_end, model_version, segment, segment_value, column_name, method, revision),
+    /// The version; none for all.
+    model_version: Option<String> = "model_version",
+    /// The names a segment crosses.
+    segment: Option<String> = "segment",
+    /// Their values.
+    segment_value: Option<String> = "segment_value",
+    /// First instant of the window.
+    window_start: DateTime<Utc> = "window_start",
+    /// First instant after it.
+    window_end: DateTime<Utc> = "window_end",
+    /// A feature's name, `score` or `prediction`.
+    column_name: String = "column_name",
+    /// The method.
+    method: String = "method",
+    /// The distance, or none with a reason.
+    statistic: Option<f64> = "statistic",
+    /// The test's p-value, if the method is a test.
+    p_value: Option<f64> = "p_value",
+    /// The statistic from which on a column counts as drifted.
+    threshold: f64 = "threshold",
+    /// Whether it has drifted; none if the statistic is undefined.
+    drifted: Option<bool> = "drifted",
+    /// Values in the window.
+    n: i64 = "n",
+    /// Values in the reference.
+    n_reference: i64 = "n_reference",
+    /// The reference's version.
+    reference_version: Option<String> = "reference_version",
+    /// Why there is no statistic.
+    reason: Option<String> = "reason",
+    /// `open`, `sealed` or `final`.
+    state: String = "state",
+    /// The window's revision.
+    revision: i64 = "revision",
+    /// When the ledger decided to judge the window.
+    decided_at: DateTime<Utc> = "decided_at",
+}
+
+table! {
+    /// One window and its account of predictions.
+    WindowRow, windows_schema, window_rows_to_batch, window_rows_from_batch, sort_window_rows
+    by (window_start, window_end, revision),
+    /// First instant of the window.
+    window_start: DateTime<Utc> = "window_start",
+    /// First instant after it.
+    window_end: DateTime<Utc> = "window_end",
+    /// `open`, `sealed` or `final`.
+    state: String = "state",
+    /// The window's revision.
+    revision: i64 = "revision",
+    /// All accepted predictions of the window.
+    predictions: i64 = "predictions",
+    /// With a label.
+    labelled: i64 = "labelled",
+    /// Without one, which may still come.
+    waiting: i64 = "waiting",
+    /// Without one, which can no longer come.
+    expired: i64 = "expired",
+    /// Requests that failed.
+    failed: i64 = "failed",
+    /// Refused by the model's settings.
+    invalid: i64 = "invalid",
+    /// Copies of another.
+    duplicates: i64 = "duplicates",
+    /// Came after the window was final.
+    after_final: i64 = "after_final",
+    /// Labelled over labelled, waiting and expired; none if there are none of these.
+    label_coverage: Option<f64> = "label_coverage",
+    /// Came after the window was sealed.
+    late_predictions: i64 = "late_predictions",
+    /// When the ledger decided to judge the window.
+    decided_at: DateTime<Utc> = "decided_at",
+}
+
+table! {
+    /// One term of one account.
+    AccountRow, accounts_schema, account_rows_to_batch, account_rows_from_batch, sort_account_rows
+    by (scope, key, term),
+    /// `partition`, `model` or `window`.
+    scope: String = "scope",
+    /// Which one.
+    key: String = "key",
+    /// The term.
+    term: String = "term",
+    /// How many.
+    count: i64 = "count",
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn time(seconds: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp(seconds, 123_000).expect("in range")
+    }
+
+    fn metric(value: Option<f64>, version: Option<&str>) -> MetricRow {
+        MetricRow {
+            model: "m".to_owned(),
+            model_version: version.map(str::to_owned),
+            segment: None,
+            segment_value: None,
+            window_start: time(0),
+            window_end: time(3600),
+            metric: "accuracy".to_owned(),
+            class: None,
+            value,
+            reason: value.is_none().then(|| "no_labels".to_owned()),
+            ci_low: None,
+            ci_high: None,
+            n: 3,
+            n_labelled: 0,
+            state: "open".to_owned(),
+            revision: 1,
+            decided_at: time(4000),
+            reference_version: None,
+        }
+    }
+
+    #[test]
+    fn rows_survive_the_way_through_arrow() {
+        let rows = vec![metric(Some(0.1), None), metric(None, Some("3"))];
+        let batch = metric_rows_to_batch(&rows);
+        assert!(batch.schema().field_with_name("model_name").is_err());
+        assert_eq!(metric_rows_from_batch("m", &batch).expect("own batch"), rows);
+        assert_eq!(metric_rows_from_batch("m", &metric_rows_to_batch(&[])).expect("empty"), vec![]);
+        let account =
+            AccountRow { model: "m".into(), scope: "model".into(), key: "m".into(), term: "joined".into(), count: 7 };
+        let batch = account_rows_to_batch(std::slice::from_ref(&account));
+        assert_eq!(account_rows_from_batch("m", &batch).expect("own batch"), vec![account]);
+    }
+
+    #[test]
+    fn a_missing_nullable_column_is_null_and_a_missing_key_an_error() {
+        let batch = metric_rows_to_batch(&[metric(Some(0.5), Some("3"))]);
+        let without = |name: &str| {
+            let kept: Vec<usize> = (0..batch.num_columns()).filter(|i| batch.schema().field(*i).name() != name).collect();
+            batch.project(&kept).expect("fewer columns")
+        };
+        assert_eq!(metric_rows_from_batch("m", &without("model_version")).expect("nullable")[0].model_version, None);
+        assert!(matches!(metric_rows_from_batch("m", &without("metric")), Err(TableError::MissingColumn("metric"))));
+    }
+
+    #[test]
+    fn string_views_are_read() {
+        let batch = metric_rows_to_batch(&[metric(Some(0.5), Some("3"))]);
+        let columns = batch.columns().iter().map(|column| match column.data_type() {
+            DataType::Utf8 => cast(column, &DataType::Utf8View).expect("castable"),
+            _ => column.clone(),
+        });
+        let columns: Vec<ArrayRef> = columns.collect();
+        let fields: Vec<Field> = batch
+            .schema()
+            .fields()
+            .iter()
+            .zip(&columns)
+            .map(|(f, c)| Field::new(f.name(), c.data_type().clone(), f.is_nullable()))
+            .collect();
+        let views = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).expect("same shape");
+        assert_eq!(metric_rows_from_batch("m", &views).expect("views"), vec![metric(Some(0.5), Some("3"))]);
+    }
+
+    #[test]
+    fn the_order_does_not_depend_on_the_way_rows_came() {
+        let mut rows = vec![metric(Some(0.1), Some("3")), metric(Some(0.2), None), metric(Some(0.3), Some("10"))];
+        let mut reversed: Vec<MetricRow> = rows.iter().rev().cloned().collect();
+        sort_metric_rows(&mut rows);
+        sort_metric_rows(&mut reversed);
+        assert_eq!(rows, reversed);
+        assert_eq!(rows[0].model_version, None);
+    }
+}

@@ -1,0 +1,186 @@
+#!/usr/bin/env bash
+# A real Apache Kafka broker on this machine: one KRaft node, run from Maven jars on Java 17 or newer.
+#
+#   scripts/kafka.sh start                    starts it, waits until it answers, prints brokers=localhost:PORT
+#   scripts/kafka.sh topics NAME[:N] …        creates topics of N partitions (4); without names, lists what is there
+#   scripts/kafka.sh status | logs            is it up; its log so far
+#   scripts/kafka.sh stop | kill              a clean shutdown, or SIGKILL; the data stays
+#   scripts/kafka.sh wipe                     kills it and removes its data
+#   scripts/kafka.sh run CLASS ARGUMENT…      any of Kafka's tools, as org.apache.kafka.tools.GetOffsetShell
+#
+# DRIFTLINE_KAFKA_PORT (19092; the controller takes the next one; `free` finds a pair at start) tells brokers apart,
+# DRIFTLINE_KAFKA_HEAP is the broker's heap (384m).
+
+source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
+
+command=${1:-}
+[[ $# -gt 0 ]] && shift
+
+port=${DRIFTLINE_KAFKA_PORT:-19092}
+heap=${DRIFTLINE_KAFKA_HEAP:-384m}
+pom=$DRIFTLINE_ROOT/scripts/kafka/pom.xml
+libs=$DRIFTLINE_CACHE/kafka/libs-$(cksum <"$pom" | cut -d ' ' -f 1)
+
+answers() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
+
+find_free_port() {
+  local candidate
+  for _ in {1..100}; do
+    candidate=$((20000 + RANDOM % 20000))
+    answers "$candidate" || answers $((candidate + 1)) || { printf '%s' "$candidate" && return; }
+  done
+  die "no free pair of ports found"
+}
+
+if [[ $port == free ]]; then
+  [[ $command == start ]] || die "DRIFTLINE_KAFKA_PORT=free is for start only; name the port that it printed"
+  port=$(find_free_port)
+fi
+home=$DRIFTLINE_CACHE/kafka/broker-$port
+
+# Copies the jars once; a half-finished copy is never taken for a whole one.
+fetch_jars() {
+  [[ -d $libs ]] && return
+  have mvn || die "Maven is missing: scripts/setup.sh --tests installs it"
+  local staging
+  mkdir -p "$DRIFTLINE_CACHE/kafka"
+  staging=$(mktemp -d "$DRIFTLINE_CACHE/kafka/staging.XXXXXX")
+  say "fetching Kafka's jars"
+  mvn --batch-mode --quiet --file "$pom" dependency:copy-dependencies "-DoutputDirectory=$staging" >&2 ||
+    { rm -rf "$staging" && die "Maven could not fetch Kafka's jars"; }
+  mv -T "$staging" "$libs" 2>/dev/null || rm -rf "$staging"
+}
+
+# java_with OPTION… CLASS ARGUMENT…
+java_with() { java -cp "$libs/*" "-Dlog4j2.configurationFile=$DRIFTLINE_ROOT/scripts/kafka/log4j2.properties" "$@"; }
+tool() { java_with -Xmx128m -XX:TieredStopAtLevel=1 -XX:+UseSerialGC "$@"; }
+
+# The pid of the live broker, if there is one; a pid that now belongs to another program does not count.
+live_pid() {
+  local pid
+  pid=$(cat "$home/pid" 2>/dev/null) || return 1
+  [[ -n $pid ]] && tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | grep -qF "$home/server.properties" && printf '%s' "$pid"
+}
+
+await_end() { # await_end PID SECONDS
+  for _ in $(seq $(($2 * 10))); do
+    kill -0 "$1" 2>/dev/null || return 0
+    sleep 0.1
+  done
+  return 1
+}
+
+write_properties() {
+  cat >"$home/server.properties" <<PROPERTIES
+node.id=1
+process.roles=broker,controller
+controller.quorum.voters=1@127.0.0.1:$((port + 1))
+listeners=PLAINTEXT://127.0.0.1:$port,CONTROLLER://127.0.0.1:$((port + 1))
+advertised.listeners=PLAINTEXT://127.0.0.1:$port
+controller.listener.names=CONTROLLER
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+log.dirs=$home/data
+auto.create.topics.enable=false
+num.partitions=4
+# Replays carry old timestamps: time must not delete them.
+log.retention.ms=-1
+# Records above 1 MiB must reach the collector, which rejects them by name.
+message.max.bytes=8388608
+group.initial.rebalance.delay.ms=0
+group.min.session.timeout.ms=1000
+# A killed broker is let in again after this long.
+broker.session.timeout.ms=4000
+broker.heartbeat.interval.ms=1000
+offsets.topic.num.partitions=4
+offsets.topic.replication.factor=1
+transaction.state.log.num.partitions=4
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+share.coordinator.state.topic.num.partitions=1
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+# The default of 128 MB would be a third of the heap.
+log.cleaner.dedupe.buffer.size=16777216
+num.network.threads=2
+num.io.threads=4
+num.recovery.threads.per.data.dir=2
+background.threads=2
+PROPERTIES
+}
+
+start() {
+  have_java || die "Java 17 or newer is missing: scripts/setup.sh --tests installs it"
+  fetch_jars
+  mkdir -p "$home"
+  # Test programs may ask for the broker at the same time: the first one starts it, the others find it.
+  exec 9>"$home/lock"
+  flock -w 180 9 || die "another start has held the lock for 3 minutes"
+  if ! live_pid >/dev/null; then
+    answers "$port" && die "port $port is taken by another program; set DRIFTLINE_KAFKA_PORT"
+    answers $((port + 1)) && die "port $((port + 1)), the controller's, is taken by another program; set DRIFTLINE_KAFKA_PORT"
+    write_properties
+    if [[ ! -f $home/data/meta.properties ]]; then
+      local cluster
+      cluster=$(tool kafka.tools.StorageTool random-uuid 9>&-)
+      tool kafka.tools.StorageTool format --config "$home/server.properties" --cluster-id "$cluster" >"$home/format.log" 2>&1 9>&- ||
+        { cat "$home/format.log" >&2 && die "could not format Kafka's storage"; }
+    fi
+    : >"$home/log"
+    setsid nohup java -cp "$libs/*" "-Xmx$heap" "-Xms$heap" -XX:+UseSerialGC -XX:+ExitOnOutOfMemoryError \
+      "-Dlog4j2.configurationFile=$DRIFTLINE_ROOT/scripts/kafka/log4j2.properties" \
+      -Ddriftline.log.level=INFO -Ddriftline.log.target=SYSTEM_OUT \
+      kafka.Kafka "$home/server.properties" </dev/null >>"$home/log" 2>&1 9>&- &
+    printf '%s' "$!" >"$home/pid"
+    disown
+  fi
+  await_ready
+  printf 'brokers=localhost:%s\n' "$port"
+}
+
+# The line comes when the broker is registered, unfenced and serves requests; an open port alone comes too early.
+await_ready() {
+  for _ in {1..600}; do
+    grep -q 'Kafka Server started' "$home/log" && answers "$port" && return
+    # setsid needs a moment to become java, so a dead broker is one whose process is gone.
+    kill -0 "$(cat "$home/pid")" 2>/dev/null || { tail -n 30 "$home/log" >&2 && die "Kafka ended while starting"; }
+    sleep 0.1
+  done
+  tail -n 30 "$home/log" >&2
+  die "Kafka did not answer within a minute"
+}
+
+end() { # end SIGNAL
+  local pid
+  if ! pid=$(live_pid); then
+    rm -f "$home/pid"
+    say "not running"
+    return
+  fi
+  kill "-$1" "$pid"
+  await_end "$pid" 30 || { say "no answer to SIG$1 in 30 seconds, killing" && kill -KILL "$pid" && await_end "$pid" 10; }
+  rm -f "$home/pid"
+  say "stopped"
+}
+
+create_topics() {
+  local spec
+  for spec in "$@"; do
+    tool org.apache.kafka.tools.TopicCommand --bootstrap-server "localhost:$port" --create --if-not-exists \
+      --topic "${spec%%:*}" --partitions "$([[ $spec == *:* ]] && printf '%s' "${spec##*:}" || printf 4)" --replication-factor 1
+  done
+  [[ $# -gt 0 ]] || tool org.apache.kafka.tools.TopicCommand --bootstrap-server "localhost:$port" --list
+}
+
+need_running() { live_pid >/dev/null || die "no broker runs on port $port: scripts/kafka.sh start"; }
+
+case $command in
+  start) start ;;
+  stop) end TERM ;;
+  kill) end KILL ;;
+  wipe) end KILL && rm -rf "$home" ;;
+  status) if live_pid >/dev/null; then printf 'brokers=localhost:%s\n' "$port"; else say "not running" && exit 1; fi ;;
+  topics) need_running && create_topics "$@" ;;
+  logs) cat "$home/log" ;;
+  run) fetch_jars && tool "$@" ;;
+  *) sed -n '2,/^$/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2 && exit 2 ;;
+esac

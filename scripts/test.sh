@@ -1,0 +1,125 @@
+#!/usr/bin/env bash
+# The one command that checks everything. Installs what is missing, builds, runs every check, goes on after a failure, sums up.
+# The last line is `N passed, M failed`: cargo's tests, and each other check as one.
+#
+#   DRIFTLINE_REQUIRE_ALL=1    a missing Java, Maven or Python is a failure, not a skip
+#   DRIFTLINE_TEST_BROKERS=…   use this Kafka instead of starting one
+#   DRIFTLINE_KAFKA_PORT=…     the port of the one that is started (default: any free one)
+
+source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
+cd "$DRIFTLINE_ROOT"
+
+passed=0
+failed=0
+summary=()
+
+# check NAME COMMAND…: runs it, shows what it says, remembers how it ended.
+check() {
+  local name=$1 started=$SECONDS result=ok
+  shift
+  say "=== $name"
+  if "$@" </dev/null; then
+    passed=$((passed + 1))
+  else
+    result=FAILED
+    failed=$((failed + 1))
+  fi
+  summary+=("$(printf '%-32s %-8s %4ds' "$name" "$result" $((SECONDS - started)))")
+}
+
+# skip NAME REASON: loud, and a failure where nothing may be skipped.
+skip() {
+  local result=SKIPPED
+  say "=== $1: SKIPPED: $2"
+  if require_all; then
+    result=FAILED
+    failed=$((failed + 1))
+  fi
+  summary+=("$(printf '%-32s %-8s %s' "$1" "$result" "$2")")
+}
+
+scratch=$(mktemp -d)
+own_broker=
+finish() {
+  [[ -z $own_broker ]] || DRIFTLINE_KAFKA_PORT=$own_broker scripts/kafka.sh wipe || true
+  rm -rf "$scratch"
+}
+trap finish EXIT
+trap 'exit 130' INT TERM
+
+start_kafka() {
+  [[ -z ${DRIFTLINE_TEST_BROKERS:-} ]] || return 0
+  local line
+  line=$(DRIFTLINE_KAFKA_PORT=${DRIFTLINE_KAFKA_PORT:-free} scripts/kafka.sh start) || return 1
+  own_broker=${line##*:}
+  export DRIFTLINE_TEST_BROKERS=${line#brokers=}
+}
+
+run_cargo_tests() {
+  local result=0
+  cargo test --locked --workspace --no-fail-fast 2>&1 | tee "$scratch/tests.log" || result=1
+  local line
+  line=$(awk '/^test result:/ { for (i = 2; i <= NF; i++) { if ($i == "passed;") p += $(i - 1); if ($i == "failed;") f += $(i - 1) } }
+              END { print p + 0, f + 0 }' "$scratch/tests.log")
+  # A run without a single test is no success.
+  [[ $line != "0 0" ]] || result=1
+  # The tests count one by one; the step itself is counted by `check`, so it is taken off again.
+  passed=$((passed + ${line% *}))
+  failed=$((failed + ${line#* }))
+  if [[ $result -eq 0 ]]; then passed=$((passed - 1)); elif [[ ${line#* } -gt 0 ]]; then failed=$((failed - 1)); fi
+  return "$result"
+}
+
+run_demo() {
+  "$CARGO_TARGET_DIR/debug/driftline" demo --store "$scratch/store" >"$scratch/demo.log" 2>"$scratch/demo.err" ||
+    { cat "$scratch/demo.log" "$scratch/demo.err" && return 1; }
+  tail -n 30 "$scratch/demo.log"
+}
+
+run_audit() {
+  "$CARGO_TARGET_DIR/debug/driftline" --store "$scratch/store" audit --format json >"$scratch/audit.json" &&
+    "$python" scripts/audit_duckdb.py --store "$scratch/store" --audit "$scratch/audit.json"
+}
+
+check "set-up" scripts/setup.sh --tests
+check "one copy of each seam crate" scripts/check_lock.sh
+check "formatting" cargo fmt --all --check
+check "lints" cargo clippy --locked --workspace --all-targets -- -D warnings
+check "build" cargo build --locked --workspace
+
+python=
+if have_venv; then
+  check "Python environment" scripts/python.sh
+  python=$(scripts/python.sh 2>/dev/null) || python=
+else
+  skip "Python environment" "python3 with venv is missing"
+fi
+# The integration tests ask outside engines through this interpreter.
+if [[ -n $python ]]; then
+  export DRIFTLINE_TEST_PYTHON=$python
+  check "licences" "$python" scripts/check_licences.py
+  check "scripts' own tests" "$python" -m unittest discover --start-directory scripts --pattern 'test_*.py'
+else
+  skip "licences" "no Python"
+fi
+
+if have_java && have mvn || [[ -n ${DRIFTLINE_TEST_BROKERS:-} ]]; then
+  check "real Kafka" start_kafka
+else
+  skip "real Kafka" "Java 17 or Maven is missing"
+fi
+
+check "cargo test" run_cargo_tests
+
+check "demo" run_demo
+if [[ -n $python ]]; then
+  check "audit by DuckDB" run_audit
+  check "metrics by scikit-learn" "$python" scripts/compare_sklearn.py "$scratch/store" --all
+else
+  skip "outside audit and metrics" "no Python"
+fi
+
+printf '\n'
+printf '%s\n' "${summary[@]}"
+printf '\n%d passed, %d failed\n' "$passed" "$failed"
+[[ $failed -eq 0 ]]

@@ -1,0 +1,194 @@
+"""Tests of the scripts themselves: a judge that finds nothing wrong must be seen to find something."""
+
+import contextlib
+import datetime
+import io
+import json
+import pathlib
+import sys
+import tempfile
+import unittest
+from unittest import mock
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+import audit_duckdb
+import check_licences
+import compare_sklearn
+
+TIME = pa.timestamp("us", tz="UTC")
+NOON = datetime.datetime(2026, 1, 1, 12, tzinfo=datetime.timezone.utc)
+COMMON = [("topic", pa.string()), ("partition", pa.int64()), ("offset", pa.int64()), ("index", pa.int64()), ("model_name", pa.string()),
+          ("prediction_id", pa.string()), ("event_time", TIME), ("reason", pa.string())]  # fmt: skip
+RAW = {
+    "predictions": pa.schema([*COMMON, ("model_version", pa.string()), ("prediction", pa.string()), ("error", pa.string())]),
+    "labels": pa.schema([*COMMON, ("label", pa.string()), ("prediction_timestamp", TIME)]),
+}
+HISTORY = pa.schema(
+    [("model_version", pa.string()), ("prediction_id", pa.string()), ("event_time", TIME), ("window_start", TIME), ("window_end", TIME),
+     ("prediction", pa.string()), ("prediction_value", pa.float64()), ("score", pa.float64()), ("label", pa.string()),
+     ("label_value", pa.float64()), ("label_time", TIME), ("tag_region", pa.string()), ("error", pa.string()), ("invalid_reason", pa.string()),
+     ("after_final", pa.bool_()), ("topic", pa.string()), ("partition", pa.int64()), ("offset", pa.int64()), ("index", pa.int64())]  # fmt: skip
+)
+METRICS = pa.schema(
+    [("model_version", pa.string()), ("segment", pa.string()), ("segment_value", pa.string()), ("window_start", TIME), ("window_end", TIME),
+     ("metric", pa.string()), ("class", pa.string()), ("value", pa.float64()), ("reason", pa.string()), ("n", pa.int64()), ("n_labelled", pa.int64())]  # fmt: skip
+)
+
+
+def after(seconds: float) -> datetime.datetime:
+    return NOON + datetime.timedelta(seconds=seconds)
+
+
+class Licences(unittest.TestCase):
+    def test_expressions(self):
+        allowed = {"MIT", "Apache-2.0", "Apache-2.0 WITH LLVM-exception"}
+        for expression, expected in [
+            ("MIT", True),
+            ("GPL-3.0", False),
+            ("MIT/GPL-3.0", True),
+            ("MIT AND GPL-3.0", False),
+            ("GPL-3.0 OR MIT AND Apache-2.0", True),
+            ("(GPL-3.0 OR MIT) AND ISC", False),
+            ("Apache-2.0 WITH LLVM-exception", True),
+            ("MIT WITH LLVM-exception", False),
+        ]:
+            self.assertEqual(check_licences.is_allowed(expression, allowed), expected, expression)
+        for expression in ["", "MIT OR", "(MIT", "MIT Apache-2.0", "AND"]:
+            with self.assertRaises(ValueError, msg=expression):
+                check_licences.is_allowed(expression, allowed)
+
+    def test_a_package_without_a_licence_is_a_fault(self):
+        package = {"name": "p", "version": "1.0.0", "license": None, "license_file": "COPYING"}
+        self.assertEqual(len(check_licences.faults({"packages": [package]})), 1)
+
+
+class Store:
+    """A store of one model with five predictions and six labels, written by hand, right in every count."""
+
+    def __init__(self, folder: str):
+        self.root = pathlib.Path(folder)
+        p = lambda offset, id, seconds, **more: self.event("p", offset, id, seconds, model_version="1", prediction="1", **more)
+        l = lambda offset, id, seconds, label, **more: self.event("l", offset, id, seconds, label=label, **more)
+        broken = {"topic": "p", "partition": 0, "offset": 2, "index": 0, "reason": "not_json"}
+        # A copy that came first and is younger, so that the second row stands.
+        first = [p(0, "a", 5), p(1, "a", 0), broken]
+        second = [p(4, "b", 10), p(5, "c", 20), p(6, "d", 30, error="time-out")]
+        labels = [l(0, "a", 100, "1"), l(1, "a", 100, "1"), l(2, "b", 50, "0"), l(3, "b", 60, None), l(4, "nobody", 1, "1"), l(5, "c", 31 * 86400, "1")]
+        self.raw("p~0", "predictions", 0, 3, 3, first, {"not_json": 1})
+        self.raw("p~0", "predictions", 3, 7, 3, second, {})
+        self.raw("l~0", "labels", 0, 6, 6, labels, {})
+        end = after(3600)
+        row = lambda event, label, label_time: {
+            **{name: event.get(name) for name in HISTORY.names if name in event}, "window_start": NOON, "window_end": end,
+            "label": label, "label_time": label_time, "after_final": False, "score": 0.5,
+        }  # fmt: skip
+        self.history = [row(first[1], "1", after(100)), row(second[0], None, after(60)), row(second[1], None, None), row(second[2], None, None)]
+        self.write_history()
+        self.accounts = [
+            *self.account("partition", "p[0]", records=6, gaps=1, accepted=5, **{"rejected:not_json": 1}),
+            *self.account("partition", "l[0]", records=6, gaps=0, accepted=6),
+            *self.account("model", "m", duplicate=1, joined=1, withdrawn=1, superseded=1, too_late=1, unmatched=0, pending=1),
+            *self.account("window", "2026-01-01T12:00:00Z", duplicate=1, after_final=0, failed=1, invalid=0, labelled=1, waiting=2, expired=0),
+        ]
+
+    @staticmethod
+    def event(topic, offset, id, seconds, **more):
+        base = {"topic": topic, "partition": 0, "offset": offset, "index": 0, "model_name": "m", "prediction_id": id, "event_time": after(seconds)}
+        return {**base, **more}
+
+    @staticmethod
+    def account(scope, key, **terms):
+        model = None if scope == "partition" else "m"
+        return [{"model_name": model, "scope": scope, "key": key, "term": term, "count": count} for term, count in terms.items()]
+
+    def raw(self, chain, kind, start, end, records, rows, rejected):
+        folder = self.root / "raw" / chain
+        folder.mkdir(parents=True, exist_ok=True)
+        if start == 0:
+            (folder / "genesis.json").write_text(json.dumps({"from": 0}))
+        footer = {"kind": kind, "topic": chain[0], "partition": 0, "from": start, "to": end, "records": records,
+                  "skipped_offsets": end - start - records, "accepted": len(rows) - sum(rejected.values()), "rejected": rejected}  # fmt: skip
+        table = pa.Table.from_pylist(rows, schema=RAW[kind]).replace_schema_metadata({"driftline": json.dumps(footer)})
+        pq.write_table(table, folder / f"{start:020}.parquet")
+
+    def write_history(self):
+        folder = self.root / "history/model_name=m/date=2026-01-01"
+        folder.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.Table.from_pylist(self.history, schema=HISTORY), folder / "x_p0.parquet")
+
+    def write_metrics(self, **values):
+        folder = self.root / "metrics/model_name=m/date=2026-01-01"
+        folder.mkdir(parents=True, exist_ok=True)
+        base = {"window_start": NOON, "window_end": after(3600), "n": 3, "n_labelled": 1}
+        rows = [{**base, "metric": name, "value": value, "reason": None if value is not None else "one_class"} for name, value in values.items()]
+        pq.write_table(pa.Table.from_pylist(rows, schema=METRICS), folder / "x.parquet")
+
+    def audit(self, *more) -> tuple[int, str]:
+        path = self.root / "audit.json"
+        path.write_text(json.dumps(self.accounts))
+        return run(audit_duckdb, "--store", str(self.root), "--audit", str(path), *more)
+
+
+def run(script, *arguments) -> tuple[int, str]:
+    said = io.StringIO()
+    with mock.patch.object(sys, "argv", ["script", *arguments]), contextlib.redirect_stdout(said):
+        return script.main(), said.getvalue()
+
+
+class OnAStore(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.store = Store(folder.name)
+
+    def expect(self, code: int, text: str, *more):
+        found, said = self.store.audit(*more)
+        self.assertEqual(found, code, said)
+        self.assertIn(text, said)
+
+    def test_the_audit_agrees_with_a_right_store(self):
+        self.expect(0, " 0 differences")
+
+    def test_the_audit_sees_a_wrong_count(self):
+        for at, account in enumerate(self.store.accounts):
+            with self.subTest(account):
+                account["count"] += 1
+                # A term of a sum that is compared as a whole may only be seen there.
+                self.expect(3, "DIFFERS")
+                self.store.accounts[at]["count"] -= 1
+
+    def test_the_audit_sees_a_lost_object_and_a_hole_in_a_chain(self):
+        (self.store.root / "raw/p~0/00000000000000000000.parquet").unlink()
+        self.expect(3, "the chain stood at 0")
+
+    def test_the_audit_sees_a_row_too_few_a_row_twice_and_a_wrong_label(self):
+        right = self.store.history
+        for wrong, message in [
+            (right[1:], "lacks 1 predictions"),
+            ([*right, right[0]], "more than one row"),
+            ([{**right[0], "label": "0"}, *right[1:]], "another label"),
+            ([right[0], {**right[1], "label": "0", "label_time": after(50)}, *right[2:]], "another label"),
+        ]:
+            self.store.history = wrong
+            self.store.write_history()
+            self.expect(3, message)
+
+    def test_the_audit_sees_an_acknowledged_record_that_is_missing(self):
+        acked, ends = self.store.root / "acked.jsonl", self.store.root / "ends.jsonl"
+        ends.write_text('{"topic":"p","partition":0,"end":7}\n')
+        acked.write_text('{"topic":"p","partition":0,"offset":2}\n{"topic":"l","partition":0,"offset":5}\n')
+        self.expect(0, "acknowledged records found: 2", "--acked", str(acked), "--ends", str(ends))
+        acked.write_text('{"topic":"p","partition":0,"offset":3}\n')
+        self.expect(3, "1 acknowledged records are not in raw/", "--acked", str(acked))
+
+    def test_scikit_learn_is_agreed_with_and_differed_from(self):
+        for accuracy, auc, code in [(1.0, None, 0), (1.0, 0.5, 3), (0.5, None, 3)]:
+            self.store.write_metrics(accuracy=accuracy, roc_auc=auc)
+            found, said = run(compare_sklearn, str(self.store.root), "--model", "m")
+            self.assertEqual(found, code, said)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,163 @@
+//! The names of things in the store. Every name is built here, so that the layout can be read on one page.
+//!
+//! ```text
+//! driftline.json                               the manifest
+//! raw/<chain>/genesis.json                     where a source partition's chain begins
+//! raw/<chain>/<from>.parquet                   one flush; the next begins at its `to`
+//! facts/<chain>.json                           how far the partition has been read (overwritable)
+//! live/<instance>.json                         who is alive (overwritable)
+//! ctl/<seq>.json                               the ledger; ctl/snapshots/<seq>.json and ctl/latest.json shorten start-up
+//! routed/<seq>-<nonce>.parquet                 the labels that a record of the ledger routed
+//! filters/model_name=…/<window>_p<part>_r<revision>.fuse   which ids a part of a window knows
+//! <table>/model_name=…/date=…/<name>.parquet   history, metrics and the other tables
+//! ```
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+
+/// The manifest's name.
+pub const MANIFEST: &str = "driftline.json";
+
+/// The folder of the raw chains.
+pub const RAW: &str = "raw";
+
+/// The folder of the heartbeats.
+pub const LIVE: &str = "live";
+
+/// What stays as it is inside a segment: nothing that a shell, a URL, a glob or a Hive path gives a meaning.
+const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'.').remove(b'_').remove(b'-');
+
+/// The segment of the empty name: Hive's own word for it. A name that is literally this word is encoded to something else.
+const EMPTY: &str = "__HIVE_DEFAULT_PARTITION__";
+
+/// A name as one segment of a path: everything but `A-Za-z0-9._-` is percent-encoded.
+///
+/// Safe for `../x`, `a/b`, `.`, `..` and the empty name; different names give different segments.
+pub fn encode_segment(name: &str) -> String {
+    match name {
+        "" => EMPTY.into(),
+        "." | ".." => name.replace('.', "%2E"),
+        EMPTY => format!("%5F{}", &EMPTY[1..]),
+        _ => utf8_percent_encode(name, SEGMENT).to_string(),
+    }
+}
+
+/// The name that [`encode_segment`] made `segment` of. Bytes that are no UTF-8 (somebody else's file) become `�`.
+pub fn decode_segment(segment: &str) -> String {
+    if segment == EMPTY {
+        return String::new();
+    }
+    percent_decode_str(segment).decode_utf8_lossy().into_owned()
+}
+
+/// The name of a source partition's chain, of its topic's key in the manifest.
+pub fn chain_name(key: &str, partition: u32) -> String {
+    format!("{key}~{partition}")
+}
+
+/// The folder of a chain's raw objects.
+pub fn raw_folder(chain: &str) -> String {
+    format!("{RAW}/{chain}")
+}
+
+/// The raw object that begins at offset `from`.
+pub fn raw_object(chain: &str, from: u64) -> String {
+    format!("{RAW}/{chain}/{from:020}.parquet")
+}
+
+/// Where a chain begins.
+pub fn genesis(chain: &str) -> String {
+    format!("{RAW}/{chain}/genesis.json")
+}
+
+/// How far a partition has been read when there is nothing to write.
+pub fn facts(chain: &str) -> String {
+    format!("facts/{chain}.json")
+}
+
+/// The heartbeat of a process.
+pub fn heartbeat(instance: &str) -> String {
+    format!("{LIVE}/{}.json", encode_segment(instance))
+}
+
+/// The folder of the ledger.
+pub const LEDGER: &str = "ctl";
+
+/// A recent snapshot of the ledger's state, as advice.
+pub const LATEST: &str = "ctl/latest.json";
+
+/// A snapshot of the ledger's state after `seq` records.
+pub fn snapshot(seq: u64) -> String {
+    format!("{LEDGER}/snapshots/{seq:020}.json")
+}
+
+/// The labels that a record of the ledger routed; `nonce` keeps two writers of one slot apart.
+pub fn routed(seq: u64, nonce: &str) -> String {
+    format!("routed/{seq:020}-{nonce}.parquet")
+}
+
+/// The ids that a part of a window knows. `part` is the part's name.
+pub fn filter(model: &str, part: &str, revision: u64) -> String {
+    format!("filters/model_name={}/{part}_r{revision}.fuse", encode_segment(model))
+}
+
+/// The folder of a table's objects of one model and date (`YYYY-MM-DD`).
+pub fn table_folder(table: &str, model: &str, date: impl std::fmt::Display) -> String {
+    format!("{table}/model_name={}/date={date}", encode_segment(model))
+}
+
+/// An object of a table.
+pub fn table(table: &str, model: &str, date: impl std::fmt::Display, name: &str) -> String {
+    format!("{}/{name}.parquet", table_folder(table, model, date))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn hand_worked_segments() {
+        for (name, segment) in [
+            ("card-fraud", "card-fraud"),
+            ("a/b", "a%2Fb"),
+            ("../x", "..%2Fx"),
+            (".", "%2E"),
+            ("..", "%2E%2E"),
+            ("...", "..."),
+            ("", "__HIVE_DEFAULT_PARTITION__"),
+            ("__HIVE_DEFAULT_PARTITION__", "%5F_HIVE_DEFAULT_PARTITION__"),
+            ("ü", "%C3%BC"),
+            (" ", "%20"),
+            ("a%2Fb", "a%252Fb"),
+            ("x=1~2", "x%3D1%7E2"),
+            ("\0\n\\*?#\"", "%00%0A%5C%2A%3F%23%22"),
+        ] {
+            assert_eq!(encode_segment(name), segment);
+            assert_eq!(decode_segment(segment), name);
+        }
+    }
+
+    #[test]
+    fn chains_of_different_topics_never_share_a_name() {
+        // Partition 2 of `a`, and partition 0 of the second `a` and of a topic called `a~2`.
+        let names = [chain_name("a", 2), chain_name("a~2", 0), chain_name(&encode_segment("a~2"), 0)];
+        assert_eq!(names, ["a~2", "a~2~0", "a%7E2~0"]);
+    }
+
+    #[test]
+    fn names_sort_by_offset() {
+        assert_eq!(raw_object("t~0", 7), "raw/t~0/00000000000000000007.parquet");
+        assert!(raw_object("t~0", 9) < raw_object("t~0", 10));
+        assert!(raw_object("t~0", u64::MAX).ends_with("/18446744073709551615.parquet"));
+    }
+
+    proptest! {
+        #[test]
+        fn segments_are_safe_and_go_back(name in any::<String>()) {
+            let segment = encode_segment(&name);
+            prop_assert_eq!(decode_segment(&segment), name);
+            let path = object_store::path::Path::parse(format!("raw/{segment}/x")).unwrap();
+            prop_assert_eq!(path.as_ref(), format!("raw/{segment}/x"));
+            prop_assert_eq!(path.parts().count(), 3);
+        }
+    }
+}
