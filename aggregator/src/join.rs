@@ -487,3 +487,17 @@ fn count(rows: &RecordBatch) -> Result<PartCounts, Error> {
     }
     Ok(counts)
 }
+
+/// Rows of a reference (events with their label inline, in the raw schema of that kind) with the columns of history.
+pub fn reference_rows(raw: &RecordBatch) -> Result<RecordBatch, Error> {
+    let rows = raw.num_rows();
+    let mut wide = spread(raw.column_by_name("features"), raw.column_by_name("tags"), rows);
+    for name in ["model_version", "prediction_id", "event_time", "prediction", "prediction_value", "score", "probabilities",
+        "error", "label", "label_value"]
+    {
+        if let Some(column) = raw.column_by_name(name) {
+            wide.columns.insert(name.into(), column.clone());
+        }
+    }
+    wide.into_batch(&["prediction_id"])
+}

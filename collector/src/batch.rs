@@ -399,3 +399,82 @@ impl Sink for ElementSink<'_> {
         self.inner.rejected(self.index, source, rejection);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow::array::{Array, AsArray};
+
+    const NOW: Micros = 1_767_225_600_000_000;
+
+    fn buffer() -> PartitionBuffer {
+        PartitionBuffer::new(TopicPartition::new("t", 0), EventKind::Predictions, 0)
+    }
+
+    fn push(buffer: &mut PartitionBuffer, offset: i64, payload: &str, now: Micros) {
+        buffer.push(&RawRecord { offset, timestamp: None, payload: Some(payload.as_bytes()) }, now);
+    }
+
+    fn event(id: &str, model: &str, time: Micros, feature: &str) -> String {
+        format!(
+            r#"{{"prediction_id":"{id}","model_name":"{model}","timestamp":{},"score":1,"features":{{"f":{feature}}}}}"#,
+            time / 1000
+        )
+    }
+
+    #[test]
+    fn c2_the_future_is_decided_by_the_clock_of_the_flush() {
+        let pushed = || {
+            let mut buffer = buffer();
+            push(&mut buffer, 0, &event("edge", "m", NOW + MAX_SKEW, "1"), NOW);
+            push(&mut buffer, 1, &event("ahead", "m", NOW + MAX_SKEW + 60_000_000, "1"), NOW);
+            let pair = format!("[{},{}]", event("now", "m", NOW, "1"), event("2100", "m", 4_102_444_800_000_000, "1"));
+            push(&mut buffer, 2, &pair, NOW);
+            buffer
+        };
+        let at_once = pushed().seal(NOW).unwrap();
+        assert_eq!((at_once.accepted, at_once.rejected[&Reason::FutureTimestamp]), (2, 2));
+        let later = pushed().seal(NOW + 60_000_000).unwrap();
+        assert_eq!((later.accepted, later.rejected[&Reason::FutureTimestamp]), (3, 1));
+        let rejected = &later.rejections[0];
+        assert_eq!((rejected.offset, rejected.index), (2, 1), "a held element keeps its place");
+        // A clock that went back between decoding and flush does not take events back.
+        assert_eq!(pushed().seal(NOW - MAX_SKEW).unwrap().accepted, 2);
+    }
+
+    #[test]
+    fn rows_are_sorted_and_indexed_and_rejected_ones_come_last() {
+        let mut buffer = buffer();
+        push(&mut buffer, 5, &event("a", "z", NOW + 60_000_000, "1"), NOW);
+        push(&mut buffer, 6, "broken", NOW);
+        push(&mut buffer, 7, &event("b", "a", NOW + 60_000_000, "1"), NOW);
+        push(&mut buffer, 9, &event("c", "a", NOW, "1"), NOW);
+        push(&mut buffer, 8, &event("late", "a", NOW, "1"), NOW);
+        let sealed = buffer.seal(NOW).unwrap();
+        let ids = sealed.batch.column_by_name("prediction_id").unwrap().as_string::<i32>();
+        assert_eq!(ids.iter().collect::<Vec<_>>(), [Some("c"), Some("b"), Some("a"), None]);
+        assert_eq!((sealed.from, sealed.to, sealed.records, sealed.skipped_offsets), (0, 10, 4, 6));
+        let minute = base_window_index(NOW);
+        assert_eq!(sealed.models[0].base_windows, [(minute, 1), (minute + 1, 1)]);
+        assert_eq!((sealed.models[1].model.as_str(), sealed.models[1].first_row), ("z", 2));
+    }
+
+    #[test]
+    fn a_feature_that_changes_its_type_loses_no_row() {
+        let mut buffer = buffer();
+        for (offset, value) in ["1", "\"one\"", "true", "null", "[1]", "{\"x\":1}", "2.5"].into_iter().enumerate() {
+            push(&mut buffer, offset as i64, &event(&offset.to_string(), "m", NOW, value), NOW);
+        }
+        let sealed = buffer.seal(NOW).unwrap();
+        assert_eq!((sealed.accepted, sealed.rejections.len()), (7, 0));
+        let values = sealed.batch.column_by_name("features").unwrap().as_map().values().as_struct().clone();
+        assert_eq!(values.column(0).null_count(), 5);
+        assert_eq!(values.column(1).as_string::<i32>().value(2), "true");
+    }
+
+    #[test]
+    fn an_empty_buffer_is_an_empty_batch() {
+        let sealed = buffer().seal(NOW).unwrap();
+        assert_eq!((sealed.batch.num_rows(), sealed.from, sealed.to, sealed.models.len()), (0, 0, 0, 0));
+    }
+}

@@ -22,14 +22,14 @@ pub trait DeadLetters: Send + Sync {
 }
 
 /// A Kafka topic of dead letters: the payload as it came, its origin and reason in the headers.
-pub struct KafkaDeadLetters {
+pub(crate) struct KafkaDeadLetters {
     topic: String,
     producer: FutureProducer,
 }
 
 impl KafkaDeadLetters {
     /// The dead letters that the settings ask for, if they do.
-    pub fn open(settings: &CollectorSettings) -> Result<Option<Self>, Error> {
+    pub(crate) fn open(settings: &CollectorSettings) -> Result<Option<Self>, Error> {
         let Some(topic) = settings.dead_letter_topic.clone() else { return Ok(None) };
         let mut config = ClientConfig::new();
         config.extend(settings.properties.iter().map(|(key, value)| (key.clone(), value.clone())));

@@ -87,3 +87,31 @@ fn footer(topic: &str, partition: u32, tail: &ChainTail, low: i64) -> RawFooter 
         models: Vec::new(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chain;
+    use crate::memory::MemoryLog;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn c1_a_gap_is_a_link_of_the_chain() {
+        let (store, log, settings) = (Store::in_memory(), MemoryLog::default(), CollectorSettings::default());
+        let at = PartitionRef { topic: 0, partition: 0 };
+        log.create_topic("driftline.predictions", Some("P"), 1);
+        let starts = Arc::new(ChainStarts::new(store.clone(), settings.topics(), settings.start));
+        let (asked_store, asked_log) = (store.clone(), log.clone());
+        let ask = move || accept(&asked_store, &starts, &asked_log, &settings, at);
+        let ask_again = ask.clone();
+        assert!(matches!(tokio::task::spawn_blocking(ask).await.unwrap(), Err(Error::NoGap { .. })));
+        for _ in 0..30 {
+            log.publish("driftline.predictions", 0, Some(b"{}"));
+        }
+        log.remove_before("driftline.predictions", 0, 20);
+        let footer = tokio::task::spawn_blocking(ask_again).await.unwrap().unwrap();
+        assert_eq!((footer.kind, footer.from, footer.to, footer.skipped_offsets), (RawKind::Gap, 0, 20, 20));
+        assert!(footer.adds_up());
+        let read = chain::read_footer(&store, &footer.chain, 0).await.unwrap();
+        assert_eq!(read, Some(footer));
+    }
+}

@@ -121,15 +121,6 @@ impl Partition {
         })
     }
 
-    /// Gives a buffer back that could not be handed over.
-    pub(crate) fn return_flush(&mut self, job: FlushJob, now: Instant) {
-        if let Some(progress) = self.progress_mut() {
-            progress.buffer = job.buffer;
-            progress.flying = None;
-            progress.first_buffered = Some(now);
-        }
-    }
-
     /// Takes the answer to a flush. `Some(offset)`: another writer went elsewhere, and reading goes on from there.
     pub(crate) fn on_flushed(&mut self, done: FlushDone, now: Instant) -> Option<i64> {
         let (name, kind) = (self.name.clone(), self.kind);

@@ -121,10 +121,11 @@ impl<S: EventSource> Stage<S> {
                 return Err(error);
             }
             self.take_flushes()?;
+            self.keep_within_memory();
             self.begin_flushes();
             if self.looked_over.elapsed() >= LOOK_OVER_EVERY {
                 self.looked_over = Instant::now();
-                self.keep_within_memory();
+                self.state.telemetry.buffered(self.state.buffered_bytes());
                 self.look_over()?;
                 if until == Until::CaughtUp && self.is_caught_up()? {
                     return Ok(());
@@ -203,7 +204,6 @@ impl<S: EventSource> Stage<S> {
         let buffered = self.state.buffered_bytes();
         let bound = self.state.settings.memory_max;
         self.memory_is_short = buffered >= if self.memory_is_short { bound / 2 } else { bound };
-        self.state.telemetry.buffered(buffered);
         let ahead = self.state.settings.flush_bytes.saturating_mul(2);
         for (at, partition) in &mut self.state.partitions {
             let wanted = partition.progress().is_none_or(|progress| {

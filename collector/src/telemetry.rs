@@ -11,7 +11,7 @@ use crate::flush::EncodedObject;
 
 /// The collector's instruments. Taken from the global meter provider when made, so that is set up first.
 #[derive(Debug, Clone)]
-pub struct Telemetry {
+pub(crate) struct Telemetry {
     received: Counter<u64>,
     accepted: Counter<u64>,
     rejected: Counter<u64>,

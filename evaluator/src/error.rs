@@ -22,4 +22,47 @@ pub enum Error {
         /// The column.
         column: String,
     },
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] driftline_store::Error),
+    /// The ledger failed.
+    #[error(transparent)]
+    Ledger(#[from] driftline_ledger::Error),
+    /// A table's object cannot be read or written.
+    #[error("parquet: {0}")]
+    Parquet(#[from] parquet::errors::ParquetError),
+    /// A table's object does not hold the table.
+    #[error("table: {0}")]
+    Table(#[from] driftline_schemas::tables::TableError),
+    /// A reference cannot be read.
+    #[error("reference {location}: {cause}")]
+    Reference {
+        /// Where it should be.
+        location: String,
+        /// Why not.
+        cause: String,
+    },
+    /// A job follows a configuration that the ledger does not hold.
+    #[error("the ledger has no configuration {0}")]
+    NoConfig(u64),
+}
+
+impl Error {
+    /// Whether the same call may succeed later: the store does not answer, or an object was replaced while it was read.
+    pub fn is_transient(&self) -> bool {
+        use datafusion::error::DataFusionError;
+        match self {
+            Self::Store(error) => {
+                error.disposition() == driftline_store::Disposition::Retry
+                    || matches!(error, driftline_store::Error::Changed { .. })
+            }
+            Self::Ledger(error) => error.is_transient(),
+            Self::Query(error) => {
+                let root = error.find_root();
+                matches!(root, DataFusionError::ObjectStore(_) | DataFusionError::IoError(_))
+                    || root.to_string().contains("Precondition")
+            }
+            _ => false,
+        }
+    }
 }

@@ -4,15 +4,32 @@
 //! metrics/  pure states: push, merge, value          drift/  pure distances of two samples
 //!      └─► udaf/  one aggregate function each             └─► reference  what a window is compared with
 //!                └─► window/  SQL over one window's rows ─► MetricRow, ConfusionRow, DriftRow
+//!                                                          │
+//! ledger ─► stage: windows that are judged ─► evaluate ─► publish: metrics_log/ metrics/ confusion/ drift/ windows/ accounts/
 //! ```
 
 pub mod metrics;
+
 pub mod drift;
+
 pub mod udaf;
+
 pub mod reference;
+
 pub mod window;
+
+pub mod session;
+pub mod account;
+pub mod publish;
+pub mod stage;
+pub mod telemetry;
 mod error;
 
 pub use error::Error;
 pub use reference::Reference;
 pub use window::{EvaluatedWindow, EvaluationContext, evaluate};
+
+/// A text as a literal of SQL.
+pub fn sql_text(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}

@@ -362,11 +362,12 @@ impl LedgerState {
         let Some(chain) = self.chains.get_mut(&applied.chain) else { return };
         chain.applied_to = Some(applied.to);
         chain.records += applied.records;
-        chain.skipped += applied.skipped;
-        chain.accepted += applied.accepted;
         if applied.gap {
             chain.gaps += (applied.to - applied.from) as u64;
+        } else {
+            chain.skipped += applied.skipped;
         }
+        chain.accepted += applied.accepted;
         for (reason, count) in &applied.rejected {
             *chain.rejected.entry(*reason).or_default() += count;
         }

@@ -383,7 +383,8 @@ mod tests {
     fn a_missing_nullable_column_is_null_and_a_missing_key_an_error() {
         let batch = metric_rows_to_batch(&[metric(Some(0.5), Some("3"))]);
         let without = |name: &str| {
-            let kept: Vec<usize> = (0..batch.num_columns()).filter(|i| batch.schema().field(*i).name() != name).collect();
+            let kept: Vec<usize> =
+                (0..batch.num_columns()).filter(|i| batch.schema().field(*i).name() != name).collect();
             batch.project(&kept).expect("fewer columns")
         };
         assert_eq!(metric_rows_from_batch("m", &without("model_version")).expect("nullable")[0].model_version, None);

@@ -5,6 +5,8 @@
 mod field;
 mod json;
 mod lines;
+#[cfg(test)]
+mod tests;
 
 use std::borrow::Cow;
 

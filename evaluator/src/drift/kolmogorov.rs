@@ -75,8 +75,11 @@ fn binomial_probability(j: u64, rows: u64, q: f64) -> f64 {
     if j == rows {
         return q.powf(n);
     }
-    let exponent =
-        stirling_error(rows) - stirling_error(j) - stirling_error(rows - j) - deviance(k, n * q) - deviance(n - k, n * (1.0 - q));
+    let exponent = stirling_error(rows)
+        - stirling_error(j)
+        - stirling_error(rows - j)
+        - deviance(k, n * q)
+        - deviance(n - k, n * (1.0 - q));
     exponent.exp() * (n / (2.0 * PI * k * (n - k))).sqrt()
 }
 
@@ -88,7 +91,8 @@ fn stirling_error(n: u64) -> f64 {
         return factorial.ln() - (0.5 * (2.0 * PI * x).ln() + x * x.ln() - x);
     }
     let square = x * x;
-    (1.0 / 12.0 - (1.0 / 360.0 - (1.0 / 1260.0 - (1.0 / 1680.0 - 1.0 / 1188.0 / square) / square) / square) / square) / x
+    (1.0 / 12.0 - (1.0 / 360.0 - (1.0 / 1260.0 - (1.0 / 1680.0 - 1.0 / 1188.0 / square) / square) / square) / square)
+        / x
 }
 
 /// `k ln(k/m) + m − k`, without cancellation when k is near m.

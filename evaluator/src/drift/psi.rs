@@ -21,8 +21,7 @@ impl Bins {
     /// # Inputs
     /// Ascending, without NaN. An empty sample gives one bin.
     pub fn deciles(sample: &[f64]) -> Self {
-        let mut edges: Vec<f64> =
-            (1..10).filter_map(|tenth| quantile(sample, f64::from(tenth) / 10.0)).collect();
+        let mut edges: Vec<f64> = (1..10).filter_map(|tenth| quantile(sample, f64::from(tenth) / 10.0)).collect();
         edges.dedup();
         Self { edges }
     }

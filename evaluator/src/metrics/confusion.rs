@@ -94,10 +94,8 @@ impl Confusion {
         if actual.len() < 2 {
             return Err(Undefined::OneClass);
         }
-        let recalls: ExactSum = actual
-            .iter()
-            .map(|(class, rows)| self.one_vs_rest(class).true_positives as f64 / *rows as f64)
-            .collect();
+        let recalls: ExactSum =
+            actual.iter().map(|(class, rows)| self.one_vs_rest(class).true_positives as f64 / *rows as f64).collect();
         Ok(Estimate::bare(recalls.value() / actual.len() as f64))
     }
 
@@ -231,11 +229,7 @@ fn average(classes: &[(&str, OneVsRest)], of: fn(&OneVsRest) -> Outcome) -> (Out
     }
     // The pooled rows of a micro average are not independent, so Wilson's interval does not hold for it.
     let micro = of(&all).map(|estimate| Estimate::bare(estimate.value));
-    (
-        Ok(Estimate::bare(sum.value() / classes.len() as f64)),
-        Ok(Estimate::bare(weighted.value() / rows as f64)),
-        micro,
-    )
+    (Ok(Estimate::bare(sum.value() / classes.len() as f64)), Ok(Estimate::bare(weighted.value() / rows as f64)), micro)
 }
 
 #[cfg(test)]

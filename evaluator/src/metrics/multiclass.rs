@@ -271,9 +271,10 @@ impl MulticlassState {
 
 /// The most probable class, the first in text order among equals.
 fn most_probable<'a>(probabilities: &[(&'a str, f64)]) -> Option<(&'a str, f64)> {
-    probabilities.iter().copied().reduce(|best, next| {
-        if next.1 > best.1 || (next.1 == best.1 && next.0 < best.0) { next } else { best }
-    })
+    probabilities
+        .iter()
+        .copied()
+        .reduce(|best, next| if next.1 > best.1 || (next.1 == best.1 && next.0 < best.0) { next } else { best })
 }
 
 #[cfg(test)]
@@ -298,7 +299,8 @@ mod tests {
 
     #[test]
     fn a_class_that_an_event_leaves_out_has_probability_zero() {
-        let short = state(&[(0, None, vec![(0, 1.0)]), (1, None, vec![(0, 0.25), (1, 0.75)]), (1, None, vec![(0, 1.0)])]);
+        let short =
+            state(&[(0, None, vec![(0, 1.0)]), (1, None, vec![(0, 0.25), (1, 0.75)]), (1, None, vec![(0, 1.0)])]);
         let full = state(&[
             (0, None, vec![(0, 1.0), (1, 0.0)]),
             (1, None, vec![(0, 0.25), (1, 0.75)]),

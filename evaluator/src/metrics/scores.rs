@@ -263,9 +263,10 @@ impl RocAuc {
         }
         let pairs = u128::from(self.positives) * u128::from(self.negatives);
         let value = self.positive_placements.sum as f64 / (2 * pairs) as f64;
-        let variance = self.positive_placements.variance_of_mean(self.positives, self.negatives).zip(
-            self.negative_placements.variance_of_mean(self.negatives, self.positives),
-        );
+        let variance = self
+            .positive_placements
+            .variance_of_mean(self.positives, self.negatives)
+            .zip(self.negative_placements.variance_of_mean(self.negatives, self.positives));
         Ok(variance.map_or(Estimate::bare(value), |(p, n)| interval::normal(value, (p + n).sqrt(), 0.0, 1.0)))
     }
 }

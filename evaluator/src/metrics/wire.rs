@@ -15,18 +15,21 @@ pub(crate) fn put_text(out: &mut Vec<u8>, text: &str) {
 }
 
 pub(crate) fn put_u64s(out: &mut Vec<u8>, values: &[u64]) {
-    put_u64(out, values.len() as u64);
-    out.reserve(values.len() * 8);
-    for value in values {
-        out.extend_from_slice(&value.to_le_bytes());
-    }
+    put_words(out, values.iter().map(|value| value.to_le_bytes()));
 }
 
 pub(crate) fn put_f64s(out: &mut Vec<u8>, values: &[f64]) {
-    put_u64(out, values.len() as u64);
-    out.reserve(values.len() * 8);
-    for value in values {
-        out.extend_from_slice(&value.to_bits().to_le_bytes());
+    put_words(out, values.iter().map(|value| value.to_bits().to_le_bytes()));
+}
+
+/// The room is made once: a check per word would cost as much as the copy.
+fn put_words(out: &mut Vec<u8>, words: impl ExactSizeIterator<Item = [u8; 8]>) {
+    put_u64(out, words.len() as u64);
+    let from = out.len();
+    out.resize(from + words.len() * 8, 0);
+    let (room, _) = out[from..].as_chunks_mut::<8>();
+    for (slot, word) in room.iter_mut().zip(words) {
+        *slot = word;
     }
 }
 

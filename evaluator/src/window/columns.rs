@@ -183,7 +183,9 @@ impl Columns {
 
 /// Reads the whole values of numeric columns by version (the empty one if the table has none).
 pub(crate) async fn read_numbers(
-    context: &SessionContext, columns: &Columns, wanted: &[ReadColumn],
+    context: &SessionContext,
+    columns: &Columns,
+    wanted: &[ReadColumn],
 ) -> Result<BTreeMap<Column, BTreeMap<String, Vec<f64>>>, Error> {
     let mut samples: BTreeMap<Column, BTreeMap<String, Vec<f64>>> = BTreeMap::new();
     let version = columns.version();
@@ -194,8 +196,7 @@ pub(crate) async fn read_numbers(
             Some(version) => (version.as_str(), format!("GROUP BY {version}")),
             None => ("''", String::new()),
         };
-        let query =
-            format!("SELECT {version} AS version, {} FROM {} {group}", values.join(", "), columns.valid_rows());
+        let query = format!("SELECT {version} AS version, {} FROM {} {group}", values.join(", "), columns.valid_rows());
         for batch in collect(context, &query).await? {
             let versions = text_column(&batch, "version")?;
             for (i, (column, _)) in chunk.iter().enumerate() {
@@ -213,7 +214,9 @@ pub(crate) async fn read_numbers(
 
 /// Reads the most frequent categories of a text column over all rows.
 pub(crate) async fn read_categories(
-    context: &SessionContext, columns: &Columns, read: &str,
+    context: &SessionContext,
+    columns: &Columns,
+    read: &str,
 ) -> Result<Categories, Error> {
     let rows = format!("(SELECT {read} AS category FROM {}) WHERE category IS NOT NULL", columns.valid_rows());
     let total = format!("SELECT '' AS category, count(*) AS n FROM {rows}");
@@ -227,15 +230,21 @@ pub(crate) async fn read_categories(
             categories.counts.insert(texts.as_string::<i32>().value(row).to_owned(), counts.value(row) as u64);
         }
     }
-    let total: u64 =
-        collect(context, &total).await?.iter().map(|batch| batch.column(1).as_primitive::<Int64Type>().value(0) as u64).sum();
+    let total: u64 = collect(context, &total)
+        .await?
+        .iter()
+        .map(|batch| batch.column(1).as_primitive::<Int64Type>().value(0) as u64)
+        .sum();
     categories.others = total - categories.counts.values().sum::<u64>();
     Ok(categories)
 }
 
 /// Counts known categories of a text column by version; all others are counted together, so the answer is bounded.
 pub(crate) async fn count_categories(
-    context: &SessionContext, columns: &Columns, read: &str, known: impl IntoIterator<Item = &str>,
+    context: &SessionContext,
+    columns: &Columns,
+    read: &str,
+    known: impl IntoIterator<Item = &str>,
 ) -> Result<BTreeMap<String, Categories>, Error> {
     let version = columns.version().unwrap_or_else(|| "''".to_owned());
     let known = sql::texts(known);
@@ -269,10 +278,9 @@ pub(crate) async fn collect(context: &SessionContext, query: &str) -> Result<Vec
 
 /// A result column as plain text.
 pub(crate) fn text_column(batch: &RecordBatch, name: &str) -> Result<ArrayRef, Error> {
-    let column = batch.column_by_name(name).ok_or_else(|| Error::MissingColumn {
-        table: "of a result".to_owned(),
-        column: name.to_owned(),
-    })?;
+    let column = batch
+        .column_by_name(name)
+        .ok_or_else(|| Error::MissingColumn { table: "of a result".to_owned(), column: name.to_owned() })?;
     Ok(cast(column, &DataType::Utf8)?)
 }
 

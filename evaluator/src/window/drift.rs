@@ -10,11 +10,7 @@ use super::{
     columns::{Categories, Column, Columns, ReadColumn, count_categories, read_numbers},
     groups::{Groups, Versions},
 };
-use crate::{
-    Error, Reference,
-    metrics::Undefined,
-    reference::ReferenceValues,
-};
+use crate::{Error, Reference, metrics::Undefined, reference::ReferenceValues};
 
 /// A Kolmogorov–Smirnov statistic from which on a column counts as drifted, if the test rejects too: with many rows a
 /// test rejects distances that matter to nobody.
@@ -35,13 +31,15 @@ struct Distance {
 
 /// Measures every column that the reference has; without a reference, says so once for score and prediction.
 pub(super) async fn measure(
-    session: &SessionContext, columns: &Columns, groups: &Groups, context: &EvaluationContext,
+    session: &SessionContext,
+    columns: &Columns,
+    groups: &Groups,
+    context: &EvaluationContext,
 ) -> Result<Vec<DriftRow>, Error> {
     let Some(reference) = &context.reference else { return Ok(without_reference(context)) };
     let mut rows = Vec::new();
-    let numeric = known(columns.numeric(context.task), reference, |values| {
-        matches!(values, ReferenceValues::Numeric { .. })
-    });
+    let numeric =
+        known(columns.numeric(context.task), reference, |values| matches!(values, ReferenceValues::Numeric { .. }));
     for (column, by_version) in read_numbers(session, columns, &numeric).await? {
         let Some(values) = reference.column(&column) else { continue };
         for (version, sample) in with_overall(by_version, &groups.versions, merge_samples) {
@@ -54,7 +52,9 @@ pub(super) async fn measure(
         matches!(values, ReferenceValues::Categorical { .. })
     });
     for (column, read) in categorical {
-        let Some(values @ ReferenceValues::Categorical { categories, .. }) = reference.column(&column) else { continue };
+        let Some(values @ ReferenceValues::Categorical { categories, .. }) = reference.column(&column) else {
+            continue;
+        };
         let by_version = count_categories(session, columns, &read, categories.keys().map(String::as_str)).await?;
         for (version, counts) in with_overall(by_version, &groups.versions, merge_categories) {
             let distance = categorical_distance(values, &counts);
@@ -71,7 +71,9 @@ fn known(columns: Vec<ReadColumn>, reference: &Reference, kind: fn(&ReferenceVal
 
 /// All versions together, first, then each if rows know versions.
 fn with_overall<T: Default>(
-    by_version: BTreeMap<String, T>, versions: &Versions, merge: fn(&BTreeMap<String, T>) -> T,
+    by_version: BTreeMap<String, T>,
+    versions: &Versions,
+    merge: fn(&BTreeMap<String, T>) -> T,
 ) -> Vec<(Option<String>, T)> {
     let mut groups = vec![(None, merge(&by_version))];
     if *versions != Versions::None {
@@ -110,13 +112,16 @@ fn categorical_distance(reference: &ReferenceValues, current: &Categories) -> Di
 }
 
 fn without_reference(context: &EvaluationContext) -> Vec<DriftRow> {
-    let distance =
-        Distance { method: "psi", threshold: PSI_THRESHOLD, outcome: Err(Undefined::NoReference), n: 0 };
+    let distance = Distance { method: "psi", threshold: PSI_THRESHOLD, outcome: Err(Undefined::NoReference), n: 0 };
     [Column::Score, Column::Prediction].iter().map(|column| drift_row(None, column, 0, &distance, context)).collect()
 }
 
 fn drift_row(
-    model_version: Option<String>, column: &Column, n_reference: u64, distance: &Distance, context: &EvaluationContext,
+    model_version: Option<String>,
+    column: &Column,
+    n_reference: u64,
+    distance: &Distance,
+    context: &EvaluationContext,
 ) -> DriftRow {
     let (statistic, p_value) = distance.outcome.map_or((None, None), |(statistic, p)| (Some(statistic), p));
     let rejected = p_value.is_none_or(|p| p < KS_LEVEL);

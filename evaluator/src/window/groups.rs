@@ -1,9 +1,6 @@
 //! Which groups of rows get results of their own: versions, and the values of each segment up to a cap.
 
-use datafusion::{
-    arrow::array::AsArray,
-    prelude::SessionContext,
-};
+use datafusion::{arrow::array::AsArray, prelude::SessionContext};
 
 use super::{
     EvaluationContext, OTHER,
@@ -41,7 +38,9 @@ pub(super) struct Segment {
 
 /// Looks which versions and segment values there are.
 pub(super) async fn find(
-    session: &SessionContext, columns: &Columns, context: &EvaluationContext,
+    session: &SessionContext,
+    columns: &Columns,
+    context: &EvaluationContext,
 ) -> Result<Groups, Error> {
     let versions = find_versions(session, columns).await?;
     let mut segments = Vec::new();

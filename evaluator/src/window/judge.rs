@@ -64,7 +64,10 @@ struct TaskQuery {
 
 /// Judges every group.
 pub(super) async fn judge(
-    session: &SessionContext, columns: &Columns, groups: &Groups, context: &EvaluationContext,
+    session: &SessionContext,
+    columns: &Columns,
+    groups: &Groups,
+    context: &EvaluationContext,
 ) -> Result<(Vec<MetricRow>, Vec<ConfusionRow>), Error> {
     let names = match context.task {
         Task::Binary => Some(class_names(session, columns, context).await?),
@@ -120,7 +123,9 @@ fn positive_name(context: &EvaluationContext) -> &str {
 /// Finds the name of the negative class: any label that is not positive, else any such prediction. Whether it is the
 /// only one is counted in the scan, so the answer does not depend on which row came first.
 async fn class_names(
-    session: &SessionContext, columns: &Columns, context: &EvaluationContext,
+    session: &SessionContext,
+    columns: &Columns,
+    context: &EvaluationContext,
 ) -> Result<ClassNames, Error> {
     let positive = sql::texts(positives(context));
     let mut negative = None;
@@ -243,10 +248,9 @@ fn grouping_sets(keys: &[String], by_version: bool) -> String {
 
 fn read_groups(batch: &RecordBatch, groups: &Groups, into: &mut BTreeMap<Group, Judged>) -> Result<(), Error> {
     let number = |name: &str, row: usize| -> Result<i64, Error> {
-        let column = batch.column_by_name(name).ok_or_else(|| Error::MissingColumn {
-            table: "of groups".to_owned(),
-            column: name.to_owned(),
-        })?;
+        let column = batch
+            .column_by_name(name)
+            .ok_or_else(|| Error::MissingColumn { table: "of groups".to_owned(), column: name.to_owned() })?;
         Ok(cast(column, &DataType::Int64)?.as_primitive::<Int64Type>().value(row))
     };
     let reports = text_column(batch, "report")?;
@@ -318,7 +322,10 @@ fn metric_rows(group: &Group, judged: &Judged, context: &EvaluationContext) -> V
 }
 
 fn confusion_rows(
-    group: &Group, judged: Judged, names: Option<&(String, Option<String>)>, context: &EvaluationContext,
+    group: &Group,
+    judged: Judged,
+    names: Option<&(String, Option<String>)>,
+    context: &EvaluationContext,
 ) -> Vec<ConfusionRow> {
     let name = |class: String| match names {
         None => class,

@@ -86,7 +86,9 @@ pub struct EvaluatedWindow {
 /// # Errors
 /// Only if a query fails.
 pub async fn evaluate(
-    session: &SessionContext, table: &str, context: &EvaluationContext,
+    session: &SessionContext,
+    table: &str,
+    context: &EvaluationContext,
 ) -> Result<EvaluatedWindow, Error> {
     let columns = Columns::of(session, table).await?;
     let groups = groups::find(session, &columns, context).await?;

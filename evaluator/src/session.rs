@@ -1,0 +1,201 @@
+//! The only place that builds DataFusion sessions over the store.
+use std::collections::HashMap;
+use std::fmt;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use datafusion::datasource::file_format::parquet::ParquetFormat;
+use datafusion::datasource::listing::{ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl};
+use datafusion::execution::memory_pool::FairSpillPool;
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::prelude::{SessionConfig, SessionContext};
+use driftline_store::Store;
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions,
+    PutOptions, PutPayload, PutResult,
+};
+
+use crate::{Error, udaf};
+
+/// Where the store's root is mounted in a session.
+const MOUNT: &str = "driftline://store/";
+
+/// Makes sessions over one store.
+#[derive(Clone)]
+pub struct Sessions {
+    store: Store,
+    memory_bytes: usize,
+    partitions: usize,
+}
+
+impl Sessions {
+    /// Sessions that use at most `memory_bytes` for one query, in so many partitions.
+    pub fn new(store: Store, memory_bytes: usize, partitions: usize) -> Self {
+        Self { store, memory_bytes, partitions }
+    }
+
+    /// A session that sees one version of each object: what it has once looked at is pinned by its ETag.
+    pub fn open(&self) -> Result<SessionContext, Error> {
+        let config = SessionConfig::new()
+            .with_target_partitions(self.partitions)
+            .with_information_schema(true)
+            .set_bool("datafusion.execution.parquet.pushdown_filters", true)
+            .set_bool("datafusion.execution.listing_table_factory_infer_partitions", true)
+            .set_bool("datafusion.execution.parquet.schema_force_view_types", false)
+            .set_bool("datafusion.execution.collect_statistics", false);
+        let runtime = RuntimeEnvBuilder::new()
+            .with_memory_pool(Arc::new(FairSpillPool::new(self.memory_bytes)))
+            .build_arc()?;
+        let session = SessionContext::new_with_config_rt(config, runtime);
+        let url = url::Url::parse(MOUNT).expect("a constant URL");
+        session.register_object_store(&url, Arc::new(Pinned::new(self.store.object_store())));
+        udaf::register(&session);
+        Ok(session)
+    }
+
+    /// A session that keeps nothing in memory bounds and mounts no store: for tables that the caller brings.
+    pub fn detached(memory_bytes: usize, partitions: usize) -> Result<SessionContext, Error> {
+        Self::new(Store::in_memory(), memory_bytes, partitions).open()
+    }
+}
+
+/// Registers objects of the store as one table; their schemas are joined by column name.
+pub async fn register_objects(session: &SessionContext, table: &str, paths: &[String]) -> Result<(), Error> {
+    let urls = paths.iter().map(|path| mounted(path)).collect::<Result<Vec<_>, _>>()?;
+    register(session, table, urls, Vec::new()).await
+}
+
+/// Registers all Parquet objects below a folder as one table, with the folder's `key=value` parts as columns.
+///
+/// # Returns
+/// Whether there are any.
+pub async fn register_folder(
+    session: &SessionContext,
+    table: &str,
+    folder: &str,
+    partitions: &[&str],
+) -> Result<bool, Error> {
+    let url = mounted(&format!("{folder}/"))?;
+    let store = session.runtime_env().object_store(&url)?;
+    let prefix = Path::parse(folder).map_err(object_store::Error::from).map_err(datafusion::error::DataFusionError::from)?;
+    let mut objects = store.list(Some(&prefix));
+    let is_table = |meta: &ObjectMeta| meta.location.as_ref().ends_with(".parquet");
+    loop {
+        match objects.try_next().await.map_err(datafusion::error::DataFusionError::from)? {
+            None => return Ok(false),
+            Some(meta) if is_table(&meta) => break,
+            Some(_) => {}
+        }
+    }
+    drop(objects);
+    register(session, table, vec![url], partitions.iter().map(ToString::to_string).collect()).await?;
+    Ok(true)
+}
+
+async fn register(
+    session: &SessionContext,
+    table: &str,
+    urls: Vec<ListingTableUrl>,
+    partitions: Vec<String>,
+) -> Result<(), Error> {
+    let columns = partitions.into_iter().map(|name| (name, arrow::datatypes::DataType::Utf8)).collect();
+    let options = ListingOptions::new(Arc::new(ParquetFormat::default()))
+        .with_file_extension(".parquet")
+        .with_table_partition_cols(columns);
+    let config = ListingTableConfig::new_with_multi_paths(urls).with_listing_options(options);
+    let config = config.infer_schema(&session.state()).await?;
+    session.register_table(table, Arc::new(ListingTable::try_new(config)?))?;
+    Ok(())
+}
+
+/// The URL of a path; its percent signs are part of the name.
+fn mounted(path: &str) -> Result<ListingTableUrl, Error> {
+    Ok(ListingTableUrl::parse(format!("{MOUNT}{}", path.replace('%', "%25")))?)
+}
+
+/// An object store whose objects do not change under a reader: the first version seen is asked for ever after, and a
+/// read of another fails instead of mixing two.
+#[derive(Debug)]
+struct Pinned {
+    inner: Arc<dyn ObjectStore>,
+    etags: Mutex<HashMap<Path, Option<String>>>,
+}
+
+impl Pinned {
+    fn new(inner: Arc<dyn ObjectStore>) -> Self {
+        Self { inner, etags: Mutex::default() }
+    }
+
+    fn pin(&self, path: &Path, etag: Option<String>) {
+        self.etags.lock().unwrap_or_else(PoisonError::into_inner).entry(path.clone()).or_insert(etag);
+    }
+
+    fn pinned(&self, path: &Path) -> Option<String> {
+        self.etags.lock().unwrap_or_else(PoisonError::into_inner).get(path).cloned().flatten()
+    }
+}
+
+impl fmt::Display for Pinned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "pinned {}", self.inner)
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Pinned {
+    async fn put_opts(&self, path: &Path, payload: PutPayload, options: PutOptions) -> object_store::Result<PutResult> {
+        self.inner.put_opts(path, payload, options).await
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        path: &Path,
+        options: PutMultipartOptions,
+    ) -> object_store::Result<Box<dyn MultipartUpload>> {
+        self.inner.put_multipart_opts(path, options).await
+    }
+
+    async fn get_opts(&self, path: &Path, mut options: GetOptions) -> object_store::Result<GetResult> {
+        if options.if_match.is_none() {
+            options.if_match = self.pinned(path);
+        }
+        let result = self.inner.get_opts(path, options).await?;
+        self.pin(path, result.meta.e_tag.clone());
+        Ok(result)
+    }
+
+    async fn get_ranges(&self, path: &Path, ranges: &[Range<u64>]) -> object_store::Result<Vec<Bytes>> {
+        if self.pinned(path).is_none() {
+            return self.inner.get_ranges(path, ranges).await;
+        }
+        let read = async |range: Range<u64>| {
+            let options = GetOptions { range: Some(range.into()), ..GetOptions::default() };
+            self.get_opts(path, options).await?.bytes().await
+        };
+        object_store::coalesce_ranges(ranges, read, object_store::OBJECT_STORE_COALESCE_DEFAULT).await
+    }
+
+    fn delete_stream(
+        &self,
+        locations: BoxStream<'static, object_store::Result<Path>>,
+    ) -> BoxStream<'static, object_store::Result<Path>> {
+        self.inner.delete_stream(locations)
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
+        self.inner.list(prefix).boxed()
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> object_store::Result<ListResult> {
+        self.inner.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> object_store::Result<()> {
+        self.inner.copy_opts(from, to, options).await
+    }
+}

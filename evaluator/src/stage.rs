@@ -1,0 +1,300 @@
+//! The evaluator's loop: takes windows whose parts are all judged, evaluates them, publishes, and records completion.
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use arrow::array::RecordBatch;
+use async_trait::async_trait;
+use driftline_ledger::{LedgerState, Members, Replica, WindowRecord};
+use driftline_schemas::clock::{self, Micros};
+use driftline_schemas::config::ReferenceSpec;
+use driftline_schemas::history::part_name;
+use driftline_schemas::ledger::{Entry, Job};
+use driftline_schemas::tables::{Task, WindowRow};
+use driftline_schemas::window::Window;
+use driftline_store::{Store, encode_segment, paths};
+use futures::StreamExt;
+use tokio_util::sync::CancellationToken;
+
+use crate::publish::Published;
+use crate::session::{Sessions, register_objects};
+use crate::{Error, EvaluatedWindow, EvaluationContext, Reference, account, publish, telemetry};
+
+/// The role's name in heartbeats.
+pub const ROLE: &str = "evaluator";
+/// Windows published together: more write a date's objects less often, fewer show the first sooner.
+const WINDOWS_A_STEP: usize = 16;
+/// Windows evaluated at the same time by one process.
+const WINDOWS_AT_ONCE: usize = 2;
+/// How often the accounts of partitions and models are published while running.
+const ACCOUNTS_EVERY: Duration = Duration::from_secs(300);
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// Where a row of no date is kept.
+const NO_DATE: &str = "1970-01-01";
+
+/// Reads a reference file: prediction events with labels, as rows with the columns of `history`.
+#[async_trait]
+pub trait ReferenceFiles: Send + Sync {
+    /// Reads the file at a URL or path.
+    async fn read(&self, location: &str) -> Result<RecordBatch, String>;
+}
+
+/// What the stage works with.
+pub struct Parts {
+    /// The store.
+    pub store: Store,
+    /// Sessions over it.
+    pub sessions: Sessions,
+    /// Who shares the work.
+    pub members: Arc<Members>,
+    /// How references are read.
+    pub references: Arc<dyn ReferenceFiles>,
+    /// How long to wait when there was nothing to do.
+    pub poll_interval: Duration,
+    /// Fires when no more windows will be judged: the stage then publishes what is open and ends.
+    pub judged: Option<CancellationToken>,
+    /// Told of each window that was published; for progress, and for the demo's table.
+    pub on_published: Option<Arc<dyn Fn(&WindowRow, &EvaluatedWindow) + Send + Sync>>,
+}
+
+/// Runs until `shutdown`, or until everything that was judged is published.
+pub async fn run(parts: Parts, shutdown: CancellationToken) -> Result<(), Error> {
+    let mut pause = Duration::from_millis(200);
+    let references = References::default();
+    loop {
+        match run_once(&parts, &references, &shutdown, &mut pause).await {
+            Err(error) if error.is_transient() => {
+                telemetry::step_failed(&error, pause);
+                tokio::select! { () = tokio::time::sleep(pause) => {}, () = shutdown.cancelled() => return Ok(()) }
+                pause = (pause * 2).min(PAUSE_MAX);
+            }
+            other => return other,
+        }
+    }
+}
+
+async fn run_once(
+    parts: &Parts,
+    references: &References,
+    shutdown: &CancellationToken,
+    pause: &mut Duration,
+) -> Result<(), Error> {
+    let mut replica = Replica::open(&parts.store, parts.members.me()).await?;
+    let mut accounts_at = Instant::now();
+    while !shutdown.is_cancelled() {
+        let was_judged = parts.judged.as_ref().is_some_and(CancellationToken::is_cancelled);
+        let mut did_something = replica.catch_up().await? > 0;
+        did_something |= evaluate_mine(parts, references, &mut replica).await?;
+        *pause = Duration::from_millis(200);
+        let is_over = was_judged && !did_something;
+        if (is_over || accounts_at.elapsed() > ACCOUNTS_EVERY) && parts.members.is_mine(ROLE, "accounts") {
+            publish_accounts(parts, &replica.state).await?;
+            accounts_at = Instant::now();
+        }
+        if is_over {
+            return Ok(());
+        }
+        if !did_something {
+            tokio::select! { () = tokio::time::sleep(parts.poll_interval) => {}, () = shutdown.cancelled() => {} }
+        }
+    }
+    Ok(())
+}
+
+/// A window that is judged, and what it is evaluated under.
+struct Subject {
+    job: Job,
+    record: WindowRecord,
+    is_latest: bool,
+}
+
+async fn evaluate_mine(parts: &Parts, references: &References, replica: &mut Replica) -> Result<bool, Error> {
+    let mine: Vec<Subject> = judged_windows(&replica.state)
+        .filter(|s| parts.members.is_mine(ROLE, &format!("{}/{}", s.job.model, s.job.window.start)))
+        .take(WINDOWS_A_STEP)
+        .collect();
+    if mine.is_empty() {
+        return Ok(false);
+    }
+    let state = &replica.state;
+    let evaluated: Vec<Result<(Subject, EvaluatedWindow, WindowRow), Error>> = futures::stream::iter(mine)
+        .map(|subject| async move {
+            let started = Instant::now();
+            let evaluated = evaluate_window(parts, references, state, &subject).await?;
+            let job = &subject.job;
+            telemetry::evaluated(&job.model, started.elapsed(), &evaluated.metrics, subject.is_latest, state.models.len());
+            let row = account::window_row(&job.model, &subject.record);
+            Ok((subject, evaluated, row))
+        })
+        .buffer_unordered(WINDOWS_AT_ONCE)
+        .collect()
+        .await;
+    let evaluated = evaluated.into_iter().collect::<Result<Vec<_>, Error>>()?;
+    let published: Vec<Published<'_>> = evaluated
+        .iter()
+        .map(|(subject, evaluated, row)| Published {
+            model: &subject.job.model,
+            window: subject.job.window,
+            revision: subject.job.revision,
+            evaluated,
+            row,
+        })
+        .collect();
+    publish::publish(&parts.store, &published).await?;
+    let completed = |(subject, _, _): &(Subject, EvaluatedWindow, WindowRow)| Entry::Completed {
+        model: subject.job.model.clone(),
+        window: subject.job.window,
+        revision: subject.job.revision,
+    };
+    let entries: Vec<Entry> = evaluated.iter().map(completed).collect();
+    replica.append_anywhere(&entries, clock::now_micros()).await?;
+    publish_window_accounts(parts, &replica.state, &published).await?;
+    if let Some(on_published) = &parts.on_published {
+        for (_, evaluated, row) in &evaluated {
+            on_published(row, evaluated);
+        }
+    }
+    Ok(true)
+}
+
+fn judged_windows(state: &LedgerState) -> impl Iterator<Item = Subject> + '_ {
+    state.models.values().flat_map(|model| {
+        let latest = model.windows.values().rev().find(|w| w.labels > 0).map(|w| w.window.start);
+        let judged = model.windows.values().filter(|record| record.is_judged());
+        judged.filter_map(move |record| {
+            let is_latest = latest == Some(record.window.start);
+            Some(Subject { job: record.open.clone()?, record: record.clone(), is_latest })
+        })
+    })
+}
+
+async fn evaluate_window(
+    parts: &Parts,
+    references: &References,
+    state: &LedgerState,
+    subject: &Subject,
+) -> Result<EvaluatedWindow, Error> {
+    let job = &subject.job;
+    let config = state.epochs.get(&job.epoch).ok_or_else(|| Error::NoConfig(job.epoch))?;
+    let settings = config.config.model(&job.model);
+    let reference = match &settings.reference {
+        None => None,
+        Some(spec) => references.get(parts, state, job, spec).await?,
+    };
+    let session = parts.sessions.open()?;
+    register_objects(&session, "rows", &history_paths(&job.model, job.window, job.parts)).await?;
+    let context = EvaluationContext {
+        model: job.model.clone(),
+        task: job.task,
+        positive_class: job.positive_class.clone(),
+        threshold: settings.threshold,
+        score_kind: settings.score_kind,
+        segments: settings.segments.clone(),
+        segment_values_max: config.config.max_segment_values,
+        reference,
+        window_start: clock::time_of(job.window.start),
+        window_end: clock::time_of(job.window.end),
+        state: job.state.as_str().to_owned(),
+        revision: job.revision as i64,
+        decided_at: clock::time_of(job.decided_at),
+    };
+    crate::evaluate(&session, "rows", &context).await
+}
+
+/// The objects of a window.
+fn history_paths(model: &str, window: Window, parts: u32) -> Vec<String> {
+    (0..parts).map(|part| paths::table("history", model, window.date(), &part_name(window, part))).collect()
+}
+
+async fn publish_window_accounts(parts: &Parts, state: &LedgerState, published: &[Published<'_>]) -> Result<(), Error> {
+    let mut dates: Vec<(&str, chrono::NaiveDate)> = published.iter().map(|p| (p.model, p.window.date())).collect();
+    dates.sort_unstable();
+    dates.dedup();
+    for (name, date) in dates {
+        let Some(model) = state.models.get(name) else { continue };
+        let of_date = model.windows.values().filter(|record| record.window.date() == date);
+        let rows = of_date.flat_map(|record| account::window(name, record)).collect();
+        publish::accounts(&parts.store, name, &date.to_string(), state.next_seq, rows).await?;
+    }
+    Ok(())
+}
+
+async fn publish_accounts(parts: &Parts, state: &LedgerState) -> Result<(), Error> {
+    let seq = state.next_seq;
+    publish::accounts(&parts.store, account::NO_MODEL, NO_DATE, seq, account::partitions(state)).await?;
+    for model in state.models.keys() {
+        let rows = account::labels(&parts.sessions, state, model).await?;
+        publish::accounts(&parts.store, model, NO_DATE, seq, rows).await?;
+    }
+    Ok(())
+}
+
+/// References that have been read, by where they come from.
+#[derive(Default)]
+struct References {
+    files: Mutex<HashMap<(String, Task), Arc<Reference>>>,
+}
+
+impl References {
+    async fn get(
+        &self,
+        parts: &Parts,
+        state: &LedgerState,
+        job: &Job,
+        spec: &ReferenceSpec,
+    ) -> Result<Option<Arc<Reference>>, Error> {
+        match spec {
+            ReferenceSpec::File(location) => self.file(parts, job, location).await.map(Some),
+            ReferenceSpec::Past { last, offset } => past(parts, state, job, *last, *offset).await,
+        }
+    }
+
+    async fn file(&self, parts: &Parts, job: &Job, location: &str) -> Result<Arc<Reference>, Error> {
+        let key = (location.to_owned(), job.task);
+        if let Some(known) = self.files.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
+            return Ok(known.clone());
+        }
+        let rows = parts.references.read(location).await;
+        let rows = rows.map_err(|cause| Error::Reference { location: location.to_owned(), cause })?;
+        let session = parts.sessions.open()?;
+        session.register_batch("reference", rows)?;
+        let reference = Arc::new(Reference::from_table(&session, "reference", job.task).await?);
+        keep(parts, &job.model, &reference).await?;
+        tracing::info!(location, version = reference.version, "reference frozen");
+        self.files.lock().unwrap_or_else(PoisonError::into_inner).insert(key, reference.clone());
+        Ok(reference)
+    }
+}
+
+/// A past period of the model's own history; `None` while there is none.
+async fn past(
+    parts: &Parts,
+    state: &LedgerState,
+    job: &Job,
+    last: Micros,
+    offset: Micros,
+) -> Result<Option<Arc<Reference>>, Error> {
+    let until = job.window.start.saturating_sub(offset);
+    let from = until.saturating_sub(last);
+    let windows = state.models.get(&job.model).map(|model| &model.windows);
+    let inside = windows.into_iter().flat_map(|windows| windows.range(from..until)).map(|(_, record)| record);
+    let paths: Vec<String> = inside
+        .filter(|record| record.window.end <= until && record.history_revision > 0)
+        .flat_map(|record| history_paths(&job.model, record.window, record.parts))
+        .collect();
+    if paths.is_empty() {
+        return Ok(None);
+    }
+    let session = parts.sessions.open()?;
+    register_objects(&session, "reference", &paths).await?;
+    let reference = Reference::from_table(&session, "reference", job.task).await?;
+    keep(parts, &job.model, &reference).await?;
+    Ok(Some(Arc::new(reference)))
+}
+
+/// Keeps a reference under its version, so that what a result was measured against can be looked up for ever.
+async fn keep(parts: &Parts, model: &str, reference: &Reference) -> Result<(), Error> {
+    let path = format!("references/model_name={}/{}.json", encode_segment(model), reference.version);
+    parts.store.create(&path, serde_json::to_vec(reference)?.into()).await?;
+    Ok(())
+}

@@ -1,0 +1,184 @@
+//! E2: equal to scikit-learn and SciPy on the same rows, with 1, 2 and 8 partitions.
+
+use std::{collections::BTreeMap, path::Path};
+
+use arrow::array::AsArray;
+use driftline_evaluator::drift::{Bins, kolmogorov, ks_2samp, population_stability_index};
+use driftline_schemas::tables::Task;
+use serde::{Deserialize, de::DeserializeOwned};
+
+use crate::rows::{batch, booleans, context, doubles, evaluate_everywhere, maps, overall, session, texts};
+
+/// Relative, and absolute below one.
+const TOLERANCE: f64 = 1e-12;
+
+#[derive(Deserialize)]
+struct Golden<C> {
+    cases: Vec<C>,
+}
+
+fn cases<C: DeserializeOwned>(file: &str) -> Vec<C> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(file);
+    let text = std::fs::read_to_string(path).expect("golden file");
+    serde_json::from_str::<Golden<C>>(&text).expect("golden cases").cases
+}
+
+fn check(what: &str, ours: Option<f64>, theirs: Option<f64>, tolerance: f64) {
+    match (ours, theirs) {
+        (None, None) => {}
+        (Some(a), Some(b)) => assert!((a - b).abs() <= tolerance * b.abs().max(1.0), "{what}: {a} is not {b}"),
+        _ => panic!("{what}: {ours:?} is not {theirs:?}"),
+    }
+}
+
+#[derive(Deserialize)]
+struct BinaryCase {
+    name: String,
+    label: Vec<u8>,
+    score: Vec<Option<f64>>,
+    threshold: f64,
+    expected: BTreeMap<String, Option<f64>>,
+}
+
+#[tokio::test]
+async fn e2_binary_equals_scikit_learn() {
+    for case in cases::<BinaryCase>("binary.json") {
+        let labels: Vec<Option<&str>> = case.label.iter().map(|y| Some(if *y == 1 { "fraud" } else { "ok" })).collect();
+        let mut context = context(Task::Binary);
+        context.positive_class = Some("fraud".to_owned());
+        context.threshold = case.threshold;
+        let rows = batch(vec![("label", texts(&labels)), ("score", doubles(&case.score))]);
+        let window = evaluate_everywhere(&rows, &context).await;
+        for (metric, theirs) in &case.expected {
+            check(&format!("{} {metric}", case.name), overall(&window, metric, None).value, *theirs, TOLERANCE);
+        }
+        sql_functions_agree(&case).await;
+    }
+}
+
+/// The single functions say what the report says.
+async fn sql_functions_agree(case: &BinaryCase) {
+    let positive: Vec<Option<bool>> = case.label.iter().map(|y| Some(*y == 1)).collect();
+    let rows = batch(vec![("y", booleans(&positive)), ("score", doubles(&case.score))]);
+    for partitions in [1, 2, 8] {
+        let session = session(&rows, partitions);
+        for metric in ["roc_auc", "average_precision", "log_loss", "brier_score", "expected_calibration_error"] {
+            let query = format!("SELECT {metric}(score, y) FROM rows");
+            let result = session.sql(&query).await.expect("plans").collect().await.expect("runs");
+            let column = result[0].column(0).as_primitive::<arrow::datatypes::Float64Type>();
+            let ours = column.iter().next().flatten();
+            check(&format!("sql {} {metric}", case.name), ours, case.expected[metric], TOLERANCE);
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct MulticlassCase {
+    name: String,
+    label: Vec<String>,
+    prediction: Vec<String>,
+    classes: Vec<String>,
+    probabilities: Option<Vec<Vec<f64>>>,
+    expected: BTreeMap<String, Option<f64>>,
+    by_class: BTreeMap<String, BTreeMap<String, Option<f64>>>,
+}
+
+#[tokio::test]
+async fn e2_multiclass_equals_scikit_learn() {
+    for case in cases::<MulticlassCase>("multiclass.json") {
+        let labels: Vec<Option<&str>> = case.label.iter().map(|y| Some(y.as_str())).collect();
+        let predictions: Vec<Option<&str>> = case.prediction.iter().map(|p| Some(p.as_str())).collect();
+        let mut columns = vec![("label", texts(&labels)), ("prediction", texts(&predictions))];
+        if let Some(probabilities) = &case.probabilities {
+            let rows: Vec<Option<Vec<(&str, f64)>>> = probabilities
+                .iter()
+                .map(|row| Some(case.classes.iter().map(String::as_str).zip(row.iter().copied()).collect()))
+                .collect();
+            columns.push(("probabilities", maps(&rows)));
+        }
+        let window = evaluate_everywhere(&batch(columns), &context(Task::Multiclass)).await;
+        for (metric, theirs) in &case.expected {
+            check(&format!("{} {metric}", case.name), overall(&window, metric, None).value, *theirs, TOLERANCE);
+        }
+        for (metric, by_class) in &case.by_class {
+            for (class, theirs) in by_class {
+                let ours = overall(&window, metric, Some(class)).value;
+                check(&format!("{} {metric} of {class}", case.name), ours, *theirs, TOLERANCE);
+            }
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct RegressionCase {
+    name: String,
+    label: Vec<Option<f64>>,
+    prediction: Vec<Option<f64>>,
+    expected: BTreeMap<String, Option<f64>>,
+}
+
+#[tokio::test]
+async fn e2_regression_equals_scikit_learn() {
+    for case in cases::<RegressionCase>("regression.json") {
+        let rows = batch(vec![("label_value", doubles(&case.label)), ("prediction_value", doubles(&case.prediction))]);
+        let window = evaluate_everywhere(&rows, &context(Task::Regression)).await;
+        for (metric, theirs) in &case.expected {
+            check(&format!("{} {metric}", case.name), overall(&window, metric, None).value, *theirs, TOLERANCE);
+            for partitions in [1, 2, 8] {
+                let query = format!("SELECT {metric}(label_value, prediction_value) FROM rows");
+                let result =
+                    session(&rows, partitions).sql(&query).await.expect("plans").collect().await.expect("runs");
+                let column = result[0].column(0).as_primitive::<arrow::datatypes::Float64Type>();
+                check(&format!("sql {} {metric}", case.name), column.iter().next().flatten(), *theirs, TOLERANCE);
+            }
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct DriftCase {
+    name: String,
+    reference: Vec<f64>,
+    current: Vec<f64>,
+    statistic: f64,
+    p_value: f64,
+    psi: f64,
+}
+
+#[test]
+fn e2_drift_equals_scipy() {
+    for case in cases::<DriftCase>("drift.json") {
+        let (mut reference, mut current) = (case.reference, case.current);
+        reference.sort_by(f64::total_cmp);
+        current.sort_by(f64::total_cmp);
+        let test = ks_2samp(&reference, &current).expect("rows");
+        check(&format!("{} statistic", case.name), Some(test.statistic), Some(case.statistic), TOLERANCE);
+        check(&format!("{} p-value", case.name), Some(test.p_value), Some(case.p_value), TOLERANCE);
+        let bins = Bins::deciles(&reference);
+        let psi = population_stability_index(&bins.count(&reference), &bins.count(&current));
+        check(&format!("{} psi", case.name), psi, Some(case.psi), TOLERANCE);
+    }
+}
+
+#[derive(Deserialize)]
+struct KolmogorovCase {
+    name: String,
+    n: u64,
+    x: f64,
+    sf: f64,
+}
+
+#[test]
+fn e2_kolmogorov_equals_scipy() {
+    for case in cases::<KolmogorovCase>("kolmogorov.json") {
+        // Above 100,000 rows the tail is its leading term.
+        let tolerance = if case.n <= 140 {
+            1e-11
+        } else if case.n <= 100_000 {
+            1e-9
+        } else {
+            1e-5
+        };
+        check(&case.name, Some(kolmogorov::sf(case.n, case.x)), Some(case.sf), tolerance);
+    }
+}

@@ -1,0 +1,253 @@
+//! Whole windows: groups, reasons, names, drift.
+
+use std::sync::Arc;
+
+use datafusion::prelude::{ParquetReadOptions, SessionContext};
+use driftline_evaluator::{EvaluatedWindow, Reference, evaluate, udaf, window::OTHER};
+use driftline_schemas::tables::{DriftRow, MetricRow, ScoreKind, Task};
+
+use crate::rows::{batch, booleans, context, doubles, evaluate_everywhere, maps, overall, session, session_of, texts};
+
+fn reasons(window: &EvaluatedWindow) -> Vec<&str> {
+    let mut reasons: Vec<&str> = window.metrics.iter().filter_map(|row| row.reason.as_deref()).collect();
+    reasons.sort_unstable();
+    reasons.dedup();
+    reasons
+}
+
+fn cells(window: &EvaluatedWindow) -> Vec<(&str, &str, i64)> {
+    let overall = window.confusion.iter().filter(|row| row.segment.is_none() && row.model_version.is_none());
+    overall.map(|row| (row.actual.as_str(), row.predicted.as_str(), row.count)).collect()
+}
+
+fn find<'a>(
+    window: &'a EvaluatedWindow,
+    metric: &str,
+    version: Option<&str>,
+    value: Option<&str>,
+) -> Option<&'a MetricRow> {
+    window.metrics.iter().find(|row| {
+        row.metric == metric && row.model_version.as_deref() == version && row.segment_value.as_deref() == value
+    })
+}
+
+#[tokio::test]
+async fn e3_a_window_without_rows_or_labels_has_every_metric_with_the_reason() {
+    for task in [Task::Binary, Task::Multiclass, Task::Regression] {
+        let none: [Option<&str>; 0] = [];
+        let empty =
+            evaluate_everywhere(&batch(vec![("label", texts(&none)), ("score", doubles(&[]))]), &context(task)).await;
+        assert_eq!(reasons(&empty), ["no_rows"], "{task:?}");
+        assert!(empty.confusion.is_empty());
+        let rows = batch(vec![("label", texts(&[None, None])), ("score", doubles(&[Some(0.1), None]))]);
+        let unlabelled = evaluate_everywhere(&rows, &context(task)).await;
+        assert_eq!(reasons(&unlabelled), ["no_labels"], "{task:?}");
+        assert_eq!((unlabelled.metrics[0].n, unlabelled.metrics[0].n_labelled), (2, 0));
+        assert_eq!(empty.metrics.len(), unlabelled.metrics.len());
+        let rows = batch(vec![("label", texts(&[Some("1"), Some("0")]))]);
+        let unscored = evaluate_everywhere(&rows, &context(task)).await;
+        assert_eq!(reasons(&unscored), ["no_scores"], "{task:?}");
+    }
+}
+
+#[tokio::test]
+async fn rows_that_failed_were_refused_or_came_too_late_are_left_out() {
+    let rows = batch(vec![
+        ("label", texts(&[Some("1"), Some("0"), Some("1"), Some("1"), Some("1")])),
+        ("prediction", texts(&[Some("1"), Some("0"), Some("0"), Some("0"), Some("0")])),
+        ("error", texts(&[None, None, Some("timeout"), None, None])),
+        ("invalid_reason", texts(&[None, None, None, Some("task_mismatch"), None])),
+        ("after_final", booleans(&[None, Some(false), None, None, Some(true)])),
+    ]);
+    let window = evaluate_everywhere(&rows, &context(Task::Binary)).await;
+    let accuracy = overall(&window, "accuracy", None);
+    assert_eq!((accuracy.value, accuracy.n, accuracy.n_labelled), (Some(1.0), 2, 2));
+}
+
+#[tokio::test]
+async fn a_prediction_stands_and_is_derived_only_where_there_is_none() {
+    let rows = batch(vec![
+        ("label", texts(&[Some("fraud"), Some("ok"), Some("fraud"), Some("ok")])),
+        ("prediction", texts(&[Some("ok"), None, None, None])),
+        ("score", doubles(&[Some(0.9), Some(0.5), None, None])),
+        ("probabilities", maps(&[None, None, Some(vec![("fraud", 0.7), ("ok", 0.3)]), Some(vec![("ok", 1.0)])])),
+    ]);
+    let mut context = context(Task::Binary);
+    context.positive_class = Some("fraud".to_owned());
+    let window = evaluate_everywhere(&rows, &context).await;
+    assert_eq!(cells(&window), [("fraud", "fraud", 1), ("fraud", "ok", 1), ("ok", "fraud", 1)]);
+    context.score_kind = ScoreKind::Any;
+    let window = evaluate_everywhere(&rows, &context).await;
+    assert_eq!(overall(&window, "log_loss", None).reason.as_deref(), Some("not_probability"));
+    assert_eq!(overall(&window, "roc_auc", None).value, Some(1.0));
+}
+
+#[tokio::test]
+async fn many_negative_names_are_one_class() {
+    let rows = batch(vec![
+        ("label", texts(&[Some("fraud"), Some("ok"), Some("legit")])),
+        ("prediction", texts(&[Some("fraud"), Some("fraud"), Some("ok")])),
+    ]);
+    let mut context = context(Task::Binary);
+    context.positive_class = Some("fraud".to_owned());
+    let window = evaluate_everywhere(&rows, &context).await;
+    assert_eq!(cells(&window), [(OTHER, OTHER, 1), (OTHER, "fraud", 1), ("fraud", "fraud", 1)]);
+    let unnamed =
+        batch(vec![("label", texts(&[Some("true"), Some("false")])), ("score", doubles(&[Some(0.9), Some(0.8)]))]);
+    let window = evaluate_everywhere(&unnamed, &crate::rows::context(Task::Binary)).await;
+    assert_eq!(cells(&window), [("false", "true", 1), ("true", "true", 1)]);
+}
+
+#[tokio::test]
+async fn versions_and_segments_have_rows_of_their_own() {
+    let rows = batch(vec![
+        ("model_version", texts(&[Some("1"), Some("1"), Some("2"), Some("2"), None])),
+        ("tag_region", texts(&[Some("eu"), Some("us"), Some("eu"), None, Some("eu")])),
+        ("tag_channel", texts(&[Some("web"), Some("a,b"), Some("web"), Some("web"), None])),
+        ("feature_age", doubles(&[Some(1.0), Some(1.5), Some(1.0), None, Some(1.0)])),
+        ("label", texts(&[Some("1"), Some("0"), Some("1"), Some("1"), Some("0")])),
+        ("prediction", texts(&[Some("1"), Some("0"), Some("0"), Some("1"), Some("0")])),
+    ]);
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    let mut context = context(Task::Binary);
+    context.segments =
+        vec![names(&["region"]), names(&["region", "channel"]), names(&["features.age"]), names(&["absent"])];
+    let window = evaluate_everywhere(&rows, &context).await;
+    let accuracy = |version, value| find(&window, "accuracy", version, value).map(|row| (row.value, row.n));
+    assert_eq!(accuracy(None, None), Some((Some(0.8), 5)));
+    assert_eq!(accuracy(Some("2"), None), Some((Some(0.5), 2)));
+    assert_eq!(accuracy(Some(""), None), Some((Some(1.0), 1)));
+    assert_eq!(accuracy(None, Some("eu")), Some((Some(2.0 / 3.0), 3)));
+    assert_eq!(accuracy(Some("2"), Some("eu")), Some((Some(0.0), 1)));
+    assert_eq!(accuracy(None, Some("eu,web")), Some((Some(0.5), 2)));
+    assert_eq!(accuracy(None, Some(r"us,a\,b")), Some((Some(1.0), 1)));
+    assert_eq!(accuracy(None, Some("1")).map(|(_, n)| n), Some(3));
+    assert_eq!(accuracy(None, Some("1.5")).map(|(_, n)| n), Some(1));
+    assert!(window.metrics.iter().all(|row| row.segment.is_some() == row.segment_value.is_some()));
+    assert!(window.metrics.iter().all(|row| row.segment.as_deref() != Some("absent")));
+    context.segment_values_max = 1;
+    context.segments = vec![names(&["region"])];
+    let capped = evaluate_everywhere(&rows, &context).await;
+    let n = |value| find(&capped, "accuracy", None, Some(value)).map(|row| row.n);
+    assert_eq!((n("eu"), n("us"), n(OTHER)), (Some(3), None, Some(1)));
+}
+
+#[tokio::test]
+async fn one_version_has_the_rows_of_all() {
+    let rows = batch(vec![
+        ("model_version", texts(&[Some("7"), Some("7")])),
+        ("label_value", doubles(&[Some(1.0), Some(2.0)])),
+        ("prediction_value", doubles(&[Some(1.5), Some(2.0)])),
+    ]);
+    let window = evaluate_everywhere(&rows, &context(Task::Regression)).await;
+    let value = |version| find(&window, "mean_error", version, None).and_then(|row| row.value);
+    assert_eq!((value(None), value(Some("7"))), (Some(0.25), Some(0.25)));
+    assert_eq!(window.metrics.len(), 14);
+    assert!(window.confusion.is_empty());
+}
+
+#[tokio::test]
+async fn drift_is_measured_on_all_valid_rows_against_the_frozen_reference() {
+    let numbers = |shift: f64| (0..256).map(|i| Some(f64::from(i % 64) / 64.0 + shift)).collect::<Vec<_>>();
+    let words = |even: &'static str| (0..256).map(|i| Some(if i % 2 == 0 { even } else { "b" })).collect::<Vec<_>>();
+    let rows = |shift: f64, even: &'static str| {
+        batch(vec![
+            ("score", doubles(&numbers(shift))),
+            ("prediction", texts(&words("a"))),
+            ("feature_amount", doubles(&numbers(0.0))),
+            ("feature_country_text", texts(&words(even))),
+            ("feature_empty", doubles(&[None; 256])),
+        ])
+    };
+    let reference = Reference::from_table(&session(&rows(0.0, "a"), 1), "rows", Task::Binary).await.expect("reads");
+    let again = Reference::from_table(&session(&rows(0.0, "a"), 8), "rows", Task::Binary).await.expect("reads");
+    assert_eq!(reference, again);
+    let json = serde_json::to_string(&reference).expect("serializes");
+    assert_eq!(serde_json::from_str::<Reference>(&json).expect("deserializes"), reference);
+    let mut context = context(Task::Binary);
+    context.reference = Some(Arc::new(reference.clone()));
+    let window = evaluate_everywhere(&rows(0.5, "z"), &context).await;
+    let drift = |column: &str, method: &str| -> &DriftRow {
+        window.drift.iter().find(|row| row.column_name == column && row.method == method).expect("measured")
+    };
+    assert_eq!(drift("score", "ks").drifted, Some(true));
+    assert_eq!(drift("score", "ks").statistic, Some(0.5));
+    assert_eq!(drift("score", "psi").drifted, Some(true));
+    assert_eq!(drift("amount", "ks").p_value, Some(1.0));
+    assert_eq!(drift("amount", "psi").statistic, Some(0.0));
+    assert_eq!(drift("prediction", "psi").drifted, Some(false));
+    assert_eq!(drift("country", "psi").drifted, Some(true));
+    assert_eq!((drift("country", "psi").n, drift("country", "psi").n_reference), (256, 256));
+    assert_eq!(window.drift.len(), 6);
+    assert_eq!(window.metrics[0].reference_version.as_deref(), Some(reference.version.as_str()));
+}
+
+#[tokio::test]
+async fn without_a_reference_drift_says_so() {
+    let rows = batch(vec![("score", doubles(&[Some(0.5)]))]);
+    let window = evaluate(&session(&rows, 1), "rows", &context(Task::Binary)).await.expect("evaluates");
+    let said: Vec<_> = window.drift.iter().map(|row| (row.column_name.as_str(), row.reason.as_deref())).collect();
+    assert_eq!(said, [("prediction", Some("no_reference")), ("score", Some("no_reference"))]);
+}
+
+#[tokio::test]
+async fn a_window_without_rows_has_no_distance_from_its_reference() {
+    let full = batch(vec![("score", doubles(&[Some(0.1), Some(0.2)]))]);
+    let mut context = context(Task::Binary);
+    let reference = Reference::from_table(&session(&full, 1), "rows", Task::Binary).await.expect("reads");
+    context.reference = Some(Arc::new(reference));
+    let window = evaluate_everywhere(&batch(vec![("score", doubles(&[None]))]), &context).await;
+    assert!(window.drift.iter().all(|row| row.reason.as_deref() == Some("no_rows") && row.drifted.is_none()));
+    assert_eq!(window.drift.len(), 2);
+}
+
+#[tokio::test]
+async fn rows_from_a_parquet_file_are_the_rows_in_memory() {
+    for versions in [[Some("1"), Some("1"), Some("1")], [Some("1"), Some("2"), None]] {
+        let rows = batch(vec![
+            ("model_version", texts(&versions)),
+            ("tag_region", texts(&[Some("eu"), None, Some("us")])),
+            ("label", texts(&[Some("fraud"), Some("ok"), Some("ok")])),
+            ("prediction", texts(&[Some("fraud"), None, Some("ok")])),
+            ("probabilities", maps(&[Some(vec![("fraud", 0.9), ("ok", 0.1)]), Some(vec![("fraud", 0.6)]), None])),
+        ]);
+        let folder = tempfile::tempdir().expect("temporary folder");
+        let path = folder.path().join("rows.parquet");
+        let file = std::fs::File::create(&path).expect("new file");
+        let mut writer = parquet::arrow::ArrowWriter::try_new(file, rows.schema(), None).expect("schema");
+        writer.write(&rows).expect("writes");
+        writer.close().expect("closes");
+        for task in [Task::Binary, Task::Multiclass] {
+            let mut context = context(task);
+            context.positive_class = (task == Task::Binary).then(|| "fraud".to_owned());
+            context.segments = vec![vec!["region".to_owned()]];
+            let session = SessionContext::new();
+            udaf::register(&session);
+            let path = path.to_str().expect("text path");
+            session.register_parquet("rows", path, ParquetReadOptions::default()).await.expect("registers");
+            let window = evaluate(&session, "rows", &context).await.expect("evaluates");
+            assert_eq!(window, evaluate_everywhere(&rows, &context).await);
+        }
+    }
+}
+
+/// What ten million rows cost. Run it optimised: `cargo test -p driftline-evaluator --release -- --ignored --nocapture`.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes ten million rows"]
+async fn ten_million_rows() {
+    let mut state = 1_u64;
+    let mut next = move || {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 11) as f64 / (1_u64 << 53) as f64
+    };
+    let scores: Vec<Option<f64>> = (0..10_000_000).map(|_| Some(next())).collect();
+    let labels: Vec<Option<&str>> =
+        scores.iter().map(|s| Some(if next() < s.unwrap_or(0.0) { "fraud" } else { "ok" })).collect();
+    let rows = batch(vec![("label", texts(&labels)), ("score", doubles(&scores))]);
+    let mut context = context(Task::Binary);
+    context.positive_class = Some("fraud".to_owned());
+    let session = session_of(&rows, 2, 8192);
+    let began = std::time::Instant::now();
+    let window = evaluate(&session, "rows", &context).await.expect("evaluates");
+    println!("{:?}: {:?}", began.elapsed(), overall(&window, "roc_auc", None));
+}

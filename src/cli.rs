@@ -1,0 +1,233 @@
+//! What users type.
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Tells, minutes after the fact and for years afterwards, how well models in production do.
+#[derive(Debug, Parser)]
+#[command(version, about, max_term_width = 110)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// Configuration file [default: driftline.toml, if there is one].
+    #[arg(long, global = true, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Where everything is kept: a path, s3://bucket/prefix, gs://, az://; overrides store.url.
+    #[arg(long, global = true, value_name = "URL")]
+    pub(crate) store: Option<String>,
+    /// Kafka brokers, host:port,…; overrides kafka.brokers.
+    #[arg(long, global = true, value_name = "LIST")]
+    pub(crate) brokers: Option<String>,
+    /// How log lines look on stderr; RUST_LOG chooses which.
+    #[arg(long, global = true, value_enum, default_value_t)]
+    pub(crate) log_format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogFormat {
+    #[default]
+    Text,
+    Json,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    #[default]
+    Table,
+    Csv,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Shows the whole pipeline on real data, with nothing installed; ends by itself.
+    Demo(DemoArgs),
+    /// Runs the pipeline: all roles in one process, or some of them.
+    Run(RunArgs),
+    /// Runs only the collector: Kafka → raw/.
+    Collector(CollectorArgs),
+    /// Runs only the aggregator: raw/ → history/.
+    Aggregator(RoleArgs),
+    /// Runs only the evaluator: history/ → metrics/.
+    Evaluator(RoleArgs),
+    /// Serves /metrics, /livez and /readyz only.
+    Serve(RoleArgs),
+    /// Publishes files of JSON lines to a topic, acknowledged by all replicas.
+    Produce(ProduceArgs),
+    /// Evaluates files, without Kafka: for backfills, notebooks and CI.
+    Evaluate(EvaluateArgs),
+    /// Runs SQL over everything that is kept; a prompt without -c.
+    Sql(SqlArgs),
+    /// Prints the accounts of partitions, models and windows; exit 3 if they do not add up.
+    Audit(AuditArgs),
+    /// Judges past windows again under the present configuration.
+    Reevaluate(ReevaluateArgs),
+    /// Checks configuration, store, brokers, topics and clock.
+    Check,
+    /// Shows the configuration as it is understood.
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+    /// Prints a completion script.
+    Completions {
+        /// For which shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Prints the configuration with all defaults and overrides; secrets are hidden.
+    Print,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// Folder of the demo's broker and store; it is emptied first if a demo made it.
+    #[arg(long, default_value = "driftline-data", value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+    /// Stay up after the replay, with /metrics, until Ctrl-C.
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// Which data set is replayed.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) data: DemoData,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DemoData {
+    /// Is a person employed? Binary, 41,779 predictions in 24 days, two versions.
+    #[default]
+    MaEmployment,
+    /// Air time of a flight. Regression, 25,004 predictions in half a year.
+    FlightAirtime,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
+pub(crate) enum Role {
+    Collector,
+    Aggregator,
+    Evaluator,
+    Serve,
+}
+
+impl Role {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Collector => "collector",
+            Self::Aggregator => "aggregator",
+            Self::Evaluator => "evaluator",
+            Self::Serve => "serve",
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// Which roles this process has.
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "collector,aggregator,evaluator,serve")]
+    pub(crate) roles: Vec<Role>,
+    #[command(flatten)]
+    pub(crate) role: RoleArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RoleArgs {
+    /// Read to the end of every partition as it stands now, judge every window, write all results, and end.
+    #[arg(long)]
+    pub(crate) until_caught_up: bool,
+    /// Serve /metrics, /livez and /readyz at this address.
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) listen: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct CollectorArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<CollectorCommand>,
+    #[command(flatten)]
+    pub(crate) role: RoleArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CollectorCommand {
+    /// Writes an explicit gap where the broker no longer has the offsets that come next.
+    AcceptGap {
+        /// Topic of the halted partition.
+        #[arg(long)]
+        topic: String,
+        /// Number of the halted partition.
+        #[arg(long)]
+        partition: u32,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ProduceArgs {
+    /// Files of JSON lines, .gz or not; `-` is standard input.
+    #[arg(required = true, value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// Topic to publish to.
+    #[arg(long)]
+    pub(crate) topic: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct EvaluateArgs {
+    /// Prediction events: JSON lines (.gz or not) or Parquet; labels may stand inline in a column `label`.
+    #[arg(long, required = true, value_name = "FILE", num_args = 1..)]
+    pub(crate) predictions: Vec<PathBuf>,
+    /// Label events: JSON lines (.gz or not) or Parquet.
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pub(crate) labels: Vec<PathBuf>,
+    /// Where the tables are written; a folder.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+    /// Name of the model, where rows do not say.
+    #[arg(long, default_value = "model")]
+    pub(crate) model: String,
+    /// How the metrics are printed.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SqlArgs {
+    /// Query; several are separated by semicolons.
+    #[arg(short = 'c', long = "command", value_name = "QUERY")]
+    pub(crate) query: Option<String>,
+    /// How rows are printed.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AuditArgs {
+    /// Only this model; partitions are always audited.
+    #[arg(long)]
+    pub(crate) model: Option<String>,
+    /// How the accounts are printed.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReevaluateArgs {
+    /// Model whose windows are judged again.
+    #[arg(long)]
+    pub(crate) model: String,
+    /// Only windows that end after this time (RFC 3339).
+    #[arg(long, value_name = "TIME")]
+    pub(crate) from: Option<chrono::DateTime<chrono::Utc>>,
+    /// Only windows that start before this time (RFC 3339).
+    #[arg(long, value_name = "TIME")]
+    pub(crate) to: Option<chrono::DateTime<chrono::Utc>>,
+}

@@ -1,0 +1,287 @@
+//! `evaluate`: the same evaluation from files, without Kafka.
+//!
+//! Files of events go through the same collector, aggregator and evaluator as a stream would, on a store in the output
+//! folder. A Parquet file that has only what metrics need (a label beside a score or prediction, no ids) is evaluated
+//! where it lies, as one window.
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use arrow::array::RecordBatch;
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use datafusion::prelude::{ParquetReadOptions, SessionContext};
+use driftline_collector::memory::{MemoryLog, MemorySource, Script};
+use driftline_collector::source::PartitionRef;
+use driftline_collector::{CollectorStatus, Until};
+use driftline_evaluator::publish::{Published, publish};
+use driftline_evaluator::session::Sessions;
+use driftline_evaluator::{EvaluationContext, evaluate};
+use driftline_schemas::config::Config;
+use driftline_schemas::tables::{Task, WindowRow};
+use driftline_schemas::window::Window;
+use driftline_store::Store;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use tokio_util::sync::CancellationToken;
+
+use crate::cli::{EvaluateArgs, Global, Role};
+use crate::commands::sql;
+use crate::output::render;
+use crate::pipeline::{self, Plan};
+use crate::reference::{fetch, is_parquet, json_lines};
+use crate::config;
+
+const PREDICTIONS: &str = "predictions";
+const LABELS: &str = "labels";
+
+pub(crate) async fn run(global: &Global, args: &EvaluateArgs) -> Result<()> {
+    let mut config = config::load(global)?;
+    let out = args.out.display().to_string();
+    if args.out.join("driftline.json").exists() {
+        bail!("{out} already holds an evaluation; choose an empty folder for --out");
+    }
+    config.store.url = out;
+    if args.labels.is_empty()
+        && let [file] = args.predictions.as_slice()
+        && let Some(columns) = columns_of(file)?
+        && !columns.iter().any(|column| column == "prediction_id")
+    {
+        return in_place(&config, args, file, &columns).await;
+    }
+    let (predictions, labels) = read(&config, args).await?;
+    through_the_pipeline(config, args, predictions, labels).await
+}
+
+/// The column names of a Parquet file; `None` if it is none.
+fn columns_of(file: &PathBuf) -> Result<Option<Vec<String>>> {
+    let mut magic = [0u8; 4];
+    let mut opened = std::fs::File::open(file).with_context(|| format!("open {}", file.display()))?;
+    if std::io::Read::read(&mut opened, &mut magic).context("read the file")? < 4 || &magic != b"PAR1" {
+        return Ok(None);
+    }
+    let builder = ParquetRecordBatchReaderBuilder::try_new(opened).with_context(|| format!("open {}", file.display()))?;
+    Ok(Some(builder.schema().fields().iter().map(|field| field.name().clone()).collect()))
+}
+
+/// All lines of both kinds of events. Labels that stand inline become label events of the prediction's own time.
+async fn read(config: &Config, args: &EvaluateArgs) -> Result<(Vec<Vec<u8>>, Vec<Vec<u8>>)> {
+    let (mut predictions, mut labels) = (Vec::new(), Vec::new());
+    for file in &args.predictions {
+        for line in lines_of(config, file, &args.model).await? {
+            if args.labels.is_empty()
+                && let Some(label) = inline_label(&line)
+            {
+                labels.push(label);
+            }
+            predictions.push(line);
+        }
+    }
+    for file in &args.labels {
+        labels.extend(lines_of(config, file, &args.model).await?);
+    }
+    Ok((predictions, labels))
+}
+
+async fn lines_of(config: &Config, file: &PathBuf, model: &str) -> Result<Vec<Vec<u8>>> {
+    let bytes = fetch(&file.display().to_string(), &config.store.options).await?;
+    let text = if is_parquet(&bytes) {
+        let reader = ParquetRecordBatchReaderBuilder::try_new(bytes)?.build()?;
+        let batches = reader.collect::<Result<Vec<RecordBatch>, _>>().with_context(|| format!("read {}", file.display()))?;
+        Bytes::from(json_lines(&batches)?)
+    } else {
+        bytes
+    };
+    let lines = text.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty());
+    Ok(lines.map(|line| with_model(line, model)).collect())
+}
+
+/// Rows that do not name their model get the one of `--model`.
+fn with_model(line: &[u8], model: &str) -> Vec<u8> {
+    let has_model = line.windows(12).any(|part| part == b"\"model_name\"");
+    match line.trim_ascii_start().strip_prefix(b"{") {
+        Some(rest) if !has_model => {
+            let name = serde_json::Value::from(model).to_string();
+            let comma: &[u8] = if rest.trim_ascii() == b"}" { b"" } else { b"," };
+            [b"{\"model_name\":", name.as_bytes(), comma, rest].concat()
+        }
+        _ => line.to_vec(),
+    }
+}
+
+fn inline_label(line: &[u8]) -> Option<Vec<u8>> {
+    let event: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(line).ok()?;
+    let label = event.get("label")?;
+    let time = event.get("timestamp")?;
+    let at = event.get("label_timestamp").unwrap_or(time);
+    let label = serde_json::json!({
+        "prediction_id": event.get("prediction_id")?, "model_name": event.get("model_name")?,
+        "timestamp": at, "label": label, "prediction_timestamp": time,
+    });
+    Some(label.to_string().into_bytes())
+}
+
+async fn through_the_pipeline(
+    config: Config,
+    args: &EvaluateArgs,
+    predictions: Vec<Vec<u8>>,
+    labels: Vec<Vec<u8>>,
+) -> Result<()> {
+    let store = pipeline::open_store(&config).await?;
+    let log = MemoryLog::default();
+    for (topic, lines) in [(PREDICTIONS, predictions), (LABELS, labels)] {
+        log.create_topic(topic, None, 1);
+        for line in lines {
+            log.publish(topic, 0, Some(&line));
+        }
+    }
+    let mut settings = pipeline::collector_settings(&config, "evaluate");
+    settings.predictions_topics = vec![PREDICTIONS.to_owned()];
+    settings.labels_topics = vec![LABELS.to_owned()];
+    let topics = settings.topics();
+    let script = Script::assigning((0..topics.len()).map(|topic| PartitionRef { topic, partition: 0 }));
+    let connect =
+        move |starts: Arc<driftline_collector::ChainStarts>| Ok(Some(MemorySource::new(log, topics, script, starts)));
+    let status = Arc::new(CollectorStatus::default());
+    let shutdown = pipeline::shutdown_on_signals();
+    driftline_collector::run_on(connect, settings, store.clone(), None, status, Until::CaughtUp, shutdown.clone())
+        .await
+        .context("read the events")?;
+    let plan = Plan {
+        roles: vec![Role::Aggregator, Role::Evaluator],
+        until_caught_up: true,
+        listen: None,
+        registry: prometheus::Registry::new(),
+        on_published: None,
+    };
+    pipeline::run(&config, store.clone(), plan, shutdown).await?;
+    print_results(&config, &store, args).await
+}
+
+async fn print_results(config: &Config, store: &Store, args: &EvaluateArgs) -> Result<()> {
+    let session = sql::open(&pipeline::sessions(config, store), store).await?;
+    let rejected = "SELECT reason, count(*) AS events, min(detail) AS example FROM dead_letters GROUP BY 1 ORDER BY 1";
+    if let Ok(frame) = session.sql(rejected).await {
+        let batches = frame.collect().await.context("count the rejected events")?;
+        if batches.iter().any(|batch| batch.num_rows() > 0) {
+            eprintln!("events that could not be used:");
+            eprint!("{}", render(&batches, crate::cli::Format::Table)?);
+        }
+    }
+    let query = "SELECT model_name, window_start, metric, class, value, reason, ci_low, ci_high, n, n_labelled FROM metrics \
+                 WHERE segment IS NULL AND model_version IS NULL ORDER BY model_name, window_start, metric, class";
+    print!("{}", sql::answer(&session, query, args.format).await.context("read the metrics (did the files hold any event?)")?);
+    eprintln!("all tables are in {}: driftline --store {} sql", args.out.display(), args.out.display());
+    Ok(())
+}
+
+/// One Parquet file of labels and scores, as one window.
+async fn in_place(config: &Config, args: &EvaluateArgs, file: &PathBuf, columns: &[String]) -> Result<()> {
+    let has = |name: &str| columns.iter().any(|column| column == name);
+    if !has("label") || !(has("score") || has("prediction")) {
+        bail!(
+            "{} has neither prediction_id (to join labels by) nor label beside score or prediction; its columns are {}",
+            file.display(),
+            columns.join(", ")
+        );
+    }
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let session = Sessions::detached((config.memory_max / 2) as usize, cores)?;
+    let path = file.display().to_string();
+    session.register_parquet("file", &path, ParquetReadOptions::default()).await.context("open the file")?;
+    let settings = config.judge.model(&args.model);
+    let task = match settings.task {
+        Some(task) => task,
+        None => infer_task(&session, &has).await?,
+    };
+    session.sql(&view(&session, columns).await?).await.context("read the file's columns")?;
+    let context = EvaluationContext {
+        model: args.model.clone(),
+        task,
+        positive_class: settings.positive_class.clone().or_else(|| (task == Task::Binary).then(|| "1".to_owned())),
+        threshold: settings.threshold,
+        score_kind: settings.score_kind,
+        segments: settings.segments.clone(),
+        segment_values_max: config.judge.max_segment_values,
+        reference: None,
+        window_start: DateTime::<Utc>::UNIX_EPOCH,
+        window_end: DateTime::<Utc>::UNIX_EPOCH,
+        state: "final".to_owned(),
+        revision: 1,
+        decided_at: driftline_schemas::clock::now(),
+    };
+    let evaluated = evaluate(&session, "rows", &context).await.context("evaluate the file")?;
+    let store = pipeline::open_store(config).await?;
+    let overall = evaluated.metrics.iter().find(|row| row.segment.is_none() && row.model_version.is_none());
+    let (n, labelled) = overall.map_or((0, 0), |row| (row.n, row.n_labelled));
+    let row = WindowRow {
+        model: args.model.clone(),
+        window_start: context.window_start,
+        window_end: context.window_end,
+        state: context.state.clone(),
+        revision: 1,
+        predictions: n,
+        labelled,
+        waiting: 0,
+        expired: n - labelled,
+        failed: 0,
+        invalid: 0,
+        duplicates: 0,
+        after_final: 0,
+        label_coverage: (n > 0).then(|| labelled as f64 / n as f64),
+        late_predictions: 0,
+        decided_at: context.decided_at,
+    };
+    let window = Window { start: 0, end: 0 };
+    publish(&store, &[Published { model: &args.model, window, revision: 1, evaluated: &evaluated, row: &row }]).await?;
+    print_results(config, &store, args).await
+}
+
+async fn infer_task(session: &SessionContext, has: &dyn Fn(&str) -> bool) -> Result<Task> {
+    // A thousand rows tell two classes from many, and classes from numbers.
+    let sql = "SELECT count(DISTINCT label) FROM (SELECT label FROM file WHERE label IS NOT NULL LIMIT 1000)";
+    let batches = session.sql(sql).await?.collect().await?;
+    let classes = batches.first().map_or(0, |batch| {
+        use arrow::array::AsArray;
+        batch.column(0).as_primitive::<arrow::datatypes::Int64Type>().value(0)
+    });
+    Ok(match (classes, has("score")) {
+        (0..=2, _) => Task::Binary,
+        (_, true) => Task::Multiclass,
+        (_, false) if classes > 100 => Task::Regression,
+        _ => Task::Multiclass,
+    })
+}
+
+/// The file's columns under the names and types of history.
+async fn view(session: &SessionContext, columns: &[String]) -> Result<String> {
+    use arrow::datatypes::DataType;
+    let table = session.table("file").await?;
+    let schema = table.schema().as_arrow().clone();
+    let mut types: BTreeMap<&str, &DataType> = BTreeMap::new();
+    for field in schema.fields() {
+        types.insert(field.name(), field.data_type());
+    }
+    let mut parts = Vec::new();
+    for column in columns {
+        let quoted = format!("\"{}\"", column.replace('"', "\"\""));
+        let Some(kind) = types.get(column.as_str()) else { continue };
+        // A number is its shortest decimal text: 1.0 is the class 1.
+        let canonical = match kind {
+            DataType::Float16 | DataType::Float32 | DataType::Float64 => format!(
+                "CASE WHEN {quoted} = trunc({quoted}) AND abs({quoted}) < 9e15 THEN CAST(CAST({quoted} AS BIGINT) AS VARCHAR) \
+                 ELSE CAST({quoted} AS VARCHAR) END"
+            ),
+            _ => format!("CAST({quoted} AS VARCHAR)"),
+        };
+        let number = format!("TRY_CAST({quoted} AS DOUBLE)");
+        match column.as_str() {
+            "label" => parts.push(format!("{canonical} AS label, {number} AS label_value")),
+            "prediction" => parts.push(format!("{canonical} AS prediction, {number} AS prediction_value")),
+            "score" => parts.push(format!("CAST({quoted} AS DOUBLE) AS score")),
+            "model_version" => parts.push(format!("CAST({quoted} AS VARCHAR) AS model_version")),
+            _ => parts.push(quoted),
+        }
+    }
+    Ok(format!("CREATE VIEW rows AS SELECT {} FROM file", parts.join(", ")))
+}

@@ -1,0 +1,64 @@
+//! One file a command.
+mod audit;
+mod check;
+mod demo;
+mod evaluate;
+mod produce;
+mod reevaluate;
+mod run;
+mod sql;
+
+use anyhow::{Context, Result};
+use clap::CommandFactory;
+
+use crate::cli::{Cli, Command, ConfigCommand, Role};
+use crate::config;
+
+/// Does what was asked for.
+pub(crate) async fn run(cli: Cli) -> Result<()> {
+    let global = cli.global;
+    match cli.command {
+        Command::Demo(args) => demo::run(&global, &args).await,
+        Command::Run(args) => run::run(&global, args.roles, args.role).await,
+        Command::Collector(args) => match args.command {
+            None => run::run(&global, vec![Role::Collector], args.role).await,
+            Some(command) => run::accept_gap(&global, command).await,
+        },
+        Command::Aggregator(args) => run::run(&global, vec![Role::Aggregator], args).await,
+        Command::Evaluator(args) => run::run(&global, vec![Role::Evaluator], args).await,
+        Command::Serve(args) => run::run(&global, vec![Role::Serve], args).await,
+        Command::Produce(args) => produce::run(&global, &args).await,
+        Command::Evaluate(args) => evaluate::run(&global, &args).await,
+        Command::Sql(args) => sql::run(&global, &args).await,
+        Command::Audit(args) => audit::run(&global, &args).await,
+        Command::Reevaluate(args) => reevaluate::run(&global, &args).await,
+        Command::Check => check::run(&global).await,
+        Command::Config { command: ConfigCommand::Print } => print_config(&global),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "driftline", &mut std::io::stdout());
+            Ok(())
+        }
+    }
+}
+
+fn print_config(global: &crate::cli::Global) -> Result<()> {
+    let mut table = config::table(global)?;
+    let config = config::validate(table.clone())?;
+    config::redact(&mut table);
+    println!("# as given: file, then DRIFTLINE__… variables, then flags; secrets are hidden");
+    print!("{}", toml::to_string_pretty(&table).context("print the configuration")?);
+    println!("\n# as understood, defaults included");
+    let judge = serde_json::to_string_pretty(&config.judge).context("print the configuration")?;
+    println!("# store.url        = {:?}", config.store.url);
+    println!("# kafka.brokers    = {:?}", config.kafka.brokers);
+    println!("# kafka.topics     = {:?} {:?}", config.kafka.predictions_topics, config.kafka.labels_topics);
+    println!("# kafka.group      = {:?}", config.kafka.group);
+    println!("# flush            = every {:?} or {} bytes", config.flush_interval, config.flush_bytes);
+    println!("# memory_max       = {} bytes", config.memory_max);
+    println!("# serve.listen     = {:?}", config.listen);
+    println!("# judging (times in microseconds):");
+    for line in judge.lines() {
+        println!("# {line}");
+    }
+    Ok(())
+}

@@ -1,0 +1,159 @@
+//! The configuration as it was typed: file, environment, flags, in this order; then validated as a whole.
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use driftline_schemas::config::Config;
+use toml::{Table, Value};
+
+use crate::BadConfig;
+use crate::cli::Global;
+
+/// Prefix of environment variables that override keys: `DRIFTLINE__SECTION__KEY`.
+const PREFIX: &str = "DRIFTLINE__";
+const DEFAULT_FILE: &str = "driftline.toml";
+
+/// Reads the configuration that the flags name.
+pub(crate) fn load(global: &Global) -> Result<Config> {
+    validate(table(global)?)
+}
+
+/// The configuration as one table, before it is validated.
+pub(crate) fn table(global: &Global) -> Result<Table> {
+    let mut table = match &global.config {
+        Some(file) => read(file)?,
+        None if Path::new(DEFAULT_FILE).exists() => read(Path::new(DEFAULT_FILE))?,
+        None => Table::new(),
+    };
+    for (name, value) in std::env::vars() {
+        if let Some(path) = name.strip_prefix(PREFIX) {
+            override_key(&mut table, path, &value);
+        }
+    }
+    if let Some(store) = &global.store {
+        set(&mut table, &["store", "url"], Value::String(store.clone()));
+    }
+    if let Some(brokers) = &global.brokers {
+        set(&mut table, &["kafka", "brokers"], Value::String(brokers.clone()));
+    }
+    read_secrets(&mut table)?;
+    Ok(table)
+}
+
+/// Validates a table; all faults are reported at once.
+pub(crate) fn validate(table: Table) -> Result<Config> {
+    Config::from_table(table).map_err(|faults| {
+        let lines: Vec<String> = faults.iter().map(|fault| format!("  {fault}")).collect();
+        BadConfig(format!("the configuration has {} fault(s):\n{}", lines.len(), lines.join("\n"))).into()
+    })
+}
+
+fn read(file: &Path) -> Result<Table> {
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| BadConfig(format!("cannot read the configuration {}: {error}", file.display())))?;
+    text.parse::<Table>()
+        .map_err(|error| BadConfig(format!("{} is not TOML: {error}", file.display())).into())
+}
+
+/// `KAFKA__BROKERS=…` sets `kafka.brokers`. A value that is TOML (a number, a list) is taken as such, else as text.
+fn override_key(table: &mut Table, path: &str, value: &str) {
+    let lower = path.to_lowercase();
+    let mut keys: Vec<String> = lower.split("__").map(str::to_owned).collect();
+    // Names of librdkafka's properties have dots, which environment variables cannot.
+    if keys.len() == 3 && keys[0] == "kafka" && keys[1] == "properties" {
+        keys[2] = keys[2].replace('_', ".");
+        return set(table, &["kafka", "properties", &keys[2]], Value::String(value.to_owned()));
+    }
+    let parsed = format!("value = {value}").parse::<Table>().ok().and_then(|mut table| table.remove("value"));
+    let value = parsed.unwrap_or_else(|| Value::String(value.to_owned()));
+    let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+    set(table, &keys, value);
+}
+
+fn set(table: &mut Table, keys: &[&str], value: Value) {
+    let Some((last, sections)) = keys.split_last() else { return };
+    let mut at = table;
+    for section in sections {
+        let entry = at.entry((*section).to_owned()).or_insert_with(|| Value::Table(Table::new()));
+        if !entry.is_table() {
+            *entry = Value::Table(Table::new());
+        }
+        at = entry.as_table_mut().expect("it was made a table");
+    }
+    at.insert((*last).to_owned(), value);
+}
+
+/// `"sasl.password_file" = "/run/secrets/…"` puts the file's text in place of `sasl.password`; likewise for all texts
+/// under `kafka.properties` and `store.options`.
+fn read_secrets(table: &mut Table) -> Result<()> {
+    for keys in [["kafka", "properties"], ["store", "options"]] {
+        let section = table.get_mut(keys[0]).and_then(|value| value.get_mut(keys[1])).and_then(Value::as_table_mut);
+        let Some(section) = section else { continue };
+        let files: Vec<String> = section.keys().filter(|key| key.ends_with("_file")).cloned().collect();
+        for key in files {
+            let Some(Value::String(file)) = section.remove(&key) else { continue };
+            let text = std::fs::read_to_string(&file)
+                .with_context(|| format!("read {}.{}.{key}", keys[0], keys[1]))
+                .map_err(|error| BadConfig(format!("{error:#}")))?;
+            section.insert(key.trim_end_matches("_file").to_owned(), Value::String(text.trim_end().to_owned()));
+        }
+    }
+    Ok(())
+}
+
+/// Hides what nobody should read over a shoulder.
+pub(crate) fn redact(table: &mut Table) {
+    for (key, value) in table.iter_mut() {
+        match value {
+            Value::Table(inner) => redact(inner),
+            Value::String(text) if is_secret(key) => *text = "***".to_owned(),
+            _ => {}
+        }
+    }
+}
+
+fn is_secret(key: &str) -> bool {
+    let key = key.to_lowercase();
+    ["password", "secret", "token", "access_key", "account_key", "credential", "sas", "ssl.key"]
+        .iter()
+        .any(|word| key.contains(word) && key != "sasl.mechanism" && key != "sasl.mechanisms" && key != "sasl.username")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_environment_overrides_the_file_by_section_and_key() {
+        let mut table: Table = "[kafka]\nbrokers = \"a:1\"\n".parse().unwrap();
+        override_key(&mut table, "KAFKA__BROKERS", "b:2");
+        override_key(&mut table, "KAFKA__CREATE_TOPICS", "true");
+        override_key(&mut table, "KAFKA__PROPERTIES__SECURITY_PROTOCOL", "ssl");
+        override_key(&mut table, "MODELS_MAX", "7");
+        let config = validate(table).unwrap();
+        assert_eq!(config.kafka.brokers, "b:2");
+        assert!(config.kafka.create_topics);
+        assert_eq!(config.kafka.properties["security.protocol"], "ssl");
+        assert_eq!(config.judge.models_max, 7);
+    }
+
+    #[test]
+    fn secrets_come_from_files_and_are_never_shown() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "hunter2\n").unwrap();
+        let text = format!("[kafka.properties]\n\"sasl.password_file\" = {:?}\n\"sasl.mechanism\" = \"PLAIN\"", file.path());
+        let mut table: Table = text.parse().unwrap();
+        read_secrets(&mut table).unwrap();
+        assert_eq!(table["kafka"]["properties"]["sasl.password"].as_str(), Some("hunter2"));
+        redact(&mut table);
+        assert_eq!(table["kafka"]["properties"]["sasl.password"].as_str(), Some("***"));
+        assert_eq!(table["kafka"]["properties"]["sasl.mechanism"].as_str(), Some("PLAIN"));
+    }
+
+    #[test]
+    fn a_key_that_nobody_knows_is_a_fault_even_from_the_environment() {
+        let mut table = Table::new();
+        override_key(&mut table, "KAFKA__BROKER", "b:2");
+        let fault = validate(table).unwrap_err().to_string();
+        assert!(fault.contains("kafka.broker") && fault.contains("did you mean `brokers`"), "{fault}");
+    }
+}
