@@ -34,7 +34,7 @@ impl Metrics {
         let exporter = opentelemetry_prometheus::exporter()
             .with_registry(registry.clone())
             .scope_info_enabled(false)
-            .target_info_enabled(false)
+            .without_target_info()
             .build()
             .context("set up Prometheus metrics")?;
         let mut builder = SdkMeterProvider::builder()

@@ -39,7 +39,7 @@ struct Decimal<'a> {
     integer: &'a str,
     fraction: &'a str,
     exponent: &'a str,
-    /// No fraction, no exponent, and not `-0`: already canonical.
+    /// No fraction, no exponent, not `-0`, and not too long to be written out: already canonical.
     is_plain_integer: bool,
 }
 
@@ -68,7 +68,10 @@ impl<'a> Decimal<'a> {
                 exponent
             }
         };
-        let is_plain_integer = fraction.is_empty() && exponent.is_empty() && !(negative && integer == "0");
+        let is_plain_integer = fraction.is_empty()
+            && exponent.is_empty()
+            && !(negative && integer == "0")
+            && integer.len() as i64 <= PLAIN_LENGTH_MAX;
         Some(Self { negative, integer, fraction, exponent, is_plain_integer })
     }
 
@@ -90,7 +93,7 @@ impl<'a> Decimal<'a> {
             text.push('-');
         }
         let length = digits.len() as i64;
-        if point > 0 && point.max(length) <= PLAIN_LENGTH_MAX.max(length) {
+        if (1..=PLAIN_LENGTH_MAX).contains(&point) {
             if point >= length {
                 text.push_str(&digits);
                 text.extend(std::iter::repeat_n('0', (point - length) as usize));
@@ -133,7 +136,9 @@ mod tests {
             ("123456789012345678901234567890", "123456789012345678901234567890"),
             ("12345678901234567890123456789.0", "12345678901234567890123456789"),
             ("1e300", "1e300"), ("12e299", "1.2e300"), ("1e-300", "1e-300"), ("1e20", "100000000000000000000"),
-            ("1e99999999999999999999", "1e99999999999999999999"),
+            ("1e99999999999999999999", "1e99999999999999999999"), ("1e64", "1e64"),
+            // Too long to be written out, yet one number has one spelling, and all its digits.
+            (&format!("25{}", "0".repeat(70)), "2.5e71"), (&"9".repeat(65), &format!("9.{}e64", "9".repeat(64))),
             ("true", "true"), ("True", "True"), ("fraud", "fraud"), ("NaN", "NaN"), ("0x1", "0x1"), ("١", "١"),
         ];
         for (text, expected) in table {
