@@ -169,7 +169,10 @@ class Comparison:
         task = self.models.get(model, {}).get("task")
         if task is None:
             task = "regression" if "mean_absolute_error" in names else "multiclass" if "f1_macro" in names else "binary"
-        positive = self.arguments.positive_class or self.models.get(model, {}).get("positive_class") or likely_positive(rows)
+        configured = self.models.get(model, {}).get("positive_class")
+        # Classes are compared in canonical text; a number in the configuration is its shortest decimal form.
+        configured = None if configured is None else f"{configured:g}" if isinstance(configured, (int, float)) else configured
+        positive = self.arguments.positive_class or configured or likely_positive(rows)
         slices: dict[tuple, list[dict]] = {}
         for row in said:
             slices.setdefault((row["model_version"], row["segment"], row["segment_value"]), []).append(row)
