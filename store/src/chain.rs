@@ -54,6 +54,9 @@ impl Chain {
     /// The first free number, found by walking from `from`, a number that is proven to be a boundary. `next` tells an
     /// object's successor. Every object on the way is read whole, so `from` had better be near the end.
     ///
+    /// An error loses the walk. Each object that `next` sees proves another boundary, so a caller that must get through
+    /// a long chain on a store that is often away notes them there and begins again from the last.
+    ///
     /// # Errors
     /// [`Error::Corrupt`] if an object names itself or an earlier one as its successor.
     pub async fn find_tail(&self, from: u64, next: impl Fn(&Object) -> Result<u64, Error>) -> Result<u64, Error> {

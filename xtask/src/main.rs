@@ -1,2 +1,56 @@
-//! The project's own chores: benchmarks and checks.
-fn main() {}
+//! The project's own chores. `cargo xtask bench` prints ratios of one run on this machine: ours beside a physical limit.
+mod collect;
+mod evaluate;
+
+use anyhow::{Result, bail};
+use clap::{Parser, Subcommand};
+
+/// The project's own chores.
+#[derive(Parser)]
+struct Cli {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Subcommand)]
+enum Chore {
+    /// Prints events a second and core of the collector beside a bare consumer, and the cost of `evaluate` on many rows.
+    Bench {
+        /// Which half; both by default.
+        #[arg(value_parser = ["collect", "evaluate"])]
+        only: Option<String>,
+        /// Events for the collector.
+        #[arg(long, default_value_t = 1_000_000)]
+        events: usize,
+        /// Rows for `evaluate`.
+        #[arg(long, default_value_t = 10_000_000)]
+        rows: usize,
+        /// A broker to use; without it the embedded one, which sends whole logs and is fit for small runs only.
+        #[arg(long)]
+        brokers: Option<String>,
+    },
+}
+
+fn main() -> Result<()> {
+    let Chore::Bench { only, events, rows, brokers } = Cli::parse().chore;
+    if cfg!(debug_assertions) {
+        bail!("measure what is shipped: cargo xtask runs with --release (see .cargo/config.toml)");
+    }
+    let wants = |name: &str| only.as_deref().is_none_or(|only| only == name);
+    if wants("collect") {
+        collect::run(events, brokers)?;
+    }
+    if wants("evaluate") {
+        evaluate::run(rows)?;
+    }
+    Ok(())
+}
+
+/// Seconds of processor time that this process has used, all threads together.
+fn cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // Fields 14 and 15 after the name, which may itself hold blanks: user and system time in ticks of 1/100 s.
+    let after_name = stat.rsplit(')').next().unwrap_or_default();
+    let fields: Vec<f64> = after_name.split_whitespace().skip(11).take(2).filter_map(|f| f.parse().ok()).collect();
+    fields.iter().sum::<f64>() / 100.0
+}

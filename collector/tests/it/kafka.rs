@@ -120,7 +120,6 @@ async fn everything_is_read_once(brokers: Brokers) {
     let (settings, store) = (brokers.settings(), Store::in_memory());
     catch_up(&settings, &store).await.unwrap();
     assert_collected(&store, &expected).await;
-    eprintln!("TOPICID {:?}", read_chain(&store, &brokers.predictions, 0).await.footers[0].topic_id);
     // A second life goes on where the chains end, also under a group that has never committed (C4).
     for ((.., rows), (.., more)) in expected.iter_mut().zip(brokers.publish(3, 50).await) {
         rows.extend(more);

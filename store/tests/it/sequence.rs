@@ -1,4 +1,6 @@
 //! Chains: any number of writers, any faults, one gap-free sequence.
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use bytes::Bytes;
 use driftline_store::{Appended, Chain, Error, Fault, FaultPlan, Object, Operation, RetryPolicy, Store};
 use serde::{Deserialize, Serialize};
@@ -19,32 +21,36 @@ fn next(object: &Object) -> Result<u64, Error> {
 }
 
 /// Appends flushes of different sizes until the chain has reached `end`, adopting what others have written. A writer
-/// whose store gives up ends its life there and starts again, as a process would: from the last boundary that it has
-/// proven, for a walk from the very beginning would seldom outlive its own reads.
+/// whose store gives up ends its life there and starts again, as a process would, from the last boundary it has proven:
+/// each object that it read on the way, for a walk over the whole chain would seldom outlive its own reads.
 async fn write(chain: Chain, writer: usize, from: u64, end: u64) -> Vec<Flush> {
     let mut mine = Vec::new();
-    let mut proven = from;
-    for _life in 0..10_000 {
-        let Ok(tail) = chain.find_tail(proven, next).await else { continue };
-        proven = tail;
-        while proven < end {
-            let flush = Flush { writer, from: proven, to: proven + 1 + (writer as u64 + proven) % 7 };
-            match chain.append(proven, Bytes::from(serde_json::to_vec(&flush).unwrap())).await {
+    let proven = AtomicU64::new(from);
+    let note = |object: &Object| next(object).inspect(|to| proven.store(*to, Ordering::Relaxed));
+    for _life in 0..LIVES_MAX {
+        let Ok(mut at) = chain.find_tail(proven.load(Ordering::Relaxed), note).await else { continue };
+        while at < end {
+            let flush = Flush { writer, from: at, to: at + 1 + (writer as u64 + at) % 7 };
+            match chain.append(at, Bytes::from(serde_json::to_vec(&flush).unwrap())).await {
                 Ok(Appended::Mine) => {
-                    proven = flush.to;
+                    at = flush.to;
                     mine.push(flush);
                 }
-                Ok(Appended::Theirs(theirs)) => proven = next(&theirs).unwrap(),
+                Ok(Appended::Theirs(theirs)) => at = next(&theirs).unwrap(),
                 Err(_) => break,
             }
+            proven.store(at, Ordering::Relaxed);
             tokio::task::yield_now().await;
         }
-        if proven >= end {
+        if at >= end {
             return mine;
         }
     }
     panic!("writer {writer} makes no progress");
 }
+
+/// A chain here has at most 143 objects, and a life dies at one request in eight: some tens of lives are usual.
+const LIVES_MAX: usize = 1000;
 
 /// Runs writers side by side and checks what they leave: contiguous from its beginning, each slot one writer's, and
 /// nothing else in the folder. Tells how many slots hold what their writer never heard it had written.
