@@ -82,6 +82,13 @@ pub(crate) enum Command {
     },
 }
 
+impl Command {
+    /// Whether it is a process that people watch by its log; the others speak for themselves.
+    pub(crate) fn is_service(&self) -> bool {
+        matches!(self, Self::Run(_) | Self::Collector(_) | Self::Aggregator(_) | Self::Evaluator(_) | Self::Serve(_))
+    }
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigCommand {
     /// Prints the configuration with all defaults and overrides; secrets are hidden.

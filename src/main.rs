@@ -14,7 +14,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::cli::{Cli, Command};
+use crate::cli::Cli;
 
 /// What the shell is told: 0 done, 1 failed, 2 wrong usage or configuration, 3 a check failed.
 #[derive(Debug, thiserror::Error)]
@@ -29,7 +29,7 @@ pub(crate) struct BadConfig(pub(crate) String);
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let format = cli.global.log_format;
-    telemetry::init_logs(format, matches!(cli.command, Command::Demo(_)));
+    telemetry::init_logs(format, !cli.command.is_service());
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("driftline").build() {
         Ok(runtime) => runtime,
         Err(error) => {

@@ -10,7 +10,12 @@ use crate::cli::LogFormat;
 
 /// Log lines go to stderr; `quiet` shows only what is odd, unless RUST_LOG says otherwise.
 pub(crate) fn init_logs(format: LogFormat, quiet: bool) {
-    let default = if quiet { "warn,rdkafka=error,librdkafka=error" } else { "info,rdkafka=error,librdkafka=warn" };
+    // rdkafka logs an error each time a consumer that was closed is dropped: it means nothing.
+    let default = if quiet {
+        "warn,rdkafka=off,librdkafka=error"
+    } else {
+        "info,rdkafka=error,rdkafka::consumer::base_consumer=off,librdkafka=warn"
+    };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // A second initialisation can only happen in tests, and the first one holds.

@@ -49,6 +49,8 @@ pub(crate) async fn read_chain(store: &Store, topic: &str, partition: u32) -> Re
         read.to = footer.to;
         read.footers.push(footer);
     }
+    let names = store.list(&paths::raw_folder(&name)).await.unwrap();
+    assert_eq!(names.len(), read.footers.len() + 1, "C1: the chain and its genesis are all there is: {names:?}");
     let accepted: u64 = read.footers.iter().map(|footer| footer.accepted + footer.rejected_total()).sum();
     assert_eq!(accepted, read.rows.len() as u64, "A1: events are rows, accepted or rejected");
     read.rows.sort();

@@ -66,6 +66,35 @@ async fn c3_two_writers_keep_the_chain_exact() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn c3_a_lost_slot_is_adopted_and_what_lies_beyond_is_read_again() {
+    let (mut world, store) = (world(1, 0), Store::in_memory());
+    let settings = CollectorSettings { flush_interval: Duration::from_secs(600), flush_bytes: 30_000, ..settings() };
+    let (stop, status) = (CancellationToken::new(), Arc::new(CollectorStatus::default()));
+    let (script, log, member_store) = (Script::assigning(all(1)), world.log.clone(), store.clone());
+    let (run_stop, run_status) = (stop.clone(), Arc::clone(&status));
+    let member = tokio::spawn(async move {
+        collect(&log, &member_store, script, settings, Until::Shutdown, run_stop, run_status).await
+    });
+    eventually("the member stands at the beginning", async || status.partitions().len() == 2).await;
+    world.grow(1, 0..20);
+    let end = |world: &crate::reading::World, topic| world.expected[&(topic, 0)].last().unwrap().0.0 + 1;
+    let buffered = end(&world, PREDICTIONS);
+    eventually("it holds the first records back", async || status.partitions().values().any(|one| one.position == buffered)).await;
+    // Another writer takes the slot with a shorter object and is never seen again.
+    catch_up(&world.log, &store, 1).await.unwrap();
+    assert_eq!(read_chain(&store, PREDICTIONS, 0).await.to, buffered);
+    // Now the member's buffer fills up, and it comes too late for the slot.
+    world.grow(1, 20..600);
+    eventually("it goes on at the winner's end", async || {
+        status.partitions().values().all(|one| one.tail > buffered + 50)
+    })
+    .await;
+    stop.cancel();
+    member.await.unwrap().unwrap();
+    world.assert_collected(&store).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn c3_answers_that_are_lost_or_late_are_harmless() {
     for seed in 0..4 {
         let (world, store) = (world(2, 400), Store::in_memory());

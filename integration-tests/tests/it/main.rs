@@ -1,0 +1,8 @@
+//! The whole on real parts: the real binary as processes, real brokers, a real store, and a judge that shares no code with it.
+
+mod bad_input;
+mod crash;
+mod evaluate;
+mod judge;
+mod pipeline;
+mod sandbox;
