@@ -200,26 +200,26 @@ pub fn write_parquet(
     Ok(bytes.into())
 }
 
-/// The labels for one window in a routed object.
+/// The labels for one window in a routed object: its rows lie together, so the others are not decoded.
 pub fn read_routed(bytes: &Bytes, model: &str, window: Window) -> Result<Vec<LabelRow>, Error> {
-    let reader = ParquetRecordBatchReaderBuilder::try_new(bytes.clone())?.build()?;
-    let mut labels = Vec::new();
-    for batch in reader {
-        let batch = batch?;
-        let (models, starts) = (text(&batch, "model_name")?, ints(&batch, "window_start")?);
-        let (topics, partitions) = (text(&batch, "topic")?, ints(&batch, "partition")?);
-        let mut topic: Arc<str> = "".into();
-        let rows = labels_of(&batch, "", 0)?;
-        for (row, mut label) in rows.into_iter().enumerate() {
-            if models.value(row) == model && starts.value(row) == window.start {
-                if &*topic != topics.value(row) {
-                    topic = topics.value(row).into();
-                }
-                label.position.topic = topic.clone();
-                label.position.partition = partitions.value(row);
-                labels.push(label);
-            }
+    let total = row_count(bytes)?;
+    let Some(keys) = read_rows(bytes, &[0..total], &["model_name", "window_start"])? else { return Ok(Vec::new()) };
+    let (models, starts) = (text(&keys, "model_name")?, ints(&keys, "window_start")?);
+    let key = |row: usize| (models.value(row), starts.value(row));
+    let rows: Vec<usize> = (0..total).collect();
+    let first = rows.partition_point(|row| key(*row) < (model, window.start));
+    let end = rows.partition_point(|row| key(*row) <= (model, window.start));
+    let columns = [LABEL_COLUMNS, &["topic", "partition"]].concat();
+    let Some(batch) = read_rows(bytes, &[first..end], &columns)? else { return Ok(Vec::new()) };
+    let (topics, partitions) = (text(&batch, "topic")?, ints(&batch, "partition")?);
+    let mut topic: Arc<str> = "".into();
+    let mut labels = labels_of(&batch, "", 0)?;
+    for (row, label) in labels.iter_mut().enumerate() {
+        if &*topic != topics.value(row) {
+            topic = topics.value(row).into();
         }
+        label.position.topic = topic.clone();
+        label.position.partition = partitions.value(row);
     }
     Ok(labels)
 }

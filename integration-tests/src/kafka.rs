@@ -63,7 +63,12 @@ impl Default for Topics {
 impl Broker {
     /// A new broker inside this process, on a free port, empty; it lives as long as the process.
     pub fn embedded() -> Result<Self> {
-        let address = noida::kafka::spawn("127.0.0.1:0").context("start the embedded broker")?;
+        Self::embedded_at("127.0.0.1:0")
+    }
+
+    /// As [`Broker::embedded`], at an address that others know already.
+    pub fn embedded_at(address: &str) -> Result<Self> {
+        let address = noida::kafka::spawn(address).context("start the embedded broker")?;
         Ok(Broker { brokers: address.to_string() })
     }
 

@@ -31,6 +31,8 @@ pub enum Fault {
     After,
     /// The store answers 503 and has done nothing.
     Unavailable,
+    /// The store answers 409, as S3 does while another conditional put of that name is under way, and has done nothing.
+    Contended,
 }
 
 /// A request that was made.
@@ -213,9 +215,12 @@ impl Failing {
 
 /// The fault as the real clients show it, so that it is judged by the same code.
 fn answer(fault: Fault) -> Error {
+    let contended = "Server returned non-2xx status code: 409 Conflict: ConditionalRequestConflict";
     let source: Box<dyn std::error::Error + Send + Sync> = match fault {
         Fault::Before => Box::new(std::io::Error::from(std::io::ErrorKind::ConnectionReset)),
         Fault::After => Box::new(std::io::Error::from(std::io::ErrorKind::TimedOut)),
+        // The S3 client makes "already exists" of every 409, whether or not there is an object.
+        Fault::Contended => return Error::AlreadyExists { path: String::new(), source: contended.into() },
         Fault::Unavailable => "Server returned non-2xx status code: 503 Service Unavailable: SlowDown".into(),
     };
     Error::Generic { store: "failing twin", source }

@@ -48,7 +48,7 @@ pub(crate) fn binary() -> PathBuf {
 
 impl Sandbox {
     /// A configuration of short delays, so that what takes minutes in production takes a test's patience. `settings` come after
-    /// it: `[defaults]`, `[[models]]`; keys of the root can be overridden with [`Sandbox::override_key`].
+    /// it: `[defaults]`, `[[models]]`; `DRIFTLINE__…` variables override the rest.
     pub(crate) fn new(brokers: &str, topics: &Topics, settings: &str) -> Result<Self> {
         let sandbox = Sandbox { dir: tempfile::tempdir().context("make a folder")? };
         let text = format!(
@@ -102,11 +102,6 @@ max_amplification = 1000000
         self.path("driftline.toml")
     }
 
-    /// The folder stays after the test, to be looked into.
-    pub(crate) fn keep(self) -> PathBuf {
-        self.dir.keep()
-    }
-
     fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(binary());
         command
@@ -158,10 +153,17 @@ max_amplification = 1000000
 
     /// Starts a command; its log goes to a file of that name.
     pub(crate) fn spawn(&self, name: &str, arguments: &[&str]) -> Result<Process> {
+        self.spawn_with(name, arguments, &[])
+    }
+
+    /// Starts a command under environment variables.
+    pub(crate) fn spawn_with(&self, name: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Result<Process> {
         let stderr = self.path(&format!("{name}.log"));
         // Several lives of one process write one log.
         let log = File::options().create(true).append(true).open(&stderr).context("create the log")?;
-        let child = self.command(arguments).stdout(Stdio::null()).stderr(log).spawn().context("start driftline")?;
+        let mut command = self.command(arguments);
+        let child = command.envs(variables.iter().copied()).stdout(Stdio::null()).stderr(log).spawn();
+        let child = child.context("start driftline")?;
         Ok(Process { child, stderr })
     }
 }

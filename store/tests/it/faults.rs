@@ -21,7 +21,7 @@ async fn c3_a_create_whose_answer_was_lost_is_new() {
 
 #[tokio::test]
 async fn a_create_that_never_arrived_is_put_again() {
-    for fault in [Fault::Before, Fault::Unavailable] {
+    for fault in [Fault::Before, Fault::Unavailable, Fault::Contended] {
         let plan = FaultPlan::new(0).fail_nth(Operation::Create, 1, fault);
         let store = twin(&plan);
         assert!(matches!(store.create("x", "mine".into()).await.unwrap(), Created::New(_)));
@@ -50,11 +50,13 @@ async fn a_replacement_whose_answer_was_lost_is_done() {
 
 #[tokio::test]
 async fn a_replacement_that_never_arrived_is_put_again() {
-    let plan = FaultPlan::new(0).fail_nth(Operation::Replace, 1, Fault::Before);
-    let store = twin(&plan);
-    let Created::New(first) = store.create("x", "1".into()).await.unwrap() else { panic!() };
-    assert!(matches!(store.replace("x", "2".into(), Expected::Version(first)).await.unwrap(), Replaced::Done(_)));
-    assert_eq!(plan.count(Operation::Replace), 2);
+    for fault in [Fault::Before, Fault::Unavailable, Fault::Contended] {
+        let plan = FaultPlan::new(0).fail_nth(Operation::Replace, 1, fault);
+        let store = twin(&plan);
+        let Created::New(first) = store.create("x", "1".into()).await.unwrap() else { panic!() };
+        assert!(matches!(store.replace("x", "2".into(), Expected::Version(first)).await.unwrap(), Replaced::Done(_)));
+        assert_eq!(plan.count(Operation::Replace), 2);
+    }
 }
 
 #[tokio::test]
