@@ -50,8 +50,7 @@ pub(crate) fn validate(table: Table) -> Result<Config> {
 fn read(file: &Path) -> Result<Table> {
     let text = std::fs::read_to_string(file)
         .map_err(|error| BadConfig(format!("cannot read the configuration {}: {error}", file.display())))?;
-    text.parse::<Table>()
-        .map_err(|error| BadConfig(format!("{} is not TOML: {error}", file.display())).into())
+    text.parse::<Table>().map_err(|error| BadConfig(format!("{} is not TOML: {error}", file.display())).into())
 }
 
 /// `KAFKA__BROKERS=…` sets `kafka.brokers`. A value that is TOML (a number, a list) is taken as such, else as text.
@@ -140,7 +139,8 @@ mod tests {
     fn secrets_come_from_files_and_are_never_shown() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "hunter2\n").unwrap();
-        let text = format!("[kafka.properties]\n\"sasl.password_file\" = {:?}\n\"sasl.mechanism\" = \"PLAIN\"", file.path());
+        let text =
+            format!("[kafka.properties]\n\"sasl.password_file\" = {:?}\n\"sasl.mechanism\" = \"PLAIN\"", file.path());
         let mut table: Table = text.parse().unwrap();
         read_secrets(&mut table).unwrap();
         assert_eq!(table["kafka"]["properties"]["sasl.password"].as_str(), Some("hunter2"));

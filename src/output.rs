@@ -42,7 +42,8 @@ fn flat(batch: &RecordBatch) -> Result<RecordBatch> {
         }
         let options = FormatOptions::default().with_null("");
         let formatter = ArrayFormatter::try_new(column, &options).context("show a nested column")?;
-        let texts: arrow::array::StringArray = (0..column.len()).map(|row| Some(formatter.value(row).to_string())).collect();
+        let texts: arrow::array::StringArray =
+            (0..column.len()).map(|row| Some(formatter.value(row).to_string())).collect();
         fields.push(Field::new(field.name(), DataType::Utf8, true));
         columns.push(std::sync::Arc::new(texts));
     }

@@ -55,7 +55,9 @@ fn unpacked(location: &str, bytes: Bytes) -> Result<Bytes> {
         return Ok(bytes);
     }
     let mut text = Vec::new();
-    flate2::read::MultiGzDecoder::new(&bytes[..]).read_to_end(&mut text).with_context(|| format!("unpack {location}"))?;
+    flate2::read::MultiGzDecoder::new(&bytes[..])
+        .read_to_end(&mut text)
+        .with_context(|| format!("unpack {location}"))?;
     Ok(text.into())
 }
 

@@ -56,7 +56,9 @@ async fn metrics(State(pages): State<Pages>) -> Response {
 /// Ready: the store answers, the brokers answer, partitions are assigned and none is halted.
 async fn ready(State(pages): State<Pages>) -> Response {
     let mut reasons = Vec::new();
-    match tokio::time::timeout(std::time::Duration::from_secs(3), pages.store.head(driftline_store::paths::MANIFEST)).await {
+    match tokio::time::timeout(std::time::Duration::from_secs(3), pages.store.head(driftline_store::paths::MANIFEST))
+        .await
+    {
         Ok(Ok(_)) => {}
         Ok(Err(error)) => reasons.push(format!("store: {error}")),
         Err(_) => reasons.push("store: no answer within 3 s".to_owned()),

@@ -47,7 +47,8 @@ impl Metrics {
             .with_reader(exporter);
         let is_wanted = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         if is_wanted("OTEL_EXPORTER_OTLP_ENDPOINT") || is_wanted("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT") {
-            let otlp = opentelemetry_otlp::MetricExporter::builder().with_http().build().context("set up OTLP metrics")?;
+            let otlp =
+                opentelemetry_otlp::MetricExporter::builder().with_http().build().context("set up OTLP metrics")?;
             builder = builder.with_reader(PeriodicReader::builder(otlp).build());
         }
         let provider = builder.build();

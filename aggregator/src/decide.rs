@@ -5,8 +5,6 @@ use driftline_schemas::config::{JudgeConfig, ModelSettings, ReviseConfig};
 use driftline_schemas::ledger::{Entry, Job, Shape, WindowState};
 use driftline_schemas::tables::Task;
 
-
-
 /// Whether delays are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Urgency {
@@ -77,7 +75,7 @@ fn next_state(
     }
     let horizon = settings.label_horizon;
     let is_over = clock.passed.is_some_and(|passed| passed >= end.saturating_add(horizon))
-        || window.first_decided_at.is_some_and(|first| clock.now >= first.saturating_add(horizon));
+        || window.first_decided_at.is_some_and(|first| clock.now >= first.max(end).saturating_add(horizon));
     let is_quiet = clock.now >= window.touched_at.saturating_add(revise.max_delay);
     // A window becomes final only with everything that came before in its figures.
     if window.state == WindowState::Final || (is_over && is_quiet && window.revision > 0) {
@@ -120,7 +118,7 @@ fn next_job(
     let is_new = !window.pending.is_empty() || window.rejudge || window.judged_state != Some(state);
     if window.completed != window.revision
         || !is_new
-        || !is_due(model, window, state, &subject.config.revise, now, urgency)
+        || !is_due(subject, window, state, now, urgency)
     {
         return None;
     }
@@ -147,26 +145,13 @@ fn next_job(
 }
 
 /// The debounce: growth after `min_delay`, anything new after a delay that grows with the window's age, both stretched
-/// as the rewritten bytes approach their bound.
-fn is_due(
-    model: &ModelState,
-    window: &WindowRecord,
-    state: WindowState,
-    revise: &ReviseConfig,
-    now: Micros,
-    urgency: Urgency,
-) -> bool {
+/// so that the rewritten bytes keep their bound.
+fn is_due(subject: &Subject<'_>, window: &WindowRecord, state: WindowState, now: Micros, urgency: Urgency) -> bool {
+    let (model, revise) = (subject.model, &subject.config.revise);
     let becomes_final = state == WindowState::Final && window.judged_state != Some(WindowState::Final);
     if urgency == Urgency::CaughtUp || becomes_final || window.rejudge {
         return true;
     }
-    let size = window.published().bytes.max(1);
-    let amplification = window.bytes_written as f64 / size as f64;
-    if amplification + 1.0 > revise.max_amplification - 1.0 && state != WindowState::Final {
-        return false; // what is left pays for the final revision
-    }
-    let stretch = 2f64.powf((amplification - revise.max_amplification / 2.0).max(0.0));
-    let stretched = |delay: Micros| (delay as f64 * stretch).min(4e18) as Micros;
     let since_decision = window.decided_at.map_or(Micros::MAX, |at| now - at);
     let age = match (state, model.watermark) {
         (WindowState::Open, _) | (_, None) => 0,
@@ -174,13 +159,53 @@ fn is_due(
     };
     let delay = age.clamp(revise.min_delay, revise.max_delay.max(revise.min_delay));
     let has_changed_state = window.judged_state.is_some_and(|judged| judged != state);
+    let spacing = match spacing(window, state, subject.settings.label_horizon, revise) {
+        Some(spacing) if has_changed_state => spacing.min(revise.min_delay),
+        Some(spacing) => spacing,
+        // Not affordable; a mere change of state costs nothing.
+        None if has_changed_state && window.pending.is_empty() => revise.min_delay,
+        None => return false,
+    };
+    if since_decision < spacing {
+        return false;
+    }
     let has_grown = grown(window.rows_decided, window.rows, revise.min_growth)
         || grown(window.labels_decided, window.labels, revise.min_growth);
-    if (has_grown || has_changed_state) && since_decision >= stretched(revise.min_delay) {
+    if (has_grown || has_changed_state) && since_decision >= revise.min_delay {
         // The very first judgement waits too: rows that come together are judged together.
         return window.decided_at.is_some() || waited(window, now) >= revise.min_delay;
     }
-    waited(window, now) >= stretched(delay)
+    waited(window, now) >= delay
+}
+
+/// How long after the last decision the next one may be, so that the bytes rewritten for a window stay under
+/// `max_amplification` times its size. `None`: it has to grow first, or to become final.
+///
+/// One revision is kept for the final state, and half of all for the time after the window has ended. What is left then
+/// is spread so that each revision waits in proportion to the window's age, and the last falls on the horizon: early
+/// labels are shown early, and late ones still find something left.
+fn spacing(window: &WindowRecord, state: WindowState, horizon: Micros, revise: &ReviseConfig) -> Option<Micros> {
+    let Some(decided_at) = window.decided_at.filter(|_| window.bytes_written > 0) else { return Some(0) };
+    let spent = window.bytes_written as f64 / expected_bytes(window);
+    let left = revise.max_amplification - 1.0 - spent;
+    match state {
+        WindowState::Open => (left >= (revise.max_amplification / 2.0).max(1.0)).then_some(0),
+        WindowState::Sealed if left < 1.0 => None,
+        WindowState::Sealed => {
+            let born = window.first_decided_at.unwrap_or(decided_at).max(window.window.end);
+            let age = (decided_at - born).max(revise.min_delay).max(1) as f64;
+            let times = (horizon as f64 / age).max(1.0).powf(1.0 / left);
+            Some((age * (times - 1.0)) as Micros)
+        }
+        // Rows that come too late are only marked: their rewriting waits twice as long each time.
+        WindowState::Final => Some((revise.min_delay as f64 * 2f64.powf((1.0 - left).clamp(0.0, 60.0))).min(4e18) as Micros),
+    }
+}
+
+/// Bytes that a revision made now would have: those published, in proportion to the rows that there are by now.
+fn expected_bytes(window: &WindowRecord) -> f64 {
+    let growth = window.rows as f64 / window.rows_decided.max(1) as f64;
+    window.published().bytes.max(1) as f64 * growth.max(1.0)
 }
 
 fn waited(window: &WindowRecord, now: Micros) -> Micros {

@@ -154,7 +154,8 @@ mod tests {
         assert!(ids.iter().all(|hash| filter.may_contain(*hash)));
         let false_positives = (0..100_000).filter(|n| filter.may_contain(id_hash(&format!("other-{n}")))).count();
         assert!(false_positives < 12, "{false_positives}");
-        assert!(filter.size() < 235_000, "{}", filter.size());
+        // 2.4 bytes an id at this size; 2.26 for a million.
+        assert!(filter.size() < 240_000, "{}", filter.size());
     }
 
     #[test]

@@ -25,6 +25,10 @@ const OBJECTS_MAX: usize = 256;
 /// Bytes of raw objects applied in one record at most; bounds what one step holds in memory.
 const BYTES_MAX: usize = 128 << 20;
 
+/// Scores count in a [`Shape`] up to this: larger lets their sum leave the range of a double, which JSON cannot hold;
+/// smaller would change the order of means.
+const SHAPE_SCORE_MAX: f64 = 1e100;
+
 /// What was found since the ledger's last record.
 #[derive(Debug, Default)]
 pub struct Findings {
@@ -63,7 +67,9 @@ impl Follower {
             }
         }
         for model in self.index.models.values_mut() {
-            model.labels.retain(|ids| state.labels.iter().any(|object| object.chain == ids.chain && object.from == ids.from));
+            model
+                .labels
+                .retain(|ids| state.labels.iter().any(|object| object.chain == ids.chain && object.from == ids.from));
         }
         for object in &state.labels {
             self.sync_labels(object).await?;
@@ -207,7 +213,8 @@ impl Follower {
                 }
             }
             let kind = if chain.kind == TopicKind::Labels { RawKind::Labels } else { RawKind::Predictions };
-            let info = ChainInfo { topic: chain.topic, partition: chain.partition, kind, current: chain.current, genesis };
+            let info =
+                ChainInfo { topic: chain.topic, partition: chain.partition, kind, current: chain.current, genesis };
             if known.is_none_or(|known| known.info != info) {
                 chains.insert(name, info);
             }
@@ -246,8 +253,9 @@ impl Follower {
                 applied.windows = windows_of(&step.state, share);
                 applied.shape = shape_if_wanted(&step.state, &object.bytes, share)?;
                 let state = &step.state;
-                let hashes =
-                    prediction_hashes(&object.bytes, share, |base| Some(window_of(state, &share.model, base * BASE_WINDOW)))?;
+                let hashes = prediction_hashes(&object.bytes, share, |base| {
+                    Some(window_of(state, &share.model, base * BASE_WINDOW))
+                })?;
                 predictions.push((share.model.clone(), hashes));
             }
             models.push(applied);
@@ -493,7 +501,9 @@ fn shape_if_wanted(state: &LedgerState, bytes: &Bytes, share: &ModelIndex) -> Re
             Some(value) if value.fract() != 0.0 => shape.fractional += 1,
             Some(_) => {}
         }
-        shape.push_class(predictions.value(row), 1, score.unwrap_or(0.0));
+        // A sum that overflows could not be written into the ledger.
+        let score = score.unwrap_or(0.0).clamp(-SHAPE_SCORE_MAX, SHAPE_SCORE_MAX);
+        shape.push_class(predictions.value(row), 1, score);
     }
     Ok(Some(shape))
 }

@@ -164,7 +164,9 @@ fn empty(window: Window) -> Wide {
 fn standing(all: &Wide) -> Result<Vec<Vec<u32>>, Error> {
     let rows = Rows::of(all)?;
     let mut order: Vec<u32> = (0..all.rows as u32).collect();
-    order.sort_unstable_by(|a, b| rows.identity(*a).cmp(&rows.identity(*b)).then_with(|| rows.rank(*a).cmp(&rows.rank(*b))));
+    order.sort_unstable_by(|a, b| {
+        rows.identity(*a).cmp(&rows.identity(*b)).then_with(|| rows.rank(*a).cmp(&rows.rank(*b)))
+    });
     let mut groups: Vec<Vec<u32>> = Vec::new();
     for row in order {
         match groups.last_mut() {
@@ -456,11 +458,8 @@ fn refuse(rows: &mut Wide, rules: &JoinRules) -> Result<(), Error> {
 }
 
 fn map_values(map: &MapArray, row: usize) -> impl Iterator<Item = f64> + '_ {
-    let range = if map.is_null(row) {
-        0..0
-    } else {
-        map.value_offsets()[row] as usize..map.value_offsets()[row + 1] as usize
-    };
+    let range =
+        if map.is_null(row) { 0..0 } else { map.value_offsets()[row] as usize..map.value_offsets()[row + 1] as usize };
     let values = map.values().as_primitive::<Float64Type>();
     range.filter(|at| values.is_valid(*at)).map(|at| values.value(at))
 }
@@ -492,9 +491,18 @@ fn count(rows: &RecordBatch) -> Result<PartCounts, Error> {
 pub fn reference_rows(raw: &RecordBatch) -> Result<RecordBatch, Error> {
     let rows = raw.num_rows();
     let mut wide = spread(raw.column_by_name("features"), raw.column_by_name("tags"), rows);
-    for name in ["model_version", "prediction_id", "event_time", "prediction", "prediction_value", "score", "probabilities",
-        "error", "label", "label_value"]
-    {
+    for name in [
+        "model_version",
+        "prediction_id",
+        "event_time",
+        "prediction",
+        "prediction_value",
+        "score",
+        "probabilities",
+        "error",
+        "label",
+        "label_value",
+    ] {
         if let Some(column) = raw.column_by_name(name) {
             wide.columns.insert(name.into(), column.clone());
         }

@@ -202,9 +202,8 @@ fn prediction_rows(path: &str, bytes: &Bytes, job: &Job, part: u32) -> Result<Op
     let times = batch.column_by_name("event_time").map(|column| column.as_primitive::<TimestampMicrosecondType>());
     let times = times.ok_or_else(|| Error::Corrupt(format!("{path} has no event_time")))?;
     let ids = objects::text(&batch, "prediction_id")?;
-    let is_mine = |row: usize| {
-        job.window.contains(times.value(row)) && part_of(&job.model, ids.value(row), job.parts) == part
-    };
+    let is_mine =
+        |row: usize| job.window.contains(times.value(row)) && part_of(&job.model, ids.value(row), job.parts) == part;
     let mask: BooleanArray = (0..batch.num_rows()).map(|row| Some(is_mine(row))).collect();
     Ok(Some(arrow::compute::filter_record_batch(&batch, &mask)?))
 }

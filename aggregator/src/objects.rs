@@ -60,7 +60,11 @@ pub struct RoutedLabel {
 }
 
 /// The rows of some models of an object, with some columns, as one batch. `None` if it has none of them.
-pub fn read_rows(bytes: &Bytes, rows: &[std::ops::Range<usize>], columns: &[&str]) -> Result<Option<RecordBatch>, Error> {
+pub fn read_rows(
+    bytes: &Bytes,
+    rows: &[std::ops::Range<usize>],
+    columns: &[&str],
+) -> Result<Option<RecordBatch>, Error> {
     let builder = ParquetRecordBatchReaderBuilder::try_new(bytes.clone())?;
     let total = builder.metadata().file_metadata().num_rows() as usize;
     let wanted: usize = rows.iter().map(ExactSizeIterator::len).sum();
@@ -107,7 +111,8 @@ pub fn labels_of(batch: &RecordBatch, topic: &str, partition: u32) -> Result<Vec
     let id = text(batch, "prediction_id")?;
     let time = times(batch, "event_time")?;
     let label = text(batch, "label")?;
-    let value = batch.column_by_name("label_value").ok_or_else(|| missing("label_value"))?.as_primitive::<Float64Type>();
+    let value =
+        batch.column_by_name("label_value").ok_or_else(|| missing("label_value"))?.as_primitive::<Float64Type>();
     let hint = times(batch, "prediction_timestamp")?;
     let offset = ints(batch, "offset")?;
     let index = ints(batch, "index")?;

@@ -110,12 +110,16 @@ impl ModelIds {
         settings: &ModelSettings,
     ) -> Vec<Window> {
         let hash = id_hash(&label.id);
-        let knows = |ids: &&WindowIds| is_in_time(ids.window, label.time, settings) && ids.may_contain(model, &label.id, hash);
+        let knows =
+            |ids: &&WindowIds| is_in_time(ids.window, label.time, settings) && ids.may_contain(model, &label.id, hash);
         if let Some(named) = named {
             return self.windows.get(&named.start).filter(knows).map(|ids| ids.window).into_iter().collect();
         }
-        let first = label.time.saturating_sub(settings.label_horizon).saturating_sub(settings.window.length_max());
-        let in_time = || self.windows.range(first..=label.time.saturating_add(MAX_SKEW)).map(|(_, ids)| ids);
+        // From the newest back. Windows may have had other lengths once, but they lie one after the other: before the first
+        // that ended too long ago there is none that did not.
+        let until = label.time.saturating_add(MAX_SKEW);
+        let may_count = |ids: &&WindowIds| ids.window.end.saturating_add(settings.label_horizon) > label.time;
+        let in_time = || self.windows.range(..=until).rev().map(|(_, ids)| ids).take_while(may_count);
         // Most labels name one window, and an id with a time in it names that window first.
         let likely = time_in_id(&label.id);
         let is_likely = |ids: &&WindowIds| likely.is_some_and(|time| ids.window.contains(time));
@@ -176,7 +180,7 @@ mod tests {
         let settings = ModelSettings::default();
         let model = index(&[("a", 10), ("b", 11), ("a", 12)]);
         let starts = |windows: Vec<Window>| windows.iter().map(|w| w.start / HOUR).collect::<Vec<_>>();
-        assert_eq!(starts(model.windows_of("m", &label("a", 13 * HOUR), None, &settings)), [10, 12]);
+        assert_eq!(starts(model.windows_of("m", &label("a", 13 * HOUR), None, &settings)), [12, 10]);
         assert_eq!(starts(model.windows_of("m", &label("c", 13 * HOUR), None, &settings)), [0i64; 0]);
         // Too early for 12:00 by more than the skew, and too late for 10:00 by the horizon.
         assert_eq!(starts(model.windows_of("m", &label("a", 11 * HOUR), None, &settings)), [10]);
@@ -190,9 +194,9 @@ mod tests {
     fn the_window_that_the_id_names_is_probed_first() {
         let ulid = "01ARZ3NDEKTSV4RRFFQ69G5FAV"; // 2016-07-30T23:54:10.259Z
         let hour = 1_469_922_850_259_000 / HOUR;
-        let model = index(&[(ulid, hour - 1), (ulid, hour)]);
+        let model = index(&[(ulid, hour), (ulid, hour + 1)]);
         let windows = model.windows_of("m", &label(ulid, (hour + 2) * HOUR), None, &ModelSettings::default());
-        assert_eq!(windows.iter().map(|w| w.start / HOUR).collect::<Vec<_>>(), [hour, hour - 1]);
+        assert_eq!(windows.iter().map(|w| w.start / HOUR).collect::<Vec<_>>(), [hour, hour + 1]);
     }
 
     #[test]

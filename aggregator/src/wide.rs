@@ -3,7 +3,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, Float64Builder, RecordBatch, StringArray, StringBuilder, UInt32Array,
+    Array, ArrayRef, AsArray, Float64Array, Float64Builder, RecordBatch, StringArray, StringBuilder, UInt32Array,
     new_null_array,
 };
 use arrow::compute::{concat, take};
@@ -72,44 +72,64 @@ impl Wide {
         Ok(Self { rows: rows.len(), columns: columns.collect::<Result<_, Error>>()? })
     }
 
-    /// The rows where `mask` is true.
-    pub(crate) fn filter(&self, mask: &BooleanArray) -> Result<Self, Error> {
-        let rows: UInt32Array = (0..self.rows as u32).filter(|row| mask.value(*row as usize)).collect();
-        self.take(&rows)
-    }
-
-    /// Keeps the first `max` columns of a prefix, in the order of their names, and moves the others into JSON. The order
-    /// of names makes the outcome independent of the order in which they came.
+    /// Keeps the first `max` columns of a prefix, in the order of their names, and moves the others into JSON.
+    ///
+    /// The outcome is a function of the rows alone (**T4**): it is by name, not by the order in which columns came; a
+    /// column that has lost all its values to copies which do not stand takes no place; and what had gone into JSON for
+    /// want of room comes back when there is room.
     pub(crate) fn cap(&mut self, prefix: &str, json: &str, max: usize) {
-        let names: Vec<String> = self.columns.keys().filter(|name| name.starts_with(prefix)).cloned().collect();
-        if names.len() > max {
-            self.spill(prefix, json, &names[max..]);
+        self.columns.retain(|name, column| !name.starts_with(prefix) || column.null_count() < column.len());
+        let mut kinds: BTreeMap<String, DataType> = BTreeMap::new();
+        for (name, column) in self.columns.iter().filter(|(name, _)| name.starts_with(prefix)) {
+            kinds.insert(name.clone(), column.data_type().clone());
         }
+        if kinds.len() <= max && !self.columns.contains_key(json) {
+            return;
+        }
+        let mut objects = self.take_objects(json);
+        for (key, value) in objects.iter().flatten() {
+            // Where a text and a number would share a column, the text has it.
+            if value.is_string() {
+                kinds.insert(text_column(prefix, key), DataType::Utf8);
+            } else {
+                kinds.entry(format!("{prefix}{key}")).or_insert(DataType::Float64);
+            }
+        }
+        for (at, (name, kind)) in kinds.iter().enumerate() {
+            let stays = at < max && self.columns.get(name).is_none_or(|column| column.data_type() == kind);
+            if !stays && let Some(column) = self.columns.remove(name) {
+                put_into(&mut objects, &key_of(prefix, name, &column), &column);
+            }
+        }
+        for (name, kind) in kinds.into_iter().take(max) {
+            let known = self.columns.remove(&name);
+            self.columns.insert(name.clone(), take_from(&mut objects, prefix, &name, &kind, known.as_ref()));
+        }
+        self.put_objects(json, &objects);
     }
 
+    /// Moves columns into JSON.
     fn spill(&mut self, prefix: &str, json: &str, names: &[String]) {
-        let known = self.columns.remove(json);
-        let known: Option<&StringArray> = known.as_ref().and_then(|column| column.as_string_opt());
-        let spilled: Vec<(String, ArrayRef)> =
-            names.iter().filter_map(|name| Some((name[prefix.len()..].to_owned(), self.columns.remove(name)?))).collect();
-        let mut builder = StringBuilder::new();
-        for row in 0..self.rows {
-            let before = known.filter(|known| known.is_valid(row)).map(|known| known.value(row));
-            let mut object: serde_json::Map<String, serde_json::Value> =
-                before.and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
-            for (name, column) in &spilled {
-                if column.is_null(row) {
-                    continue;
-                }
-                let value = match column.as_primitive_opt::<Float64Type>() {
-                    Some(numbers) => numbers.value(row).into(),
-                    None => column.as_string::<i32>().value(row).into(),
-                };
-                object.insert(name.clone(), value);
+        let mut objects = self.take_objects(json);
+        for name in names {
+            if let Some(column) = self.columns.remove(name) {
+                put_into(&mut objects, &key_of(prefix, name, &column), &column);
             }
-            builder.append_option((!object.is_empty()).then(|| serde_json::Value::Object(object).to_string()));
         }
-        self.columns.insert(json.to_owned(), Arc::new(builder.finish()));
+        self.put_objects(json, &objects);
+    }
+
+    fn take_objects(&mut self, json: &str) -> Vec<Object> {
+        let column = self.columns.remove(json);
+        let texts: Option<&StringArray> = column.as_ref().and_then(|column| column.as_string_opt());
+        let text = |row: usize| texts.filter(|texts| texts.is_valid(row)).map(|texts| texts.value(row));
+        (0..self.rows).map(|row| text(row).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()).collect()
+    }
+
+    fn put_objects(&mut self, json: &str, objects: &[Object]) {
+        let text = |object: &Object| serde_json::to_string(object).expect("keys are strings and numbers are finite");
+        let texts: StringArray = objects.iter().map(|object| (!object.is_empty()).then(|| text(object))).collect();
+        self.columns.insert(json.to_owned(), Arc::new(texts));
     }
 
     /// As a batch: the named columns first, the others after them by name. Columns that are null throughout are left out
@@ -130,6 +150,52 @@ impl Wide {
         }
         Ok(RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays)?)
     }
+}
+
+/// The JSON of one row, its keys in order: equal contents are equal bytes.
+type Object = BTreeMap<String, serde_json::Value>;
+
+/// In JSON a feature has its own name, and its value its own type.
+fn key_of(prefix: &str, column_name: &str, column: &ArrayRef) -> String {
+    let name = &column_name[prefix.len()..];
+    let is_text_of_feature = prefix == FEATURE_PREFIX && *column.data_type() == DataType::Utf8;
+    name.strip_suffix(TEXT_SUFFIX).filter(|_| is_text_of_feature).unwrap_or(name).to_owned()
+}
+
+fn text_column(prefix: &str, key: &str) -> String {
+    let suffix = if prefix == FEATURE_PREFIX { TEXT_SUFFIX } else { "" };
+    format!("{prefix}{key}{suffix}")
+}
+
+fn put_into(objects: &mut [Object], key: &str, column: &ArrayRef) {
+    for (row, object) in objects.iter_mut().enumerate().filter(|(row, _)| column.is_valid(*row)) {
+        let value = match column.as_primitive_opt::<Float64Type>() {
+            Some(numbers) => numbers.value(row).into(),
+            None => column.as_string::<i32>().value(row).into(),
+        };
+        object.insert(key.to_owned(), value);
+    }
+}
+
+/// A column of what it had and of what the objects hold of it, which they no longer do then.
+fn take_from(objects: &mut [Object], prefix: &str, name: &str, kind: &DataType, known: Option<&ArrayRef>) -> ArrayRef {
+    let known = known.cloned().unwrap_or_else(|| new_null_array(kind, objects.len()));
+    let key = key_of(prefix, name, &known);
+    let is_text = *kind == DataType::Utf8;
+    let mut take = |row: usize| {
+        let is_its = objects[row].get(&key).is_some_and(|value| value.is_string() == is_text);
+        if is_its { objects[row].remove(&key) } else { None }
+    };
+    if is_text {
+        let known = known.as_string::<i32>();
+        let text = |row: usize| take(row).and_then(|value| value.as_str().map(str::to_owned));
+        let taken: Vec<Option<String>> = (0..known.len()).map(text).collect();
+        return Arc::new(known.iter().zip(&taken).map(|(known, taken)| known.or(taken.as_deref())).collect::<StringArray>());
+    }
+    let known = known.as_primitive::<Float64Type>();
+    let number = |row: usize| take(row).and_then(|value| value.as_f64());
+    let taken: Vec<Option<f64>> = (0..known.len()).map(number).collect();
+    Arc::new(known.iter().zip(taken).map(|(known, taken)| known.or(taken)).collect::<Float64Array>())
 }
 
 /// A raw object's maps of features and tags as columns: `feature_<name>`, `feature_<name>_text`, `tag_<name>`.

@@ -34,7 +34,12 @@ pub fn genesis(topic: &str, topic_id: Option<String>, partition: u32, from: i64)
 }
 
 /// The chain's end: walked by known next names from the furthest proven boundary.
-pub async fn seek_tail(store: &Store, chain: &str, genesis: &Genesis, applied: Option<i64>) -> Result<ChainTail, Error> {
+pub async fn seek_tail(
+    store: &Store,
+    chain: &str,
+    genesis: &Genesis,
+    applied: Option<i64>,
+) -> Result<ChainTail, Error> {
     let mut tail = ChainTail {
         chain: chain.to_owned(),
         topic_id: genesis.topic_id.clone(),

@@ -2,11 +2,11 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use arrow::array::NullBufferBuilder;
 use arrow::array::{
     ArrayRef, BinaryBuilder, Float64Builder, Int64Builder, MapArray, StringBuilder, StructArray,
     TimestampMicrosecondBuilder,
 };
-use arrow::array::NullBufferBuilder;
 use arrow::buffer::{OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::{DataType, Field, FieldRef};
 use driftline_schemas::canonical::canonical_value;
@@ -159,11 +159,7 @@ pub(crate) struct LabelColumns {
 
 impl LabelColumns {
     fn new() -> Self {
-        Self {
-            label: StringBuilder::new(),
-            label_value: Float64Builder::new(),
-            prediction_timestamp: timestamps(),
-        }
+        Self { label: StringBuilder::new(), label_value: Float64Builder::new(), prediction_timestamp: timestamps() }
     }
 
     fn append(&mut self, event: &DecodedEvent<'_>) {

@@ -35,7 +35,8 @@ impl KafkaDeadLetters {
         config.extend(settings.properties.iter().map(|(key, value)| (key.clone(), value.clone())));
         config.set("bootstrap.servers", &settings.brokers);
         config.set("enable.idempotence", "true").set("acks", "all").set("linger.ms", "20");
-        let producer = config.create().map_err(|source| Error::broker("create the producer of dead letters", source))?;
+        let producer =
+            config.create().map_err(|source| Error::broker("create the producer of dead letters", source))?;
         Ok(Some(Self { topic, producer }))
     }
 }

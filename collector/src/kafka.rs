@@ -466,7 +466,8 @@ impl Broker for KafkaConsumer {
     }
 
     fn offset_at(&self, topic: &SourceTopic, partition: u32, time: DateTime<Utc>) -> Result<i64, Error> {
-        let failed = |source| Error::broker(format!("ask for an offset of {}[{partition}] by time", topic.name), source);
+        let failed =
+            |source| Error::broker(format!("ask for an offset of {}[{partition}] by time", topic.name), source);
         let mut list = TopicPartitionList::new();
         let millis = Offset::Offset(time.timestamp_millis());
         list.add_partition_offset(&topic.name, partition as i32, millis).map_err(failed)?;

@@ -17,20 +17,20 @@
 //! harmless, **C4** Kafka's committed offsets decide nothing, **B1** every buffer has a bound.
 pub mod decode;
 
-pub mod source;
-pub mod settings;
 pub mod error;
+pub mod settings;
+pub mod source;
 
-mod columns;
 pub mod batch;
-pub mod flush;
-pub mod chain;
-mod starts;
-mod partition;
-mod flusher;
 mod caught_up;
-mod stage;
+pub mod chain;
+mod columns;
+pub mod flush;
+mod flusher;
 mod gap;
+mod partition;
+mod stage;
+mod starts;
 
 mod dead_letter;
 mod kafka;

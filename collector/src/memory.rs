@@ -37,7 +37,10 @@ struct MemoryPartition {
 
 #[derive(Debug, Clone)]
 enum Entry {
-    Record { timestamp: Option<Micros>, payload: Option<Bytes> },
+    Record {
+        timestamp: Option<Micros>,
+        payload: Option<Bytes>,
+    },
     /// A marker of a transaction: it has an offset and is never delivered.
     Control,
 }

@@ -49,16 +49,15 @@ pub(crate) struct Progress {
 }
 
 impl Partition {
-    pub(crate) fn new(name: TopicPartition, kind: EventKind, generation: u64, standing: Standing, now: Instant) -> Self {
-        let mut partition = Self {
-            name,
-            kind,
-            generation,
-            reading: Reading::Unknown,
-            paused: true,
-            ask_at: now,
-            broker_end: None,
-        };
+    pub(crate) fn new(
+        name: TopicPartition,
+        kind: EventKind,
+        generation: u64,
+        standing: Standing,
+        now: Instant,
+    ) -> Self {
+        let mut partition =
+            Self { name, kind, generation, reading: Reading::Unknown, paused: true, ask_at: now, broker_end: None };
         partition.stand(standing, now);
         partition
     }
@@ -174,8 +173,7 @@ impl Partition {
             Reading::Halted(why) => Some(why.clone()),
             Reading::Unknown => Some("waiting for the store or the broker".to_owned()),
         };
-        let (tail, position) =
-            self.progress().map_or((0, 0), |progress| (progress.tail.to, progress.position()));
+        let (tail, position) = self.progress().map_or((0, 0), |progress| (progress.tail.to, progress.position()));
         PartitionStatus { tail, position, broker_end: self.broker_end, halted }
     }
 }

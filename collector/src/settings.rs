@@ -78,10 +78,16 @@ const REFUSED: [(&str, &str); 7] = [
     ("group.id", "set `kafka.group` instead"),
     ("enable.auto.commit", "progress is the raw chain's end, and only a finished flush may tell the group of it"),
     ("enable.auto.offset.store", "progress is the raw chain's end, and only a finished flush may tell the group of it"),
-    ("auto.offset.reset", "a silent reset would leave a hole in the chain; `kafka.start` says where a new chain begins"),
+    (
+        "auto.offset.reset",
+        "a silent reset would leave a hole in the chain; `kafka.start` says where a new chain begins",
+    ),
     ("isolation.level", "aborted transactions must not be read as events; it is always `read_committed`"),
     ("bootstrap.servers", "set `kafka.brokers` instead"),
-    ("partition.assignment.strategy", "partitions must stay where they are in a rebalance; it is always `cooperative-sticky`"),
+    (
+        "partition.assignment.strategy",
+        "partitions must stay where they are in a rebalance; it is always `cooperative-sticky`",
+    ),
 ];
 
 /// Arrow's offsets are 32 bits wide: a batch of more bytes could not be built.
@@ -107,9 +113,11 @@ impl CollectorSettings {
                 faults.push(format!("`kafka.properties.\"{key}\"` cannot be set: {why}"));
             }
         }
-        if let Some(key) = self.properties.keys().find(|key| {
-            key.starts_with("enable.auto.") && REFUSED.iter().all(|(refused, _)| refused != key)
-        }) {
+        if let Some(key) = self
+            .properties
+            .keys()
+            .find(|key| key.starts_with("enable.auto.") && REFUSED.iter().all(|(refused, _)| refused != key))
+        {
             faults.push(format!("`kafka.properties.\"{key}\"` cannot be set: progress is the raw chain's end"));
         }
         let mut names: Vec<&String> = self.predictions_topics.iter().chain(&self.labels_topics).collect();
@@ -121,7 +129,9 @@ impl CollectorSettings {
             faults.push(format!("topic `{}` is named twice", pair[0]));
         }
         if let Some(dead) = self.dead_letter_topic.as_ref().filter(|dead| names.contains(dead)) {
-            faults.push(format!("`kafka.dead_letter_topic` is `{dead}`, which is read: rejected events would go round for ever"));
+            faults.push(format!(
+                "`kafka.dead_letter_topic` is `{dead}`, which is read: rejected events would go round for ever"
+            ));
         }
         if self.flush_bytes == 0 || self.flush_bytes > FLUSH_BYTES_MAX {
             faults.push(format!("`flush.bytes` must be between 1 and {FLUSH_BYTES_MAX}"));

@@ -193,7 +193,9 @@ impl<S: EventSource> Stage<S> {
     fn begin_flush(&mut self, at: PartitionRef) {
         // Room first: a full queue leaves the buffer where it is.
         let Ok(room) = self.work.try_reserve() else { return };
-        let Some(job) = self.state.partitions.get_mut(&at).and_then(|partition| partition.take_flush(at)) else { return };
+        let Some(job) = self.state.partitions.get_mut(&at).and_then(|partition| partition.take_flush(at)) else {
+            return;
+        };
         self.state.flying_bytes += job.bytes;
         room.send(Work::Flush(Box::new(job)));
     }

@@ -39,14 +39,7 @@ pub struct ChainStarts {
 impl ChainStarts {
     /// Must be made inside a runtime, which it will block on.
     pub fn new(store: Store, topics: Vec<SourceTopic>, start: StartSetting) -> Self {
-        Self {
-            store,
-            topics,
-            start,
-            runtime: Handle::current(),
-            known: Mutex::default(),
-            fatal: Mutex::default(),
-        }
+        Self { store, topics, start, runtime: Handle::current(), known: Mutex::default(), fatal: Mutex::default() }
     }
 
     /// The error that no waiting will mend, if one has occurred.
@@ -84,7 +77,8 @@ impl ChainStarts {
         let (chain, topic_id) = self.chain_of(at, broker)?;
         let birth = self.birth(at, &chain, topic_id, broker)?;
         let applied = self.runtime.block_on(chain::applied_boundaries(&self.store))?;
-        let tail = self.runtime.block_on(chain::seek_tail(&self.store, &chain, &birth, applied.get(&chain).copied()))?;
+        let tail =
+            self.runtime.block_on(chain::seek_tail(&self.store, &chain, &birth, applied.get(&chain).copied()))?;
         Ok((tail, broker.watermarks(&self.topics[at.topic], at.partition)?))
     }
 

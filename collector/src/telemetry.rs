@@ -30,8 +30,14 @@ impl Default for Telemetry {
     fn default() -> Self {
         let meter = opentelemetry::global::meter("driftline");
         Self {
-            received: meter.u64_counter("driftline_events_received").with_description("events that were decoded").build(),
-            accepted: meter.u64_counter("driftline_events_accepted").with_description("events that became rows").build(),
+            received: meter
+                .u64_counter("driftline_events_received")
+                .with_description("events that were decoded")
+                .build(),
+            accepted: meter
+                .u64_counter("driftline_events_accepted")
+                .with_description("events that became rows")
+                .build(),
             rejected: meter
                 .u64_counter("driftline_events_rejected")
                 .with_description("events that were rejected, by reason")
@@ -159,8 +165,10 @@ impl Telemetry {
     }
 
     pub(crate) fn lag(&self, partition: &TopicPartition, events: i64) {
-        let labels =
-            [KeyValue::new("topic", partition.topic.clone()), KeyValue::new("partition", i64::from(partition.partition))];
+        let labels = [
+            KeyValue::new("topic", partition.topic.clone()),
+            KeyValue::new("partition", i64::from(partition.partition)),
+        ];
         self.lag.record(events, &labels);
     }
 

@@ -26,7 +26,8 @@ pub(crate) fn topic_id<C: rdkafka::ClientContext>(client: &rdkafka::client::Clie
     unsafe {
         let mut names = [name.as_ptr()];
         let topics = sys::rd_kafka_TopicCollection_of_topic_names(names.as_mut_ptr(), names.len());
-        let options = sys::rd_kafka_AdminOptions_new(client, sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS);
+        let options =
+            sys::rd_kafka_AdminOptions_new(client, sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS);
         sys::rd_kafka_AdminOptions_set_request_timeout(options, ASK_FOR_MILLIS, std::ptr::null_mut(), 0);
         let queue = sys::rd_kafka_queue_new(client);
         sys::rd_kafka_DescribeTopics(client, topics, options, queue);
@@ -50,7 +51,8 @@ unsafe fn id_in(event: *mut sys::rd_kafka_event_t) -> Option<String> {
     // null, or valid for as long as the event. The text is copied before the event goes.
     unsafe {
         let result = sys::rd_kafka_event_DescribeTopics_result(event);
-        if result.is_null() || sys::rd_kafka_event_error(event) != sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
+        if result.is_null() || sys::rd_kafka_event_error(event) != sys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR
+        {
             return None;
         }
         let mut count = 0;

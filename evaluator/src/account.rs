@@ -133,17 +133,21 @@ fn register_small_tables(session: &SessionContext, state: &LedgerState, model: &
     let windows = state.models.get(model).map(|model| &model.windows);
     let finals = windows.into_iter().flat_map(|windows| windows.values()).filter(|w| w.state == WindowState::Final);
     let starts: Int64Array = finals.map(|record| record.window.start).collect();
-    session.register_batch("finals", RecordBatch::try_from_iter([("final_start", std::sync::Arc::new(starts) as _)])?)?;
+    session
+        .register_batch("finals", RecordBatch::try_from_iter([("final_start", std::sync::Arc::new(starts) as _)])?)?;
     let mut ranges: Vec<(&str, i64, i64, i64)> = Vec::new();
     for object in &state.labels {
         let Some(chain) = state.chains.get(&object.chain) else { continue };
         let partition = i64::from(chain.info.partition);
         match ranges.last_mut() {
-            Some((topic, p, _, to)) if *topic == chain.info.topic && *p == partition && *to == object.from => *to = object.to,
+            Some((topic, p, _, to)) if *topic == chain.info.topic && *p == partition && *to == object.from => {
+                *to = object.to
+            }
             _ => ranges.push((&chain.info.topic, partition, object.from, object.to)),
         }
     }
-    let column = |at: fn(&(&str, i64, i64, i64)) -> i64| std::sync::Arc::new(ranges.iter().map(at).collect::<Int64Array>());
+    let column =
+        |at: fn(&(&str, i64, i64, i64)) -> i64| std::sync::Arc::new(ranges.iter().map(at).collect::<Int64Array>());
     let topics: StringArray = ranges.iter().map(|range| Some(range.0)).collect();
     let batch = RecordBatch::try_from_iter([
         ("r_topic", std::sync::Arc::new(topics) as _),

@@ -18,12 +18,12 @@ pub mod reference;
 
 pub mod window;
 
-pub mod session;
 pub mod account;
+mod error;
 pub mod publish;
+pub mod session;
 pub mod stage;
 pub mod telemetry;
-mod error;
 
 pub use error::Error;
 pub use reference::Reference;

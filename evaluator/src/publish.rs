@@ -131,10 +131,17 @@ async fn merge<R: Latest>(
 }
 
 /// Replaces an accounts object, unless one of a later position of the ledger stands there.
-pub async fn accounts(store: &Store, model: &str, date: &str, seq: u64, mut rows: Vec<AccountRow>) -> Result<(), Error> {
+pub async fn accounts(
+    store: &Store,
+    model: &str,
+    date: &str,
+    seq: u64,
+    mut rows: Vec<AccountRow>,
+) -> Result<(), Error> {
     let path = paths::table("accounts", model, date, "accounts");
     tables::sort_account_rows(&mut rows);
-    let bytes = to_parquet(&tables::account_rows_to_batch(&rows), Some(KeyValue::new(SEQ_KEY.into(), seq.to_string())))?;
+    let bytes =
+        to_parquet(&tables::account_rows_to_batch(&rows), Some(KeyValue::new(SEQ_KEY.into(), seq.to_string())))?;
     loop {
         let existing = store.get(&path).await?;
         if let Some(object) = &existing

@@ -2,13 +2,16 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use arrow::datatypes::DataType;
 use async_trait::async_trait;
 use bytes::Bytes;
 use datafusion::datasource::file_format::parquet::ParquetFormat;
 use datafusion::datasource::listing::{ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl};
+use datafusion::catalog::MemoryCatalogProviderList;
 use datafusion::execution::memory_pool::FairSpillPool;
+use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use driftline_store::Store;
@@ -31,31 +34,44 @@ pub struct Sessions {
     store: Store,
     memory_bytes: usize,
     partitions: usize,
+    template: Arc<OnceLock<SessionContext>>,
 }
 
 impl Sessions {
     /// Sessions that use at most `memory_bytes` for one query, in so many partitions.
     pub fn new(store: Store, memory_bytes: usize, partitions: usize) -> Self {
-        Self { store, memory_bytes, partitions }
+        Self { store, memory_bytes, partitions, template: Arc::default() }
     }
 
     /// A session that sees one version of each object: what it has once looked at is pinned by its ETag.
     pub fn open(&self) -> Result<SessionContext, Error> {
-        let config = SessionConfig::new()
-            .with_target_partitions(self.partitions)
-            .with_information_schema(true)
-            .set_bool("datafusion.execution.parquet.pushdown_filters", true)
-            .set_bool("datafusion.execution.listing_table_factory_infer_partitions", true)
-            .set_bool("datafusion.execution.parquet.schema_force_view_types", false)
-            .set_bool("datafusion.execution.collect_statistics", false);
         let runtime = RuntimeEnvBuilder::new()
             .with_memory_pool(Arc::new(FairSpillPool::new(self.memory_bytes)))
             .build_arc()?;
-        let session = SessionContext::new_with_config_rt(config, runtime);
+        // Building all functions anew costs more than judging a small window: sessions share them, and nothing else.
+        let template = self.template();
+        let state = SessionStateBuilder::new_from_existing(template.state())
+            .with_config(template.copied_config().with_create_default_catalog_and_schema(true))
+            .with_catalog_list(Arc::new(MemoryCatalogProviderList::new()))
+            .with_runtime_env(runtime)
+            .build();
+        let session = SessionContext::new_with_state(state);
         let url = url::Url::parse(MOUNT).expect("a constant URL");
         session.register_object_store(&url, Arc::new(Pinned::new(self.store.object_store())));
-        udaf::register(&session);
         Ok(session)
+    }
+
+    fn template(&self) -> &SessionContext {
+        self.template.get_or_init(|| {
+            let config = SessionConfig::new()
+                .with_target_partitions(self.partitions)
+                .with_information_schema(true)
+                .set_bool("datafusion.execution.parquet.pushdown_filters", true)
+                .set_bool("datafusion.execution.collect_statistics", false);
+            let session = SessionContext::new_with_config(config);
+            udaf::register(&session);
+            session
+        })
     }
 
     /// A session that keeps nothing in memory bounds and mounts no store: for tables that the caller brings.
@@ -82,7 +98,8 @@ pub async fn register_folder(
 ) -> Result<bool, Error> {
     let url = mounted(&format!("{folder}/"))?;
     let store = session.runtime_env().object_store(&url)?;
-    let prefix = Path::parse(folder).map_err(object_store::Error::from).map_err(datafusion::error::DataFusionError::from)?;
+    let prefix =
+        Path::parse(folder).map_err(object_store::Error::from).map_err(datafusion::error::DataFusionError::from)?;
     let mut objects = store.list(Some(&prefix));
     let is_table = |meta: &ObjectMeta| meta.location.as_ref().ends_with(".parquet");
     loop {
@@ -103,7 +120,8 @@ async fn register(
     urls: Vec<ListingTableUrl>,
     partitions: Vec<String>,
 ) -> Result<(), Error> {
-    let columns = partitions.into_iter().map(|name| (name, arrow::datatypes::DataType::Utf8)).collect();
+    let kind = |name: &str| if name == "date" { DataType::Date32 } else { DataType::Utf8 };
+    let columns = partitions.into_iter().map(|name| (name.clone(), kind(&name))).collect();
     let options = ListingOptions::new(Arc::new(ParquetFormat::default()))
         .with_file_extension(".parquet")
         .with_table_partition_cols(columns);

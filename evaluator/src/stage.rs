@@ -122,7 +122,13 @@ async fn evaluate_mine(parts: &Parts, references: &References, replica: &mut Rep
             let started = Instant::now();
             let evaluated = evaluate_window(parts, references, state, &subject).await?;
             let job = &subject.job;
-            telemetry::evaluated(&job.model, started.elapsed(), &evaluated.metrics, subject.is_latest, state.models.len());
+            telemetry::evaluated(
+                &job.model,
+                started.elapsed(),
+                &evaluated.metrics,
+                subject.is_latest,
+                state.models.len(),
+            );
             let row = account::window_row(&job.model, &subject.record);
             Ok((subject, evaluated, row))
         })

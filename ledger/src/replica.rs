@@ -124,8 +124,8 @@ impl Replica {
         let applied = self.state.chains.iter();
         let applied = applied.filter_map(|(name, chain)| Some((name.clone(), chain.applied_to?))).collect();
         let latest = Latest { seq, snapshot: path, applied };
-        let bytes = serde_json::to_vec(&latest)
-            .map_err(|source| Error::Json { path: paths::LATEST.to_owned(), source })?;
+        let bytes =
+            serde_json::to_vec(&latest).map_err(|source| Error::Json { path: paths::LATEST.to_owned(), source })?;
         self.store.put(paths::LATEST, bytes.into()).await?;
         tracing::info!(seq, "ledger snapshot written");
         Ok(())

@@ -149,6 +149,8 @@ pub struct LabelObject {
     pub from: i64,
     /// First offset after.
     pub to: i64,
+    /// When it was applied.
+    pub applied_at: Micros,
     /// Label times by model: smallest and largest.
     pub models: BTreeMap<String, (Micros, Micros)>,
 }
@@ -287,7 +289,7 @@ impl LedgerState {
                 window.touch(at);
             }
             Entry::Task { model, task, positive_class } => {
-                self.model_mut(model).task = Some((*task, positive_class.clone()));
+                self.apply_task(model, (*task, positive_class.clone()), at);
             }
             Entry::Decided(job) => self.apply_job(job, at),
             Entry::Judged { model, window, revision, part, counts } => {
@@ -300,11 +302,12 @@ impl LedgerState {
             Entry::State { model, window, state } => {
                 let window = self.window_mut(model, *window);
                 window.state = window.state.max(*state);
-                self.retire_labels();
+                self.retire_labels(at);
             }
             Entry::Reevaluate { model, from, to } => {
                 for window in self.model_mut(model).windows.values_mut() {
-                    if from.is_none_or(|from| window.window.end > from) && to.is_none_or(|to| window.window.start < to) {
+                    if from.is_none_or(|from| window.window.end > from) && to.is_none_or(|to| window.window.start < to)
+                    {
                         window.rejudge = true;
                         window.dirty_since.get_or_insert(at);
                     }
@@ -381,6 +384,7 @@ impl LedgerState {
                 chain: applied.chain.clone(),
                 from: applied.from,
                 to: applied.to,
+                applied_at: at,
                 models: applied.models.iter().map(times).collect(),
             });
         }
@@ -417,6 +421,19 @@ impl LedgerState {
             }
             window.touch(at);
         }
+    }
+
+    /// What was judged by another guess is judged again: the outcome must not depend on what came first (**T4**).
+    fn apply_task(&mut self, model: &str, task: (Task, Option<String>), at: Micros) {
+        let model = self.model_mut(model);
+        if model.task.as_ref().is_some_and(|known| *known != task) {
+            let judged = model.windows.values_mut().filter(|w| w.revision > 0 && w.state != WindowState::Final);
+            for window in judged {
+                window.rejudge = true;
+                window.dirty_since.get_or_insert(at);
+            }
+        }
+        model.task = Some(task);
     }
 
     fn apply_job(&mut self, job: &Job, at: Micros) {
@@ -465,8 +482,9 @@ impl LedgerState {
         }
     }
 
-    /// Lets go of label objects that no window can need any more.
-    fn retire_labels(&mut self) {
+    /// Lets go of label objects that no window can need any more: the windows that there are have become final, and for
+    /// one that is still to come the time has passed, by the partitions' own events or, where one is idle, by the clock.
+    fn retire_labels(&mut self, at: Micros) {
         let models = &self.models;
         let chains = &self.chains;
         let config = self.config.clone();
@@ -476,9 +494,9 @@ impl LedgerState {
                 let settings = config.as_ref().map(|c| c.config.model(name));
                 let horizon = settings.map_or(0, |s| s.label_horizon + s.window.length_max());
                 let until = newest + MAX_SKEW;
-                let waiting =
-                    model.windows.range(..until).any(|(_, window)| window.state != WindowState::Final);
-                let passed = watermark::of_everything(model, chains).is_some_and(|time| time >= until + horizon);
+                let waiting = model.windows.range(..until).any(|(_, window)| window.state != WindowState::Final);
+                let passed = watermark::of_everything(model, chains).is_some_and(|time| time >= until + horizon)
+                    || at >= object.applied_at.max(*newest) + horizon;
                 waiting || !passed
             })
         });

@@ -24,8 +24,11 @@ pub fn now_micros() -> Micros {
 
 /// A stored time as a calendar time; times out of chrono's range saturate.
 pub fn time_of(micros: Micros) -> DateTime<Utc> {
-    DateTime::from_timestamp_micros(micros)
-        .unwrap_or(if micros < 0 { DateTime::<Utc>::MIN_UTC } else { DateTime::<Utc>::MAX_UTC })
+    DateTime::from_timestamp_micros(micros).unwrap_or(if micros < 0 {
+        DateTime::<Utc>::MIN_UTC
+    } else {
+        DateTime::<Utc>::MAX_UTC
+    })
 }
 
 /// `2026-01-03T00:00:00Z`: how times are shown to people and put into names.

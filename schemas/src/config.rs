@@ -333,8 +333,7 @@ fn read_model(section: &mut Reader, base: ModelSettings) -> ModelSettings {
         "task",
         &[("binary", Task::Binary), ("multiclass", Task::Multiclass), ("regression", Task::Regression)],
     );
-    let score_kind =
-        section.choice("score_kind", &[("probability", ScoreKind::Probability), ("any", ScoreKind::Any)]);
+    let score_kind = section.choice("score_kind", &[("probability", ScoreKind::Probability), ("any", ScoreKind::Any)]);
     let timezone = section.text("timezone").map_or(base.window.timezone, |name| {
         name.parse().unwrap_or_else(|_| {
             section.fault("timezone", format!("{name:?} is no IANA time zone (like \"Europe/Amsterdam\")"));

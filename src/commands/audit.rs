@@ -110,7 +110,12 @@ impl Audit {
             if let Some(known) = state.chains.get(&name) {
                 self.expect(&key, known.accepted, applied.accepted, "accepted by the ledger, but raw/ says");
                 self.expect(&key, known.records, applied.records, "records by the ledger, but raw/ says");
-                self.expect(&key, known.rejected.values().sum(), applied.rejected.values().sum(), "rejected by the ledger, but raw/ says");
+                self.expect(
+                    &key,
+                    known.rejected.values().sum(),
+                    applied.rejected.values().sum(),
+                    "rejected by the ledger, but raw/ says",
+                );
             }
             self.push(account::NO_MODEL, "partition", &key, "records", total.records);
             self.push(account::NO_MODEL, "partition", &key, "gaps", total.gaps);
@@ -157,7 +162,14 @@ impl Audit {
             let key = format!("{name} {}", show(record.window.start));
             if record.completed == record.revision && record.revision > 0 {
                 let found = counted.get(&record.window.start).copied().unwrap_or_default();
-                let said = [published.rows, published.after_final, published.failed, published.invalid, published.labelled, published.unlabelled];
+                let said = [
+                    published.rows,
+                    published.after_final,
+                    published.failed,
+                    published.invalid,
+                    published.labelled,
+                    published.unlabelled,
+                ];
                 if said != found {
                     self.fault(format!(
                         "{key}: the ledger says rows, after_final, failed, invalid, labelled, unlabelled = {said:?}, history/ has {found:?}"
@@ -239,7 +251,11 @@ async fn history_counts(sessions: &Sessions, model: &str) -> Result<BTreeMap<i64
             let number = |at: usize| column(at).value(row) as u64;
             anyhow::ensure!(
                 number(1) == number(7),
-                CheckFailed(format!("history/ of {} has a prediction twice in the window at {}", sql_text(model), show(column(0).value(row))))
+                CheckFailed(format!(
+                    "history/ of {} has a prediction twice in the window at {}",
+                    sql_text(model),
+                    show(column(0).value(row))
+                ))
             );
             counts.insert(column(0).value(row), [1, 2, 3, 4, 5, 6].map(number));
         }

@@ -29,7 +29,14 @@ pub(crate) async fn run(global: &Global) -> Result<()> {
     match Store::open(&config.store.url, &config.store.options) {
         Err(error) => say("store", Err(error.to_string())),
         Ok(store) => {
-            say("store", store.probe().await.map(|()| format!("{}: create-if-absent and replace-if hold", store.url())).map_err(|e| e.to_string()));
+            say(
+                "store",
+                store
+                    .probe()
+                    .await
+                    .map(|()| format!("{}: create-if-absent and replace-if hold", store.url()))
+                    .map_err(|e| e.to_string()),
+            );
             say("clock", clock_skew(&store).await);
         }
     }

@@ -13,9 +13,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cli::{DemoArgs, DemoData, Global, Role};
 use crate::commands::produce::{Publisher, key_of};
+use crate::config;
 use crate::pipeline::{self, OnPublished, Plan};
 use crate::telemetry::Metrics;
-use crate::config;
 
 /// The replay takes about so long: shorter shows fewer revisions, longer is a longer wait.
 const REPLAY: Duration = Duration::from_secs(30);
@@ -75,7 +75,10 @@ pub(crate) async fn run(global: &Global, args: &DemoArgs) -> Result<()> {
     for line in text.lines() {
         println!("    {line}");
     }
-    println!("\nAn embedded broker listens at {brokers}. Replaying predictions, and labels as they came, in about {} s.", REPLAY.as_secs());
+    println!(
+        "\nAn embedded broker listens at {brokers}. Replaying predictions, and labels as they came, in about {} s.",
+        REPLAY.as_secs()
+    );
     println!("A line is a window judged anew, because rows or truth have arrived:\n");
     let board = Arc::new(Board::new(data.metrics));
     board.print_header();
@@ -270,7 +273,15 @@ impl Board {
 
     fn print_header(&self) {
         let names: Vec<String> = self.metrics.iter().map(|name| format!("{name:>24}")).collect();
-        println!("{:<11} {:>8} {:>7} {:>12} {:>9}{}", "window", "revision", "state", "predictions", "labelled", names.join(""));
+        println!(
+            "{:<11} {:>8} {:>7} {:>12} {:>9}{}",
+            "window",
+            "revision",
+            "state",
+            "predictions",
+            "labelled",
+            names.join("")
+        );
     }
 
     fn add(&self, row: &WindowRow, evaluated: &EvaluatedWindow) {
@@ -278,7 +289,8 @@ impl Board {
             let mut rows = evaluated.metrics.iter().filter(|row| row.metric == name);
             rows.find(|row| row.segment.is_none() && row.model_version.is_none() && row.class.is_none())
         };
-        let values: Vec<Option<f64>> = self.metrics.iter().map(|name| overall(name).and_then(|row| row.value)).collect();
+        let values: Vec<Option<f64>> =
+            self.metrics.iter().map(|name| overall(name).and_then(|row| row.value)).collect();
         let drifted = evaluated
             .drift
             .iter()
@@ -295,7 +307,10 @@ impl Board {
     fn print_summary(&self) {
         let windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
         println!("\nWhat was believed first, and what turned out ({}):\n", self.metrics[0]);
-        println!("{:<11} {:>9} {:>12} {:>9} {:>14} {:>14}   drifted", "window", "revisions", "predictions", "labelled", "first", "now");
+        println!(
+            "{:<11} {:>9} {:>12} {:>9} {:>14} {:>14}   drifted",
+            "window", "revisions", "predictions", "labelled", "first", "now"
+        );
         for lines in windows.values() {
             let Some(last) = lines.last() else { continue };
             let first = lines.iter().find_map(|line| line.values[0]);
@@ -328,7 +343,14 @@ fn show(line: &Line, before: Option<&Line>) -> String {
         .collect();
     let row = &line.row;
     let date = row.window_start.format("%Y-%m-%d");
-    format!("{date:<11} {:>8} {:>7} {:>12} {:>9}{}", row.revision, row.state, row.predictions, row.labelled, values.join(""))
+    format!(
+        "{date:<11} {:>8} {:>7} {:>12} {:>9}{}",
+        row.revision,
+        row.state,
+        row.predictions,
+        row.labelled,
+        values.join("")
+    )
 }
 
 fn epilogue(data: &DataSet, file: &Path, store: &str, elapsed: Duration) {
@@ -337,8 +359,15 @@ fn epilogue(data: &DataSet, file: &Path, store: &str, elapsed: Duration) {
     println!("    history/   one joined row per prediction      metrics/   metrics of every window, latest revision");
     println!("    drift/     distances from the reference       metrics_log/   every revision ever published");
     println!("\nTry:");
-    println!("    driftline --config {file} sql -c \"SELECT window_start, metric, value, ci_low, ci_high, n_labelled, revision, state");
-    println!("        FROM metrics WHERE metric = '{}' AND segment IS NULL AND model_version IS NULL ORDER BY 1\"", data.metrics[0]);
-    println!("    driftline --config {file} sql -c \"SELECT model_version, count(*), avg(label_value) FROM history GROUP BY 1\"");
+    println!(
+        "    driftline --config {file} sql -c \"SELECT window_start, metric, value, ci_low, ci_high, n_labelled, revision, state"
+    );
+    println!(
+        "        FROM metrics WHERE metric = '{}' AND segment IS NULL AND model_version IS NULL ORDER BY 1\"",
+        data.metrics[0]
+    );
+    println!(
+        "    driftline --config {file} sql -c \"SELECT model_version, count(*), avg(label_value) FROM history GROUP BY 1\""
+    );
     println!("    driftline --config {file} audit");
 }

@@ -27,10 +27,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cli::{EvaluateArgs, Global, Role};
 use crate::commands::sql;
+use crate::config;
 use crate::output::render;
 use crate::pipeline::{self, Plan};
 use crate::reference::{fetch, is_parquet, json_lines};
-use crate::config;
 
 const PREDICTIONS: &str = "predictions";
 const LABELS: &str = "labels";
@@ -60,7 +60,8 @@ fn columns_of(file: &PathBuf) -> Result<Option<Vec<String>>> {
     if std::io::Read::read(&mut opened, &mut magic).context("read the file")? < 4 || &magic != b"PAR1" {
         return Ok(None);
     }
-    let builder = ParquetRecordBatchReaderBuilder::try_new(opened).with_context(|| format!("open {}", file.display()))?;
+    let builder =
+        ParquetRecordBatchReaderBuilder::try_new(opened).with_context(|| format!("open {}", file.display()))?;
     Ok(Some(builder.schema().fields().iter().map(|field| field.name().clone()).collect()))
 }
 
@@ -87,7 +88,8 @@ async fn lines_of(config: &Config, file: &PathBuf, model: &str) -> Result<Vec<Ve
     let bytes = fetch(&file.display().to_string(), &config.store.options).await?;
     let text = if is_parquet(&bytes) {
         let reader = ParquetRecordBatchReaderBuilder::try_new(bytes)?.build()?;
-        let batches = reader.collect::<Result<Vec<RecordBatch>, _>>().with_context(|| format!("read {}", file.display()))?;
+        let batches =
+            reader.collect::<Result<Vec<RecordBatch>, _>>().with_context(|| format!("read {}", file.display()))?;
         Bytes::from(json_lines(&batches)?)
     } else {
         bytes
@@ -170,7 +172,10 @@ async fn print_results(config: &Config, store: &Store, args: &EvaluateArgs) -> R
     }
     let query = "SELECT model_name, window_start, metric, class, value, reason, ci_low, ci_high, n, n_labelled FROM metrics \
                  WHERE segment IS NULL AND model_version IS NULL ORDER BY model_name, window_start, metric, class";
-    print!("{}", sql::answer(&session, query, args.format).await.context("read the metrics (did the files hold any event?)")?);
+    print!(
+        "{}",
+        sql::answer(&session, query, args.format).await.context("read the metrics (did the files hold any event?)")?
+    );
     eprintln!("all tables are in {}: driftline --store {} sql", args.out.display(), args.out.display());
     Ok(())
 }

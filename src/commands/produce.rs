@@ -130,7 +130,9 @@ fn publish(kafka: &KafkaConfig, files: &[std::path::PathBuf], topic: &str) -> Re
                 continue;
             }
             let key = key_of(&line);
-            publisher.send(topic, key.as_deref(), &line).with_context(|| format!("{}, line {}", file.display(), number + 1))?;
+            publisher
+                .send(topic, key.as_deref(), &line)
+                .with_context(|| format!("{}, line {}", file.display(), number + 1))?;
             sent += 1;
         }
         bar.finish_and_clear();

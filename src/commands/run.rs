@@ -2,9 +2,9 @@
 use anyhow::{Context, Result};
 
 use crate::cli::{CollectorCommand, Global, Role, RoleArgs};
+use crate::config;
 use crate::pipeline::{self, Plan};
 use crate::telemetry::Metrics;
-use crate::config;
 
 pub(crate) async fn run(global: &Global, mut roles: Vec<Role>, args: RoleArgs) -> Result<()> {
     let config = config::load(global)?;
@@ -35,6 +35,11 @@ pub(crate) async fn accept_gap(global: &Global, command: CollectorCommand) -> Re
     let store = pipeline::open_store(&config).await?;
     let settings = pipeline::collector_settings(&config, "accept-gap");
     let footer = driftline_collector::accept_gap(settings, store, &topic, partition).await.context("accept the gap")?;
-    println!("{topic}[{partition}]: offsets {} to {} are recorded as lost ({} offsets)", footer.from, footer.to - 1, footer.to - footer.from);
+    println!(
+        "{topic}[{partition}]: offsets {} to {} are recorded as lost ({} offsets)",
+        footer.from,
+        footer.to - 1,
+        footer.to - footer.from
+    );
     Ok(())
 }

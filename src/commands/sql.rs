@@ -11,15 +11,26 @@ use crate::output::render;
 use crate::{config, pipeline};
 
 /// Tables with one folder a model and date.
-const TABLES: &[&str] =
-    &["history", "metrics", "confusion", "drift", "estimates", "quality", "windows", "accounts", "metrics_log", "alerts"];
+const TABLES: &[&str] = &[
+    "history",
+    "metrics",
+    "confusion",
+    "drift",
+    "estimates",
+    "quality",
+    "windows",
+    "accounts",
+    "metrics_log",
+    "alerts",
+];
 
 pub(crate) async fn run(global: &Global, args: &SqlArgs) -> Result<()> {
     let config = config::load(global)?;
     let store = Store::open(&config.store.url, &config.store.options).context("open the store")?;
-    Manifest::load(&store).await.context("read the manifest")?.with_context(|| {
-        format!("there is no Driftline store at {} (set store.url or --store)", config.store.url)
-    })?;
+    Manifest::load(&store)
+        .await
+        .context("read the manifest")?
+        .with_context(|| format!("there is no Driftline store at {} (set store.url or --store)", config.store.url))?;
     let sessions = pipeline::sessions(&config, &store);
     match &args.query {
         Some(query) => {
@@ -37,7 +48,9 @@ pub(crate) async fn run(global: &Global, args: &SqlArgs) -> Result<()> {
 pub(crate) async fn open(sessions: &Sessions, store: &Store) -> Result<SessionContext> {
     let session = sessions.open().context("open a session")?;
     for table in TABLES {
-        register_folder(&session, table, table, &["model_name", "date"]).await.with_context(|| format!("open {table}"))?;
+        register_folder(&session, table, table, &["model_name", "date"])
+            .await
+            .with_context(|| format!("open {table}"))?;
     }
     register_dead_letters(&session, store).await?;
     Ok(session)
@@ -76,9 +89,10 @@ pub(crate) async fn answer(session: &SessionContext, statement: &str, format: Fo
 /// What the engine says, and what a user of a young store needs to know besides.
 fn readable(error: datafusion::error::DataFusionError) -> anyhow::Error {
     let text = error.strip_backtrace();
-    let hint = TABLES.iter().chain(&["dead_letters"]).find(|table| {
-        text.contains("not found") && text.contains(&format!(".{table}'"))
-    });
+    let hint = TABLES
+        .iter()
+        .chain(&["dead_letters"])
+        .find(|table| text.contains("not found") && text.contains(&format!(".{table}'")));
     match hint {
         Some(table) => anyhow::anyhow!("the store has no rows of `{table}` yet ({text})"),
         None => anyhow::anyhow!("{text}"),

@@ -97,7 +97,9 @@ impl Error {
             E::NotImplemented { .. } | E::NotSupported { .. } => {
                 return Self::Unsupported { what: operation.to_string(), advice: cause };
             }
-            E::Unauthenticated { .. } => "the store does not know these credentials; check the key, its secret and its expiry",
+            E::Unauthenticated { .. } => {
+                "the store does not know these credentials; check the key, its secret and its expiry"
+            }
             E::PermissionDenied { .. } => {
                 "access is denied; the credentials need to read, write, delete and list under the store's root (a clock that is minutes off is answered alike)"
             }
@@ -155,9 +157,9 @@ fn status_in(text: &str) -> Option<u16> {
 }
 
 fn is_full(error: &object_store::Error) -> bool {
-    causes(error).filter_map(|cause| cause.downcast_ref::<std::io::Error>()).any(|io| {
-        matches!(io.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
-    })
+    causes(error)
+        .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
+        .any(|io| matches!(io.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded))
 }
 
 fn causes<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
@@ -175,7 +177,9 @@ mod tests {
     #[test]
     fn answers_are_told_apart_by_what_helps() {
         let io = |kind: ErrorKind| generic(std::io::Error::from(kind));
-        let status = |line: &str| generic(format!("Error performing PUT REDACTED in 1s - Server returned non-2xx status code: {line}"));
+        let status = |line: &str| {
+            generic(format!("Error performing PUT REDACTED in 1s - Server returned non-2xx status code: {line}"))
+        };
         for (error, transient) in [
             (io(ErrorKind::TimedOut), true),
             (io(ErrorKind::ConnectionReset), true),

@@ -155,7 +155,8 @@ impl FaultPlan {
         if self.down_after.is_some_and(|calls| state.count > calls) {
             self.down.store(true, Ordering::SeqCst);
         }
-        let planned = self.planned.iter().find(|(kind, n, _)| *kind == operation && *n == nth).map(|(_, _, fault)| *fault);
+        let planned =
+            self.planned.iter().find(|(kind, n, _)| *kind == operation && *n == nth).map(|(_, _, fault)| *fault);
         let fault = if self.down.load(Ordering::SeqCst) {
             Some(Fault::Before)
         } else {
@@ -164,9 +165,10 @@ impl FaultPlan {
         if state.calls.len() < CALLS_RECORDED_MAX {
             state.calls.push(Call { operation, path: path.to_owned(), fault });
         }
-        let latency = self.latency.as_ref().map_or(Duration::ZERO, |range| {
-            range.start + range.end.saturating_sub(range.start).mul_f64(pace)
-        });
+        let latency = self
+            .latency
+            .as_ref()
+            .map_or(Duration::ZERO, |range| range.start + range.end.saturating_sub(range.start).mul_f64(pace));
         (fault, latency)
     }
 

@@ -27,8 +27,8 @@ pub mod chain;
 pub mod heartbeat;
 pub mod manifest;
 
-pub mod failing;
 mod clock;
+pub mod failing;
 mod local;
 mod metered;
 mod operation;

@@ -202,7 +202,8 @@ impl Manifest {
                 cause: format!("the topic {name:?} is known to hold {:?}, not {kind:?}", other.kind),
             });
         }
-        let of_this_id = topic_id.and_then(|id| incarnations.iter().position(|known| known.topic_id.as_deref() == Some(id)));
+        let of_this_id =
+            topic_id.and_then(|id| incarnations.iter().position(|known| known.topic_id.as_deref() == Some(id)));
         let present = incarnations.len().checked_sub(1);
         let at = match (of_this_id, present) {
             (Some(at), _) => at,
@@ -233,10 +234,13 @@ impl Manifest {
             format_version: u32,
         }
         // The version first: a newer layout need not have the fields of this one.
-        let Format { format_version } = serde_json::from_slice(bytes).map_err(|error| Error::corrupt(MANIFEST, error))?;
+        let Format { format_version } =
+            serde_json::from_slice(bytes).map_err(|error| Error::corrupt(MANIFEST, error))?;
         if format_version > FORMAT_VERSION {
             return Err(Error::Unsupported {
-                what: format!("this build: it has format version {format_version}, this build knows versions up to {FORMAT_VERSION}"),
+                what: format!(
+                    "this build: it has format version {format_version}, this build knows versions up to {FORMAT_VERSION}"
+                ),
                 advice: "a newer driftline has written it; use that version or a later one".into(),
             });
         }
@@ -244,7 +248,8 @@ impl Manifest {
     }
 
     fn to_bytes(&self) -> Bytes {
-        let mut text = serde_json::to_vec_pretty(self).expect("maps with string keys, strings and integers are always JSON");
+        let mut text =
+            serde_json::to_vec_pretty(self).expect("maps with string keys, strings and integers are always JSON");
         text.push(b'\n');
         text.into()
     }

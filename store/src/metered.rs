@@ -56,7 +56,9 @@ impl Metered {
                 .f64_histogram("driftline_store_request_duration")
                 .with_unit("s")
                 .with_description("Time until the object store answered")
-                .with_boundaries(vec![0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0])
+                .with_boundaries(vec![
+                    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0,
+                ])
                 .build(),
             bytes: meter
                 .u64_counter("driftline_store_bytes")

@@ -140,12 +140,9 @@ mod tests {
 
     #[test]
     fn a_version_keeps_what_its_store_replaces_by() {
-        for (etag, generation) in [
-            ("\"abc\"", None),
-            ("\"a#b\"", Some("1700")),
-            ("12-34-56", None),
-            ("\"0x8D\"", Some("v2")),
-        ] {
+        for (etag, generation) in
+            [("\"abc\"", None), ("\"a#b\"", Some("1700")), ("12-34-56", None), ("\"0x8D\"", Some("v2"))]
+        {
             let version = Version::of("x", Some(etag.into()), generation.map(str::to_owned)).unwrap();
             let again: Version = serde_json::from_str(&serde_json::to_string(&version).unwrap()).unwrap();
             assert_eq!(again.etag(), etag);

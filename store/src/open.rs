@@ -67,7 +67,9 @@ fn s3(url: &str, options: &BTreeMap<String, String>) -> Result<Arc<dyn ObjectSto
     let setting = |key| builder.get_config_value(&key).unwrap_or_default();
     let endpoint = setting(AmazonS3ConfigKey::Endpoint);
     if endpoint.starts_with("http://") && setting(AmazonS3ConfigKey::Client(ClientConfigKey::AllowHttp)) != "true" {
-        return Err(format!("the endpoint {endpoint} is not encrypted; set AWS_ALLOW_HTTP=true if that is meant").into());
+        return Err(
+            format!("the endpoint {endpoint} is not encrypted; set AWS_ALLOW_HTTP=true if that is meant").into()
+        );
     }
     Ok(Arc::new(builder.build()?))
 }
@@ -144,7 +146,11 @@ mod tests {
             ("s3://bucket/a//b", &keys, "empty path segment"),
             ("s3://bucket/a/../b", &keys, ".."),
             ("s3://bucket", &[("colour", "blue")], "\"colour\" is not known"),
-            ("s3://bucket", &[("endpoint_url", "http://localhost:9000"), ("allow_http", "false")], "AWS_ALLOW_HTTP=true"),
+            (
+                "s3://bucket",
+                &[("endpoint_url", "http://localhost:9000"), ("allow_http", "false")],
+                "AWS_ALLOW_HTTP=true",
+            ),
         ] {
             let error = open(url, options).expect_err(url).to_string();
             assert!(error.contains(reason), "{error}");

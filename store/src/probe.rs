@@ -17,7 +17,9 @@ impl Store {
         cleaned?;
         match self.get(&path).await? {
             None => Ok(()),
-            Some(_) => Err(missing("delete", "a removed object could still be read; use a store with strong consistency")),
+            Some(_) => {
+                Err(missing("delete", "a removed object could still be read; use a store with strong consistency"))
+            }
         }
     }
 
@@ -32,8 +34,12 @@ impl Store {
         }
         let second = match self.probe_replace(path, b"replaced", &first).await? {
             Replaced::Done(version) if version != first => version,
-            Replaced::Done(_) => return Err(missing(REPLACE, "an object's version (ETag) stays the same when its content changes")),
-            Replaced::Conflict(_) => return Err(missing(REPLACE, "it refused to replace the version that it had just given")),
+            Replaced::Done(_) => {
+                return Err(missing(REPLACE, "an object's version (ETag) stays the same when its content changes"));
+            }
+            Replaced::Conflict(_) => {
+                return Err(missing(REPLACE, "it refused to replace the version that it had just given"));
+            }
         };
         match self.probe_replace(path, b"overwritten", &first).await? {
             Replaced::Conflict(Some(found)) if found.bytes == "replaced" && found.version == second => Ok(()),
@@ -59,7 +65,9 @@ fn missing(primitive: &str, advice: &str) -> Error {
 /// A refusal, with the primitive's name in it.
 fn named<T>(primitive: &str, result: Result<T, Error>) -> Result<T, Error> {
     result.map_err(|error| match error {
-        Error::Unsupported { advice, .. } => missing(primitive, &format!("{advice}; use a store that does, or switch it on")),
+        Error::Unsupported { advice, .. } => {
+            missing(primitive, &format!("{advice}; use a store that does, or switch it on"))
+        }
         other => other,
     })
 }

@@ -56,7 +56,9 @@ impl Store {
             let refused = matches!(error, Answer::Precondition { .. } | Answer::NotFound { .. });
             may_have_happened |= !refused && !matches!(error, Answer::AlreadyExists { .. });
             match self.get(path).await {
-                Ok(Some(found)) if may_have_happened && found.bytes == bytes => return Ok(Replaced::Done(found.version)),
+                Ok(Some(found)) if may_have_happened && found.bytes == bytes => {
+                    return Ok(Replaced::Done(found.version));
+                }
                 // The put has not happened: it failed on the way, or lost against another one that was undone (409).
                 Ok(Some(found)) if !refused && found.version == expected => retry.pause(&error).await?,
                 Ok(found) => return Ok(Replaced::Conflict(found)),

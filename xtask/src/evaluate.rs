@@ -45,7 +45,9 @@ pub(crate) fn run(rows: usize) -> Result<()> {
         }
     }
     if let Some((wall, cpu, megabytes)) = best {
-        println!("  driftline evaluate       {wall:>8.2} s wall {cpu:>8.2} s cpu {megabytes:>8.0} MB peak (first mark: 1.5 s of work, 1000 MB)");
+        println!(
+            "  driftline evaluate       {wall:>8.2} s wall {cpu:>8.2} s cpu {megabytes:>8.0} MB peak (first mark: 1.5 s of work, 1000 MB)"
+        );
     }
     Ok(())
 }

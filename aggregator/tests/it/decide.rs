@@ -102,8 +102,15 @@ impl World {
     /// The collector's word that a partition stands at its end.
     fn at_end(&mut self, chain: &str, since: Micros, confirmed_at: Micros) {
         let tail = self.state.chains[chain].applied_to.unwrap();
-        let facts =
-            Facts { format: 1, position: tail, tail, tail_from: None, broker_end: tail, confirmed_at, at_end_since: since };
+        let facts = Facts {
+            format: 1,
+            position: tail,
+            tail,
+            tail_from: None,
+            broker_end: tail,
+            confirmed_at,
+            at_end_since: since,
+        };
         self.apply(Entry::Observed { chain: chain.into(), facts });
     }
 
@@ -203,11 +210,11 @@ fn h2_the_next_revision_waits_for_the_present_one_to_be_complete() {
 #[test]
 fn the_debounce_lets_through_what_has_grown_and_what_has_waited() {
     for (rows, labels, after, is_due) in [
-        (9, 0, MINUTE, true),     // while the window is open, anything waits one minute at most
+        (9, 0, MINUTE, true), // while the window is open, anything waits one minute at most
         (10, 0, MINUTE - 1, false),
-        (10, 0, MINUTE, true),    // 10 %
+        (10, 0, MINUTE, true), // 10 %
         (0, 1, MINUTE - 1, false),
-        (0, 1, MINUTE, true),     // the first label
+        (0, 1, MINUTE, true), // the first label
         (0, 0, DAY, false),
     ] {
         let mut world = World::new();
@@ -406,7 +413,9 @@ fn caught_up_seals_what_the_clock_has_passed_and_waits_for_nothing() {
     let urgent = |world: &World| decide(&world.state, world.now, Urgency::CaughtUp);
     assert!(matches!(&urgent(&world)[..], [Entry::Decided(job)] if job.state == WindowState::Open));
     world.now = WINDOW.end;
-    assert!(matches!(&urgent(&world)[..], [Entry::State { state: WindowState::Sealed, .. }, Entry::Decided(job)] if job.state == WindowState::Sealed));
+    assert!(
+        matches!(&urgent(&world)[..], [Entry::State { state: WindowState::Sealed, .. }, Entry::Decided(job)] if job.state == WindowState::Sealed)
+    );
 }
 
 #[test]
@@ -578,10 +587,25 @@ fn a_task_that_turns_out_otherwise_judges_again_what_was_judged_by_the_old_one()
         classes.iter().for_each(|class| shape.push_class(class, 1, 0.0));
         let rows = classes.len() as u64;
         let windows = vec![(WindowSpec::fixed(HOUR).window_of(time), rows)];
-        let models = vec![AppliedModel { model: "m".into(), rows, min_event_time: time, max_event_time: time, windows, shape: Some(shape) }];
+        let models = vec![AppliedModel {
+            model: "m".into(),
+            rows,
+            min_event_time: time,
+            max_event_time: time,
+            windows,
+            shape: Some(shape),
+        }];
         world.apply(Entry::Applied(Applied {
-            chain: "p0".into(), from, to: from + rows as i64, written_at: world.now, records: rows, skipped: 0,
-            accepted: rows, rejected: BTreeMap::new(), gap: false, models,
+            chain: "p0".into(),
+            from,
+            to: from + rows as i64,
+            written_at: world.now,
+            records: rows,
+            skipped: 0,
+            accepted: rows,
+            rejected: BTreeMap::new(),
+            gap: false,
+            models,
         }));
     };
     send(&mut world, TEN, &["a", "b"]);
@@ -594,8 +618,11 @@ fn a_task_that_turns_out_otherwise_judges_again_what_was_judged_by_the_old_one()
     // Both orders of arrival end alike (T4): every window that is not final follows the task that is known in the end.
     world.now += 1;
     world.step();
-    let open: Vec<(Micros, Task)> =
-        world.state.models["m"].windows.values().filter_map(|w| Some((w.window.start, w.open.as_ref()?.task))).collect();
+    let open: Vec<(Micros, Task)> = world.state.models["m"]
+        .windows
+        .values()
+        .filter_map(|w| Some((w.window.start, w.open.as_ref()?.task)))
+        .collect();
     assert_eq!(open, [(TEN, Task::Multiclass), (TEN + HOUR, Task::Multiclass)]);
 }
 

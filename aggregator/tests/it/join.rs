@@ -69,7 +69,8 @@ fn the_first_copy_by_event_time_stands_whenever_it_comes() {
 
 #[test]
 fn of_copies_at_the_same_time_the_first_position_stands() {
-    let joined = first(&[rows(9, &[prediction("a", TEN)]), rows(4, &[prediction("a", TEN), prediction("a", TEN)])], vec![]);
+    let joined =
+        first(&[rows(9, &[prediction("a", TEN)]), rows(4, &[prediction("a", TEN), prediction("a", TEN)])], vec![]);
     assert_eq!((only(&joined).offset, joined.counts.duplicates), (4, 2));
 }
 
@@ -80,7 +81,10 @@ fn what_comes_after_final_never_takes_a_place() {
     let previous = Some((&before.rows, before.counts.duplicates));
     let joined = join(previous, &[(after, true)], vec![label("b", TEN + MINUTE, Some("1"), 1)], &rules()).unwrap();
     let rows = read(&joined.rows);
-    assert_eq!(rows.iter().map(|r| (r.id.as_str(), r.offset, r.after_final)).collect::<Vec<_>>(), [("b", 7, true), ("a", 5, false)]);
+    assert_eq!(
+        rows.iter().map(|r| (r.id.as_str(), r.offset, r.after_final)).collect::<Vec<_>>(),
+        [("b", 7, true), ("a", 5, false)]
+    );
     // The newcomer stays, marked, outside the figures: it takes no label.
     assert_eq!(rows.iter().map(|r| r.label.as_deref()).collect::<Vec<_>>(), [None, Some("1")]);
     let counts = joined.counts;
@@ -132,7 +136,8 @@ fn an_earlier_copy_is_judged_by_its_own_time() {
     // Eligible for the copy that came first, too late for the one that stands in the end; and the other way round.
     let late = rows(0, &[prediction("a", TEN + 30 * MINUTE)]);
     let early = rows(1, &[prediction("a", TEN)]);
-    let labels = vec![label("a", TEN + 30 * DAY + 10 * MINUTE, Some("1"), 0), label("a", TEN - 5 * MINUTE, Some("0"), 1)];
+    let labels =
+        vec![label("a", TEN + 30 * DAY + 10 * MINUTE, Some("1"), 0), label("a", TEN - 5 * MINUTE, Some("0"), 1)];
     let before = first(&[late], labels);
     assert_eq!(only(&before).label.as_deref(), Some("1"));
     let joined = then(&before, &[early], vec![]);
@@ -147,7 +152,10 @@ fn a_label_applies_to_every_version_of_its_id_also_to_one_that_comes_later() {
     // The follower routes the label again for the version that came after it.
     let joined = then(&before, &[rows(1, &[shadow])], vec![label("a", TEN + MINUTE, Some("1"), 0)]);
     let rows = read(&joined.rows);
-    assert_eq!(rows.iter().map(|r| (r.version.as_str(), r.label.as_deref())).collect::<Vec<_>>(), [("1", Some("1")), ("2", Some("1"))]);
+    assert_eq!(
+        rows.iter().map(|r| (r.version.as_str(), r.label.as_deref())).collect::<Vec<_>>(),
+        [("1", Some("1")), ("2", Some("1"))]
+    );
     assert_eq!((joined.counts.rows, joined.counts.labelled, joined.counts.duplicates), (2, 2, 0));
     assert!(others(&joined.rows, 0).is_empty() && others(&joined.rows, 1).is_empty());
 }
@@ -166,7 +174,12 @@ fn what_the_settings_refuse_is_marked_and_left_out() {
     let margin = JoinRules { score_kind: ScoreKind::Any, ..rules() };
     let refused = JoinRules { refusal: Some("unknown_model".into()), ..rules() };
     let spans = |p: f64| json!({"probabilities": {"x": p, "y": 0.5}});
-    let score_only = || with(json!({"score": 0.5}), json!({"prediction_id": "a", "model_name": "m", "timestamp": "2026-01-05T10:00:00Z"}));
+    let score_only = || {
+        with(
+            json!({"score": 0.5}),
+            json!({"prediction_id": "a", "model_name": "m", "timestamp": "2026-01-05T10:00:00Z"}),
+        )
+    };
     let text = || with(prediction("a", TEN), json!({"prediction": "red"}));
     for (event, rules, reason) in [
         (with(prediction("a", TEN), json!({"score": 1.0})), &binary, None),
@@ -205,7 +218,8 @@ fn rules_again() -> JoinRules {
 
 #[test]
 fn a_failed_request_counts_as_failed_even_if_it_is_labelled() {
-    let event = json!({"prediction_id": "a", "model_name": "m", "timestamp": "2026-01-05T10:00:00Z", "error": "timeout"});
+    let event =
+        json!({"prediction_id": "a", "model_name": "m", "timestamp": "2026-01-05T10:00:00Z", "error": "timeout"});
     let joined = first(&[rows(0, &[event])], vec![label("a", TEN, Some("1"), 0)]);
     assert_eq!((joined.counts.failed, joined.counts.labelled, joined.counts.accepted()), (1, 0, 1));
 }
@@ -218,7 +232,11 @@ fn featured(id: &str, seconds: Micros, features: serde_json::Value) -> serde_jso
 fn features_may_come_and_change_their_type_from_revision_to_revision() {
     let before = first(&[rows(0, &[featured("a", 0, json!({"x": 1.5, "gone": null}))])], vec![]);
     let joined = then(&before, &[rows(1, &[featured("b", 1, json!({"x": "high", "y": true, "z": [1]}))])], vec![]);
-    let joined = then(&joined, &[rows(2, &[with(featured("c", 2, json!({"x": 2})), json!({"tags": {"region": "eu"}}))])], vec![]);
+    let joined = then(
+        &joined,
+        &[rows(2, &[with(featured("c", 2, json!({"x": 2})), json!({"tags": {"region": "eu"}}))])],
+        vec![],
+    );
     let some = |text: &str| Some(text.to_owned());
     assert_eq!(numbers(&joined.rows, "feature_x"), [Some(1.5), None, Some(2.0)]);
     assert_eq!(texts(&joined.rows, "feature_x_text"), [None, some("high"), None]);
@@ -273,7 +291,10 @@ fn a_feature_that_is_called_like_the_text_of_another_loses_nothing() {
     let steps = then(&then(&first(&[number], vec![]), &[both], vec![]), &[text], vec![]);
     for joined in [&at_once, &steps] {
         assert_eq!(features_of(&joined.rows), expected);
-        assert_eq!(joined.rows.column_by_name("feature_a_text").unwrap().data_type(), &arrow::datatypes::DataType::Utf8);
+        assert_eq!(
+            joined.rows.column_by_name("feature_a_text").unwrap().data_type(),
+            &arrow::datatypes::DataType::Utf8
+        );
     }
     let capped = JoinRules { columns_max: 0, ..rules() };
     let event = rows(2, &[featured("c", 2, json!({"a": "blue", "a_text": 4}))]);
@@ -288,7 +309,8 @@ fn beyond_the_cap_features_and_tags_go_into_json_whatever_came_first() {
         with(featured("b", 1, json!({"b": "x", "a": 4})), json!({"tags": {"x": "3"}})),
         featured("c", 2, json!({"e": 5})),
     ];
-    let parts: Vec<RecordBatch> = events.iter().enumerate().map(|(n, e)| rows(n as i64, std::slice::from_ref(e))).collect();
+    let parts: Vec<RecordBatch> =
+        events.iter().enumerate().map(|(n, e)| rows(n as i64, std::slice::from_ref(e))).collect();
     let at_once = first_by(&parts, vec![], &two);
     for order in [[0, 1, 2], [2, 1, 0], [1, 0, 2]] {
         let mut joined: Option<Joined> = None;
@@ -299,7 +321,8 @@ fn beyond_the_cap_features_and_tags_go_into_json_whatever_came_first() {
         assert_eq!(joined.unwrap().rows, at_once.rows, "{order:?}");
     }
     let names: Vec<String> = at_once.rows.schema().fields().iter().map(|f| f.name().clone()).collect();
-    let names: Vec<&str> = names.iter().map(String::as_str).filter(|n| n.starts_with("feature") || n.starts_with("tag")).collect();
+    let names: Vec<&str> =
+        names.iter().map(String::as_str).filter(|n| n.starts_with("feature") || n.starts_with("tag")).collect();
     assert_eq!(names, ["feature_a", "feature_b_text", "features_json", "tag_x", "tag_y", "tags_json"]);
     assert_eq!(texts(&at_once.rows, "features_json")[0].as_deref(), Some(r#"{"c":2.0,"d":1.0}"#));
 }
@@ -329,7 +352,10 @@ fn a_part_without_rows_is_a_table_without_rows() {
 fn an_event_on_the_edge_and_ids_of_any_kind() {
     let ids = ["", "a", "A", "ä", "💥", " ", "a\"b"];
     let events: Vec<_> = ids.iter().skip(1).map(|id| prediction(id, TEN)).collect();
-    let joined = first(&[rows(0, &events)], ids.iter().skip(1).enumerate().map(|(n, id)| label(id, TEN, Some(id), n as i64)).collect());
+    let joined = first(
+        &[rows(0, &events)],
+        ids.iter().skip(1).enumerate().map(|(n, id)| label(id, TEN, Some(id), n as i64)).collect(),
+    );
     for row in read(&joined.rows) {
         assert_eq!(row.label.as_deref(), Some(row.id.as_str()));
     }

@@ -42,8 +42,13 @@ fn given() -> impl Strategy<Value = Given> {
         Just(json!(0.1))
     ];
     let features = proptest::collection::vec((name, value), 0..4);
-    (0u8..6, 0u8..2, 0i64..20, features, 0..REVISIONS)
-        .prop_map(|(id, version, second, features, revision)| Given { id, version, second, features, revision })
+    (0u8..6, 0u8..2, 0i64..20, features, 0..REVISIONS).prop_map(|(id, version, second, features, revision)| Given {
+        id,
+        version,
+        second,
+        features,
+        revision,
+    })
 }
 
 fn given_label() -> impl Strategy<Value = GivenLabel> {

@@ -29,7 +29,8 @@ const HOUR: Micros = 60 * MINUTE;
 
 fn config() -> JudgeConfig {
     let revise = ReviseConfig { min_growth: 0.1, min_delay: 0, max_delay: 0, max_amplification: 1e6 };
-    let defaults = ModelSettings { task: Some(Task::Binary), window: WindowSpec::fixed(HOUR), ..ModelSettings::default() };
+    let defaults =
+        ModelSettings { task: Some(Task::Binary), window: WindowSpec::fixed(HOUR), ..ModelSettings::default() };
     JudgeConfig {
         revise,
         idle_timeout: MINUTE,
@@ -66,27 +67,34 @@ impl World {
         let chance = &mut StdRng::seed_from_u64(seed);
         let mut events = Vec::new();
         for _ in 0..predictions {
-            events.push((EventKind::Predictions, Event {
-                model: MODELS[chance.random_range(0..2)],
-                id: format!("id-{}", chance.random_range(0..predictions / 2)),
-                version: chance.random_range(1..3).to_string(),
-                time: TEN + chance.random_range(0..3 * 3600) * SECOND,
-                label: None,
-                hint: None,
-                partition: chance.random_range(0..3),
-                offset: 0,
-            }));
+            events.push((
+                EventKind::Predictions,
+                Event {
+                    model: MODELS[chance.random_range(0..2)],
+                    id: format!("id-{}", chance.random_range(0..predictions / 2)),
+                    version: chance.random_range(1..3).to_string(),
+                    time: TEN + chance.random_range(0..3 * 3600) * SECOND,
+                    label: None,
+                    hint: None,
+                    partition: chance.random_range(0..3),
+                    offset: 0,
+                },
+            ));
         }
         for _ in 0..labels {
             let of: Event = events[chance.random_range(0..predictions)].1.clone();
-            let delay = [-5 * MINUTE, 20 * SECOND, 2 * HOUR, 29 * clock::DAY, 31 * clock::DAY][chance.random_range(0..5)];
-            events.push((EventKind::Labels, Event {
-                time: of.time + delay,
-                label: chance.random_bool(0.9).then(|| chance.random_range(0..2).to_string()),
-                hint: chance.random_bool(0.3).then_some(of.time),
-                partition: chance.random_range(0..2),
-                ..of
-            }));
+            let delay =
+                [-5 * MINUTE, 20 * SECOND, 2 * HOUR, 29 * clock::DAY, 31 * clock::DAY][chance.random_range(0..5)];
+            events.push((
+                EventKind::Labels,
+                Event {
+                    time: of.time + delay,
+                    label: chance.random_bool(0.9).then(|| chance.random_range(0..2).to_string()),
+                    hint: chance.random_bool(0.3).then_some(of.time),
+                    partition: chance.random_range(0..2),
+                    ..of
+                },
+            ));
         }
         events.shuffle(chance);
         let mut logs: BTreeMap<(EventKind, u32), Vec<Event>> = BTreeMap::new();
@@ -125,17 +133,21 @@ impl World {
                     && (-10 * MINUTE..=30 * clock::DAY).contains(&delay)
             });
             let last = eligible.max_by_key(|label| (label.time, label.partition, label.offset));
-            rows.insert((event.model, start, Row {
-                version: event.version.clone(),
-                id: event.id.clone(),
-                time: event.time,
-                partition: i64::from(event.partition),
-                offset: event.offset,
-                label: last.and_then(|label| label.label.clone()),
-                label_from: last.map(|label| (label.time, i64::from(label.partition), label.offset)),
-                invalid: None,
-                after_final: false,
-            }));
+            rows.insert((
+                event.model,
+                start,
+                Row {
+                    version: event.version.clone(),
+                    id: event.id.clone(),
+                    time: event.time,
+                    partition: i64::from(event.partition),
+                    offset: event.offset,
+                    label: last.and_then(|label| label.label.clone()),
+                    label_from: last.map(|label| (label.time, i64::from(label.partition), label.offset)),
+                    invalid: None,
+                    after_final: false,
+                },
+            ));
         }
         (rows, accepted)
     }
@@ -260,7 +272,9 @@ async fn check(store: &Store, world: &World) -> LedgerState {
             }
             // A1: every accepted prediction is in one term of its window.
             assert_eq!(accounted.accepted(), accepted[&(model, window.window.start)]);
-            let labelled = rows.iter().filter(|(m, start, row)| (*m, *start) == (model, window.window.start) && row.label.is_some());
+            let labelled = rows
+                .iter()
+                .filter(|(m, start, row)| (*m, *start) == (model, window.window.start) && row.label.is_some());
             assert_eq!(accounted.labelled, labelled.count() as u64);
         }
     }
@@ -271,7 +285,8 @@ async fn check(store: &Store, world: &World) -> LedgerState {
     let (missing, surplus) = (rows.difference(&found).collect::<Vec<_>>(), found.difference(&rows).collect::<Vec<_>>());
     assert!(missing.is_empty() && surplus.is_empty(), "missing {missing:#?}\nsurplus {surplus:#?}");
     // A1 of partitions: what was accepted is what was published.
-    let of_kind = |topic: &str| state.chains.values().filter(|c| c.info.topic == topic).map(|c| c.accepted).sum::<u64>();
+    let of_kind =
+        |topic: &str| state.chains.values().filter(|c| c.info.topic == topic).map(|c| c.accepted).sum::<u64>();
     assert_eq!(of_kind(PREDICTIONS), world.events(EventKind::Predictions).count() as u64);
     assert_eq!(of_kind(LABELS), world.events(EventKind::Labels).count() as u64);
     state
@@ -297,7 +312,11 @@ async fn at_once(world: &World, seed: u64, instances: usize) -> LedgerState {
 async fn live(world: &World, seed: u64, instances: usize, faults: Option<FaultPlan>) -> LedgerState {
     let store = Store::in_memory();
     world.open(&store).await;
-    let quick = RetryPolicy { max_elapsed: Duration::from_millis(30), base: Duration::from_millis(1), cap: Duration::from_millis(2) };
+    let quick = RetryPolicy {
+        max_elapsed: Duration::from_millis(30),
+        base: Duration::from_millis(1),
+        cap: Duration::from_millis(2),
+    };
     let seen = faults.map_or_else(|| store.clone(), |plan| store.clone().with_faults(plan).with_retry(quick));
     let (collected, stop) = (CancellationToken::new(), CancellationToken::new());
     let evaluator = tokio::spawn(complete(store.clone(), stop.clone()));
@@ -365,7 +384,8 @@ async fn t4_three_instances_are_as_good_as_one() {
 async fn t4_a_store_that_fails_changes_nothing() {
     let world = World::random(4, 160, 140);
     for seed in 0..3 {
-        let plan = FaultPlan::new(seed).share(Fault::Before, 0.04).share(Fault::After, 0.04).share(Fault::Unavailable, 0.02);
+        let plan =
+            FaultPlan::new(seed).share(Fault::Before, 0.04).share(Fault::After, 0.04).share(Fault::Unavailable, 0.02);
         live(&world, seed, 1 + seed as usize, Some(plan)).await;
     }
 }

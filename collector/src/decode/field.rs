@@ -1,12 +1,31 @@
 //! What one field of an event may be. Every function takes the field's JSON text, which is known to be valid JSON.
 use std::borrow::Cow;
 
-use chrono::DateTime;
 use driftline_schemas::canonical::canonical;
 use driftline_schemas::clock::Micros;
 use driftline_schemas::event::{EVENT_TIME_MIN, Reason};
 
-use super::{FeatureValue, Rejection};
+use super::{FeatureValue, Rejection, time};
+
+/// The JSON text of a value.
+#[derive(Clone, Copy)]
+pub(super) struct Raw<'a> {
+    text: &'a str,
+    /// Known to have no escapes, so that nobody looks for them again.
+    is_plain: bool,
+}
+
+impl<'a> Raw<'a> {
+    /// Any valid JSON.
+    pub(super) fn of(text: &'a str) -> Self {
+        Self { text, is_plain: false }
+    }
+
+    /// Valid JSON; if it is a string, one without escapes.
+    pub(super) fn plain(text: &'a str) -> Self {
+        Self { text, is_plain: true }
+    }
+}
 
 /// A JSON value whose text has been looked at, not yet its type.
 pub(super) enum Scalar<'a> {
@@ -20,14 +39,14 @@ pub(super) enum Scalar<'a> {
 }
 
 impl<'a> Scalar<'a> {
-    pub(super) fn of(field: &str, raw: &'a str) -> Result<Self, Rejection> {
-        match raw.as_bytes().first() {
+    pub(super) fn of(field: &str, raw: Raw<'a>) -> Result<Self, Rejection> {
+        match raw.text.as_bytes().first() {
             Some(b'n') => Ok(Self::Null),
             Some(b't') => Ok(Self::Bool(true)),
             Some(b'f') => Ok(Self::Bool(false)),
             Some(b'"') => unescape(field, raw).map(Self::Text),
             Some(b'{' | b'[') => Ok(Self::Nested),
-            _ => Ok(Self::Number(raw)),
+            _ => Ok(Self::Number(raw.text)),
         }
     }
 
@@ -51,7 +70,7 @@ pub(super) fn missing(field: &str) -> Rejection {
 }
 
 /// A string that must be there and not be empty.
-pub(super) fn required_text<'a>(field: &str, raw: Option<&'a str>) -> Result<Cow<'a, str>, Rejection> {
+pub(super) fn required_text<'a>(field: &str, raw: Option<Raw<'a>>) -> Result<Cow<'a, str>, Rejection> {
     match optional_text(field, raw)? {
         Some(text) if text.is_empty() => Err(Rejection::new(Reason::MissingField, format!("`{field}` is empty"))),
         Some(text) => Ok(text),
@@ -59,7 +78,7 @@ pub(super) fn required_text<'a>(field: &str, raw: Option<&'a str>) -> Result<Cow
     }
 }
 
-pub(super) fn optional_text<'a>(field: &str, raw: Option<&'a str>) -> Result<Option<Cow<'a, str>>, Rejection> {
+pub(super) fn optional_text<'a>(field: &str, raw: Option<Raw<'a>>) -> Result<Option<Cow<'a, str>>, Rejection> {
     let Some(raw) = raw else { return Ok(None) };
     match Scalar::of(field, raw)? {
         Scalar::Null => Ok(None),
@@ -69,14 +88,14 @@ pub(super) fn optional_text<'a>(field: &str, raw: Option<&'a str>) -> Result<Opt
 }
 
 /// A string, or a number whose text is taken: model versions are written both ways.
-pub(super) fn optional_version<'a>(field: &str, raw: Option<&'a str>) -> Result<Option<Cow<'a, str>>, Rejection> {
+pub(super) fn optional_version<'a>(field: &str, raw: Option<Raw<'a>>) -> Result<Option<Cow<'a, str>>, Rejection> {
     match raw.map(|raw| Scalar::of(field, raw)).transpose()? {
         Some(Scalar::Number(text)) => Ok(Some(Cow::Borrowed(text))),
         _ => optional_text(field, raw),
     }
 }
 
-pub(super) fn optional_number(field: &str, raw: Option<&str>) -> Result<Option<f64>, Rejection> {
+pub(super) fn optional_number(field: &str, raw: Option<Raw<'_>>) -> Result<Option<f64>, Rejection> {
     let Some(raw) = raw else { return Ok(None) };
     match Scalar::of(field, raw)? {
         Scalar::Null => Ok(None),
@@ -92,7 +111,7 @@ pub(super) fn number(field: &str, scalar: &Scalar<'_>) -> Result<f64, Rejection>
 }
 
 /// A class, as canonical text.
-pub(super) fn optional_class<'a>(field: &str, raw: Option<&'a str>) -> Result<Option<Cow<'a, str>>, Rejection> {
+pub(super) fn optional_class<'a>(field: &str, raw: Option<Raw<'a>>) -> Result<Option<Cow<'a, str>>, Rejection> {
     let Some(raw) = raw else { return Ok(None) };
     match Scalar::of(field, raw)? {
         Scalar::Null => Ok(None),
@@ -102,7 +121,7 @@ pub(super) fn optional_class<'a>(field: &str, raw: Option<&'a str>) -> Result<Op
 }
 
 /// The value of a tag; a null is left out.
-pub(super) fn tag<'a>(field: &str, raw: &'a str) -> Result<Option<Cow<'a, str>>, Rejection> {
+pub(super) fn tag<'a>(field: &str, raw: Raw<'a>) -> Result<Option<Cow<'a, str>>, Rejection> {
     match Scalar::of(field, raw)? {
         Scalar::Null => Ok(None),
         Scalar::Text(text) => Ok(Some(text)),
@@ -111,26 +130,26 @@ pub(super) fn tag<'a>(field: &str, raw: &'a str) -> Result<Option<Cow<'a, str>>,
     }
 }
 
-pub(super) fn feature<'a>(field: &str, raw: &'a str) -> Result<FeatureValue<'a>, Rejection> {
+pub(super) fn feature<'a>(field: &str, raw: Raw<'a>) -> Result<FeatureValue<'a>, Rejection> {
     Ok(match Scalar::of(field, raw)? {
         Scalar::Null => FeatureValue::Null,
         Scalar::Bool(value) => FeatureValue::Text(Cow::Borrowed(bool_text(value))),
         Scalar::Number(text) => FeatureValue::Number(finite(field, text)?),
         Scalar::Text(text) => FeatureValue::Text(text),
-        Scalar::Nested => FeatureValue::Text(Cow::Borrowed(raw)),
+        Scalar::Nested => FeatureValue::Text(Cow::Borrowed(raw.text)),
     })
 }
 
 /// RFC 3339 with an offset, or integer epoch milliseconds; microseconds UTC. `None` if absent or null.
-pub(super) fn optional_time(field: &str, raw: Option<&str>) -> Result<Option<Micros>, Rejection> {
+pub(super) fn optional_time(field: &str, raw: Option<Raw<'_>>) -> Result<Option<Micros>, Rejection> {
     let Some(raw) = raw else { return Ok(None) };
     let time = match Scalar::of(field, raw)? {
         Scalar::Null => return Ok(None),
-        Scalar::Text(text) => DateTime::parse_from_rfc3339(&text).ok().map(|time| time.timestamp_micros()),
+        Scalar::Text(text) => time::rfc3339(&text),
         Scalar::Number(text) => text.parse::<i64>().ok().and_then(|millis| millis.checked_mul(1000)),
         other => return Err(wrong_type(field, "a time (RFC 3339 or epoch milliseconds)", other.type_name())),
     };
-    let shown = || raw.chars().take(64).collect::<String>();
+    let shown = || raw.text.chars().take(64).collect::<String>();
     match time {
         None => Err(Rejection::new(
             Reason::BadTimestamp,
@@ -176,12 +195,12 @@ fn finite(field: &str, text: &str) -> Result<f64, Rejection> {
 }
 
 /// The content of a JSON string; borrowed when it has no escapes.
-fn unescape<'a>(field: &str, raw: &'a str) -> Result<Cow<'a, str>, Rejection> {
-    let inner = &raw[1..raw.len() - 1];
-    if !inner.as_bytes().contains(&b'\\') {
+fn unescape<'a>(field: &str, raw: Raw<'a>) -> Result<Cow<'a, str>, Rejection> {
+    let inner = &raw.text[1..raw.text.len() - 1];
+    if raw.is_plain || !inner.as_bytes().contains(&b'\\') {
         return Ok(Cow::Borrowed(inner));
     }
     // The one thing that a valid-looking string can still have: half of a surrogate pair.
-    let text = serde_json::from_str::<String>(raw);
+    let text = serde_json::from_str::<String>(raw.text);
     text.map(Cow::Owned).map_err(|error| Rejection::new(Reason::NotJson, format!("`{field}`: {error}")))
 }

@@ -1,6 +1,6 @@
 //! JSON: one object a record, or an array of objects.
 //!
-//! A record is parsed once. Scalars are kept as slices of the record and judged when the whole object is known to be
+//! An ordinary event is read in one pass by [`Scanner`], any other by `serde_json`; both fill the same [`Fields`]. Scalars are kept as slices of the record and judged when the whole object is known to be
 //! JSON, so the reason of a rejection does not depend on the order of its fields; maps go straight into the scratch.
 use std::borrow::Cow;
 use std::fmt;
@@ -12,7 +12,8 @@ use serde::Deserializer as _;
 use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::field::{self, Scalar};
+use super::field::{self, Raw, Scalar};
+use super::scan::{Scanner, Unusual};
 use super::{DecodedEvent, FeatureValue, Rejection};
 
 /// Where the events of a record go.
@@ -53,7 +54,7 @@ impl Decoder {
     }
 
     fn decode_event<'a, S: Sink>(&mut self, index: u32, text: &'a str, sink: &mut S) {
-        let mut spare: Spare<'a> = std::mem::take(&mut self.spare).recycle();
+        let mut spare: Spare<'a> = std::mem::take(&mut self.spare);
         match event(self.kind, text, &mut spare) {
             Ok(decoded) => {
                 sink.accepted(index, text.as_bytes(), &decoded);
@@ -85,6 +86,23 @@ fn elements(text: &str) -> Result<Vec<&RawValue>, Rejection> {
 }
 
 fn event<'a>(kind: EventKind, text: &'a str, spare: &mut Spare<'a>) -> Result<DecodedEvent<'a>, Rejection> {
+    if let Ok(fields) = ordinary(kind, text, spare) {
+        return fields.judge();
+    }
+    spare.unknown.clear();
+    any_event(kind, text, spare)
+}
+
+/// The fields of an event in which nothing is unusual; it cannot nest too deeply.
+fn ordinary<'s, 'a>(kind: EventKind, text: &'a str, spare: &'s mut Spare<'a>) -> Result<Fields<'s, 'a>, Unusual> {
+    let mut fields = Fields::new(kind, spare);
+    let mut scanner = Scanner::new(text);
+    scanner.object(|scanner, name| fields.scan_field(scanner, name))?;
+    scanner.end()?;
+    Ok(fields)
+}
+
+fn any_event<'a>(kind: EventKind, text: &'a str, spare: &mut Spare<'a>) -> Result<DecodedEvent<'a>, Rejection> {
     if nests_too_deeply(text.as_bytes()) {
         return Err(Rejection::new(Reason::TooDeep, format!("nested deeper than {DEPTH_MAX} levels")));
     }
@@ -187,7 +205,7 @@ struct Fields<'s, 'a> {
     kind: EventKind,
     spare: &'s mut Spare<'a>,
     seen: u32,
-    scalars: [Option<&'a str>; SCALARS],
+    scalars: [Option<Raw<'a>>; SCALARS],
     probabilities: Option<Vec<(Cow<'a, str>, f64)>>,
     features: Option<Vec<(Cow<'a, str>, FeatureValue<'a>)>>,
     tags: Option<Vec<(Cow<'a, str>, Cow<'a, str>)>>,
@@ -223,7 +241,7 @@ impl<'s, 'a> Fields<'s, 'a> {
         self.seen |= bit;
     }
 
-    fn scalar(&self, known: Known) -> Option<&'a str> {
+    fn scalar(&self, known: Known) -> Option<Raw<'a>> {
         self.scalars[known as usize]
     }
 
@@ -287,7 +305,10 @@ impl<'s, 'a> Fields<'s, 'a> {
         if says_something || self.map_fault.is_some() {
             Ok(())
         } else {
-            Err(Rejection::new(Reason::MissingField, "one of `prediction`, `score`, `probabilities` or `error` is needed"))
+            Err(Rejection::new(
+                Reason::MissingField,
+                "one of `prediction`, `score`, `probabilities` or `error` is needed",
+            ))
         }
     }
 
@@ -304,13 +325,28 @@ impl<'s, 'a> Fields<'s, 'a> {
         Ok(())
     }
 
-    fn read_map<A: MapAccess<'a>>(&mut self, known: Known, access: &mut A) -> Result<(), A::Error> {
+    fn scan_field(&mut self, scanner: &mut Scanner<'a>, name: &'a str) -> Result<(), Unusual> {
+        let Some(known) = Known::of(self.kind, name) else {
+            scanner.scalar()?;
+            self.ignored += 1;
+            self.spare.unknown.push(Cow::Borrowed(name));
+            return Ok(());
+        };
+        self.note_seen(known, name);
+        if (known as usize) < SCALARS {
+            self.scalars[known as usize] = Some(scanner.scalar()?);
+            return Ok(());
+        }
+        self.read_map(known, scanner)
+    }
+
+    fn read_map<M: MapReader<'a>>(&mut self, known: Known, reader: &mut M) -> Result<(), M::Error> {
         let spare = &mut *self.spare;
         let fault = &mut self.map_fault;
         match known {
             Known::Probabilities => {
                 let read = |name: &Cow<'a, str>, raw| number_in("probabilities", name, raw);
-                self.probabilities = read_into(access, "probabilities", spare.probabilities.take(), fault, read)?;
+                self.probabilities = reader.read("probabilities", spare.probabilities.take(), fault, read)?;
                 for (class, _) in self.probabilities.iter_mut().flatten() {
                     *class = field::canonical_text(std::mem::take(class));
                 }
@@ -318,17 +354,17 @@ impl<'s, 'a> Fields<'s, 'a> {
             }
             Known::Attributions => {
                 let read = |name: &Cow<'a, str>, raw| number_in("attributions", name, raw);
-                self.attributions = read_into(access, "attributions", spare.attributions.take(), fault, read)?;
+                self.attributions = reader.read("attributions", spare.attributions.take(), fault, read)?;
                 self.attributions.iter_mut().for_each(keep_last);
             }
             Known::Tags => {
                 let read = |name: &Cow<'a, str>, raw| named("tags", name, raw, field::tag);
-                self.tags = read_into(access, "tags", spare.tags.take(), fault, read)?;
+                self.tags = reader.read("tags", spare.tags.take(), fault, read)?;
                 self.tags.iter_mut().for_each(keep_last);
             }
             _ => {
                 let read = |name: &Cow<'a, str>, raw| named("features", name, raw, field::feature).map(Some);
-                self.features = read_into(access, "features", spare.features.take(), fault, read)?;
+                self.features = reader.read("features", spare.features.take(), fault, read)?;
                 self.features.iter_mut().for_each(keep_last);
             }
         }
@@ -338,12 +374,17 @@ impl<'s, 'a> Fields<'s, 'a> {
 
 fn check_length(event: &DecodedEvent<'_>) -> Result<(), Rejection> {
     if event.prediction_id.len() > PREDICTION_ID_BYTES_MAX {
-        let detail = format!("`prediction_id` has {} bytes, more than {PREDICTION_ID_BYTES_MAX}", event.prediction_id.len());
+        let detail =
+            format!("`prediction_id` has {} bytes, more than {PREDICTION_ID_BYTES_MAX}", event.prediction_id.len());
         return Err(Rejection::new(Reason::IdTooLong, detail));
     }
     if event.model_name.len() > MODEL_NAME_BYTES_MAX {
         let found = format!("one of {} bytes", event.model_name.len());
-        return Err(field::wrong_type("model_name", &format!("a string of at most {MODEL_NAME_BYTES_MAX} bytes"), &found));
+        return Err(field::wrong_type(
+            "model_name",
+            &format!("a string of at most {MODEL_NAME_BYTES_MAX} bytes"),
+            &found,
+        ));
     }
     Ok(())
 }
@@ -352,8 +393,8 @@ fn check_length(event: &DecodedEvent<'_>) -> Result<(), Rejection> {
 fn named<'a, T>(
     map: &str,
     name: &str,
-    raw: &'a str,
-    read: impl Fn(&str, &'a str) -> Result<T, Rejection>,
+    raw: Raw<'a>,
+    read: impl Fn(&str, Raw<'a>) -> Result<T, Rejection>,
 ) -> Result<T, Rejection> {
     read(map, raw).map_err(|rejection| {
         let shown: String = name.chars().take(64).collect();
@@ -361,8 +402,8 @@ fn named<'a, T>(
     })
 }
 
-fn number_in<'a>(map: &str, name: &str, raw: &'a str) -> Result<Option<f64>, Rejection> {
-    named(map, name, raw, |field, raw: &'a str| match Scalar::of(field, raw)? {
+fn number_in(map: &str, name: &str, raw: Raw<'_>) -> Result<Option<f64>, Rejection> {
+    named(map, name, raw, |field, raw| match Scalar::of(field, raw)? {
         Scalar::Null => Ok(None),
         scalar => field::number(field, &scalar).map(Some),
     })
@@ -388,15 +429,47 @@ fn keep_last<V>(entries: &mut Vec<(Cow<'_, str>, V)>) {
 
 type Entries<'a, V> = Vec<(Cow<'a, str>, V)>;
 
-/// Reads the value of a map field: `None` for null, and for a value that is no object (a fault).
-fn read_into<'a, A: MapAccess<'a>, V>(
-    access: &mut A,
-    field: &'static str,
-    scratch: Option<Entries<'a, V>>,
-    fault: &mut Option<Rejection>,
-    read: impl Fn(&Cow<'a, str>, &'a str) -> Result<Option<V>, Rejection>,
-) -> Result<Option<Entries<'a, V>>, A::Error> {
-    access.next_value_seed(ObjectSeed { field, entries: scratch.unwrap_or_default(), fault, read })
+/// What can read the value of a map field: `None` for null, and for a value that is no object (a fault).
+trait MapReader<'a> {
+    type Error;
+
+    fn read<V>(
+        &mut self,
+        field: &'static str,
+        scratch: Option<Entries<'a, V>>,
+        fault: &mut Option<Rejection>,
+        read: impl Fn(&Cow<'a, str>, Raw<'a>) -> Result<Option<V>, Rejection>,
+    ) -> Result<Option<Entries<'a, V>>, Self::Error>;
+}
+
+impl<'a> MapReader<'a> for Scanner<'a> {
+    type Error = Unusual;
+
+    fn read<V>(
+        &mut self,
+        _: &'static str,
+        scratch: Option<Entries<'a, V>>,
+        fault: &mut Option<Rejection>,
+        read: impl Fn(&Cow<'a, str>, Raw<'a>) -> Result<Option<V>, Rejection>,
+    ) -> Result<Option<Entries<'a, V>>, Unusual> {
+        self.map(scratch.unwrap_or_default(), fault, read)
+    }
+}
+
+struct Access<'m, A>(&'m mut A);
+
+impl<'a, A: MapAccess<'a>> MapReader<'a> for Access<'_, A> {
+    type Error = A::Error;
+
+    fn read<V>(
+        &mut self,
+        field: &'static str,
+        scratch: Option<Entries<'a, V>>,
+        fault: &mut Option<Rejection>,
+        read: impl Fn(&Cow<'a, str>, Raw<'a>) -> Result<Option<V>, Rejection>,
+    ) -> Result<Option<Entries<'a, V>>, A::Error> {
+        self.0.next_value_seed(ObjectSeed { field, entries: scratch.unwrap_or_default(), fault, read })
+    }
 }
 
 struct ObjectSeed<'f, 'a, V, R> {
@@ -415,7 +488,7 @@ impl<V, R> ObjectSeed<'_, '_, V, R> {
 
 impl<'a, V, R> DeserializeSeed<'a> for ObjectSeed<'_, 'a, V, R>
 where
-    R: Fn(&Cow<'a, str>, &'a str) -> Result<Option<V>, Rejection>,
+    R: Fn(&Cow<'a, str>, Raw<'a>) -> Result<Option<V>, Rejection>,
 {
     type Value = Option<Entries<'a, V>>;
 
@@ -426,7 +499,7 @@ where
 
 impl<'a, V, R> Visitor<'a> for ObjectSeed<'_, 'a, V, R>
 where
-    R: Fn(&Cow<'a, str>, &'a str) -> Result<Option<V>, Rejection>,
+    R: Fn(&Cow<'a, str>, Raw<'a>) -> Result<Option<V>, Rejection>,
 {
     type Value = Option<Entries<'a, V>>;
 
@@ -436,7 +509,7 @@ where
 
     fn visit_map<A: MapAccess<'a>>(mut self, mut access: A) -> Result<Self::Value, A::Error> {
         while let Some(Name(name)) = access.next_key_seed(NameSeed)? {
-            let raw = access.next_value::<&'a RawValue>()?.get();
+            let raw = Raw::of(access.next_value::<&'a RawValue>()?.get());
             match (self.read)(&name, raw) {
                 Ok(Some(value)) => self.entries.push((name, value)),
                 Ok(None) => {}
@@ -495,9 +568,9 @@ impl<'a> Visitor<'a> for &mut Fields<'_, 'a> {
             };
             self.note_seen(known, &name);
             if (known as usize) < SCALARS {
-                self.scalars[known as usize] = Some(access.next_value::<&'a RawValue>()?.get());
+                self.scalars[known as usize] = Some(Raw::of(access.next_value::<&'a RawValue>()?.get()));
             } else {
-                self.read_map(known, &mut access)?;
+                self.read_map(known, &mut Access(&mut access))?;
             }
         }
         Ok(())

@@ -5,6 +5,8 @@
 mod field;
 mod json;
 mod lines;
+mod scan;
+mod time;
 #[cfg(test)]
 mod tests;
 

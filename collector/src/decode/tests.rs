@@ -115,12 +115,32 @@ fn every_reason_of_a_prediction() {
         (prediction(r#","score":1,"features":1e999"#), NotFinite, ""),
         (prediction(r#","probabilities":{"a":1e999}"#), NotFinite, "probabilities.a"),
         (r#"{"prediction_id":"1","model_name":"m","timestamp":0,"score":1}"#.into(), BadTimestamp, "before 2000"),
-        (r#"{"prediction_id":"1","model_name":"m","timestamp":"1970-01-01T00:00:00Z","score":1}"#.into(), BadTimestamp, "before 2000"),
-        (r#"{"prediction_id":"1","model_name":"m","timestamp":1735689600,"score":1}"#.into(), BadTimestamp, "before 2000"),
+        (
+            r#"{"prediction_id":"1","model_name":"m","timestamp":"1970-01-01T00:00:00Z","score":1}"#.into(),
+            BadTimestamp,
+            "before 2000",
+        ),
+        (
+            r#"{"prediction_id":"1","model_name":"m","timestamp":1735689600,"score":1}"#.into(),
+            BadTimestamp,
+            "before 2000",
+        ),
         (r#"{"prediction_id":"1","model_name":"m","timestamp":1.5,"score":1}"#.into(), BadTimestamp, "timestamp"),
-        (r#"{"prediction_id":"1","model_name":"m","timestamp":"2026-01-01T00:00:00","score":1}"#.into(), BadTimestamp, "offset"),
-        (r#"{"prediction_id":"1","model_name":"m","timestamp":"yesterday","score":1}"#.into(), BadTimestamp, "yesterday"),
-        (r#"{"prediction_id":"1","model_name":"m","timestamp":99999999999999999999,"score":1}"#.into(), BadTimestamp, ""),
+        (
+            r#"{"prediction_id":"1","model_name":"m","timestamp":"2026-01-01T00:00:00","score":1}"#.into(),
+            BadTimestamp,
+            "offset",
+        ),
+        (
+            r#"{"prediction_id":"1","model_name":"m","timestamp":"yesterday","score":1}"#.into(),
+            BadTimestamp,
+            "yesterday",
+        ),
+        (
+            r#"{"prediction_id":"1","model_name":"m","timestamp":99999999999999999999,"score":1}"#.into(),
+            BadTimestamp,
+            "",
+        ),
         (long_id, IdTooLong, "129"),
         (huge_id, TooLarge, "1048576"),
     ];
@@ -151,7 +171,10 @@ fn what_a_prediction_may_be() {
             r#"Some([("a", Number(150.0)), ("b", Text("NL")), ("c", Text("false")), ("d", Null), ("e", Text("[1, {\"x\":2}]"))])"#,
         ),
         (prediction(r#","score":1,"features":{"a":1,"a":2}"#), r#"[("a", Number(2.0))]"#),
-        (prediction(r#","score":1,"tags":{"a":"x","b":1.0,"c":true,"d":null}"#), r#"[("a", "x"), ("b", "1"), ("c", "true")]"#),
+        (
+            prediction(r#","score":1,"tags":{"a":"x","b":1.0,"c":true,"d":null}"#),
+            r#"[("a", "x"), ("b", "1"), ("c", "true")]"#,
+        ),
         (prediction(r#","score":1,"x":1e999,"y":{"deep":[[]]}"#), "ignored_fields: 2"),
         (prediction(r#","score":1,"label":"ok""#), "ignored_fields: 1"),
         (prediction(r#","sc\u006fre":0.5,"environment":"a\nb""#), r#"environment: Some("a\nb")"#),
@@ -162,7 +185,8 @@ fn what_a_prediction_may_be() {
             "event_time: 1767225600123000",
         ),
         (
-            r#"{"prediction_id":"1","model_name":"m","timestamp":"2026-01-01T01:00:00.123456+01:00","score":1}"#.to_owned(),
+            r#"{"prediction_id":"1","model_name":"m","timestamp":"2026-01-01T01:00:00.123456+01:00","score":1}"#
+                .to_owned(),
             "event_time: 1767225600123456",
         ),
         (
@@ -170,7 +194,10 @@ fn what_a_prediction_may_be() {
             "event_time: 4102444800000000",
         ),
         (
-            format!(r#"{{"prediction_id":"{}","model_name":"m","timestamp":1767225600000,"score":1}}"#, "x".repeat(128)),
+            format!(
+                r#"{{"prediction_id":"{}","model_name":"m","timestamp":1767225600000,"score":1}}"#,
+                "x".repeat(128)
+            ),
             "score: Some(1.0)",
         ),
     ];
@@ -251,7 +278,8 @@ fn many_entries_keep_the_last_of_each_name() {
 
 #[test]
 fn lines_of_a_reference_have_labels_inline() {
-    let lines = format!("{}\n\n{}\nbroken\n", prediction(r#","score":0.5,"label":"ok""#), prediction(r#","score":0.25"#));
+    let lines =
+        format!("{}\n\n{}\nbroken\n", prediction(r#","score":0.5,"label":"ok""#), prediction(r#","score":0.25"#));
     let decoded = decode_json_lines(EventKind::Reference, "file", lines.as_bytes(), 1_800_000_000_000_000).unwrap();
     assert_eq!((decoded.accepted, decoded.rejected.len()), (2, 1));
     assert_eq!((decoded.rejected[0].line, decoded.rejected[0].reason), (4, Reason::NotJson));
@@ -263,13 +291,32 @@ fn lines_of_a_reference_have_labels_inline() {
 /// JSON-like bytes reach further into the decoder than random ones.
 fn payloads() -> impl Strategy<Value = Vec<u8>> {
     let scalar = prop_oneof![
-        Just("null".to_owned()), Just("true".into()), Just("1e999".into()), Just("NaN".into()), Just("\"\\ud800\"".into()),
-        "-?[0-9]{1,25}(\\.[0-9]{1,5})?(e[0-9]{1,3})?", "\"[a-z0-9]{0,8}\"", Just("{}".into()), Just("[]".into()),
-        Just("\"2026-01-01T00:00:00Z\"".into()), Just("1767225600000".into()), Just("{\"a\":1,\"a\":\"b\"}".into()),
+        Just("null".to_owned()),
+        Just("true".into()),
+        Just("1e999".into()),
+        Just("NaN".into()),
+        Just("\"\\ud800\"".into()),
+        "-?[0-9]{1,25}(\\.[0-9]{1,5})?(e[0-9]{1,3})?",
+        "\"[a-z0-9]{0,8}\"",
+        Just("{}".into()),
+        Just("[]".into()),
+        Just("\"2026-01-01T00:00:00Z\"".into()),
+        Just("1767225600000".into()),
+        Just("{\"a\":1,\"a\":\"b\"}".into()),
     ];
     let field = prop_oneof![
-        Just("prediction_id"), Just("model_name"), Just("timestamp"), Just("score"), Just("prediction"), Just("features"),
-        Just("tags"), Just("probabilities"), Just("label"), Just("prediction_timestamp"), Just("sampling_rate"), Just("x"),
+        Just("prediction_id"),
+        Just("model_name"),
+        Just("timestamp"),
+        Just("score"),
+        Just("prediction"),
+        Just("features"),
+        Just("tags"),
+        Just("probabilities"),
+        Just("label"),
+        Just("prediction_timestamp"),
+        Just("sampling_rate"),
+        Just("x"),
     ];
     let object = proptest::collection::vec((field, scalar), 0..10).prop_map(|fields| {
         let fields: Vec<String> = fields.into_iter().map(|(name, value)| format!("\"{name}\":{value}")).collect();
@@ -331,7 +378,9 @@ fn decode_speed() {
     let all = started.elapsed().as_secs_f64();
     eprintln!(
         "{} bytes a record: decoded {:.0}/s, with sorting, indexing and Parquet {:.0}/s",
-        payload.len(), records as f64 / decoded, records as f64 / all
+        payload.len(),
+        records as f64 / decoded,
+        records as f64 / all
     );
     assert!(!object.bytes.is_empty());
 }

@@ -39,7 +39,12 @@ fn outside() -> Option<Brokers> {
         return None;
     };
     let nonce = uuid::Uuid::new_v4().simple().to_string();
-    Some(Brokers { mock: None, address, predictions: format!("predictions-{nonce}"), labels: format!("labels-{nonce}") })
+    Some(Brokers {
+        mock: None,
+        address,
+        predictions: format!("predictions-{nonce}"),
+        labels: format!("labels-{nonce}"),
+    })
 }
 
 impl Brokers {
@@ -52,7 +57,11 @@ impl Brokers {
             flush_bytes: 30_000,
             flush_interval: Duration::from_millis(100),
             facts_interval: Duration::from_millis(500),
-            properties: [("session.timeout.ms".to_owned(), "6000".to_owned()), ("heartbeat.interval.ms".to_owned(), "300".to_owned())].into(),
+            properties: [
+                ("session.timeout.ms".to_owned(), "6000".to_owned()),
+                ("heartbeat.interval.ms".to_owned(), "300".to_owned()),
+            ]
+            .into(),
             ..CollectorSettings::default()
         }
     }

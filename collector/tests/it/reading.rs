@@ -33,12 +33,17 @@ pub(crate) struct ReadChain {
 pub(crate) async fn read_chain(store: &Store, topic: &str, partition: u32) -> ReadChain {
     let manifest = Manifest::load(store).await.unwrap().expect("the collector makes a manifest");
     let chains = manifest.chains();
-    let name = chains.iter().find(|one| one.topic == topic && one.partition == partition && one.current).unwrap().name();
+    let name =
+        chains.iter().find(|one| one.topic == topic && one.partition == partition && one.current).unwrap().name();
     let genesis = chain::read_genesis(store, &name).await.unwrap().expect("every chain has a genesis");
     let mut read = ReadChain { footers: vec![], batches: vec![], rows: vec![], from: genesis.from, to: genesis.from };
     while let Some(object) = store.get(&paths::raw_object(&name, read.to as u64)).await.unwrap() {
         let footer = RawFooter::from_bytes(&object.bytes).unwrap();
-        assert_eq!((footer.from, footer.chain.as_str()), (read.to, name.as_str()), "C1: each object begins where the last ends");
+        assert_eq!(
+            (footer.from, footer.chain.as_str()),
+            (read.to, name.as_str()),
+            "C1: each object begins where the last ends"
+        );
         assert!(footer.to > footer.from, "C1: an object goes forward");
         assert!(footer.adds_up(), "A1: {footer:?}");
         let reader = ParquetRecordBatchReaderBuilder::try_new(object.bytes).unwrap().build().unwrap();
@@ -176,7 +181,8 @@ pub(crate) async fn collect(
     status: Arc<CollectorStatus>,
 ) -> Result<(), Error> {
     let (log, topics) = (log.clone(), settings.topics());
-    let connect = move |starts: Arc<driftline_collector::ChainStarts>| Ok(Some(MemorySource::new(log, topics, script, starts)));
+    let connect =
+        move |starts: Arc<driftline_collector::ChainStarts>| Ok(Some(MemorySource::new(log, topics, script, starts)));
     run_on(connect, settings, store.clone(), None, status, until, stop).await
 }
 

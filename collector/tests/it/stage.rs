@@ -10,7 +10,9 @@ use driftline_schemas::raw::RawKind;
 use driftline_store::{Fault, FaultPlan, RetryPolicy, Store};
 use tokio_util::sync::CancellationToken;
 
-use crate::reading::{LABELS, PREDICTIONS, all, catch_up, collect, eventually, prediction, read_chain, settings, world};
+use crate::reading::{
+    LABELS, PREDICTIONS, all, catch_up, collect, eventually, prediction, read_chain, settings, world,
+};
 
 const P0: PartitionRef = PartitionRef { topic: 0, partition: 0 };
 
@@ -55,7 +57,15 @@ async fn c3_two_writers_keep_the_chain_exact() {
     let other = CollectorSettings { flush_bytes: 7_000, instance: "other".into(), ..settings() };
     let (one, two) = tokio::join!(
         catch_up(&world.log, &store, 2),
-        collect(&world.log, &store, Script::assigning(all(2)), other, Until::CaughtUp, CancellationToken::new(), Arc::default()),
+        collect(
+            &world.log,
+            &store,
+            Script::assigning(all(2)),
+            other,
+            Until::CaughtUp,
+            CancellationToken::new(),
+            Arc::default()
+        ),
     );
     one.unwrap();
     two.unwrap();
@@ -79,7 +89,10 @@ async fn c3_a_lost_slot_is_adopted_and_what_lies_beyond_is_read_again() {
     world.grow(1, 0..20);
     let end = |world: &crate::reading::World, topic| world.expected[&(topic, 0)].last().unwrap().0.0 + 1;
     let buffered = end(&world, PREDICTIONS);
-    eventually("it holds the first records back", async || status.partitions().values().any(|one| one.position == buffered)).await;
+    eventually("it holds the first records back", async || {
+        status.partitions().values().any(|one| one.position == buffered)
+    })
+    .await;
     // Another writer takes the slot with a shorter object and is never seen again.
     catch_up(&world.log, &store, 1).await.unwrap();
     assert_eq!(read_chain(&store, PREDICTIONS, 0).await.to, buffered);
@@ -99,7 +112,11 @@ async fn c3_answers_that_are_lost_or_late_are_harmless() {
     for seed in 0..4 {
         let (world, store) = (world(2, 400), Store::in_memory());
         let plan = FaultPlan::new(seed).share(Fault::Before, 0.15).share(Fault::After, 0.15);
-        let quick = RetryPolicy { max_elapsed: Duration::from_millis(20), base: Duration::from_millis(1), cap: Duration::from_millis(2) };
+        let quick = RetryPolicy {
+            max_elapsed: Duration::from_millis(20),
+            base: Duration::from_millis(1),
+            cap: Duration::from_millis(2),
+        };
         let faulty = store.clone().with_faults(plan).with_retry(quick);
         let (one, two) = tokio::join!(catch_up(&world.log, &faulty, 2), catch_up(&world.log, &faulty, 2));
         one.unwrap();
@@ -141,7 +158,9 @@ async fn partitions_that_come_and_go_lose_nothing() {
 async fn partitions_of_another_instance_count_when_it_has_read_them() {
     let (world, store) = (world(2, 300), Store::in_memory());
     let halves = |partition| Script::assigning(all(2).into_iter().filter(move |at| at.partition == partition));
-    let half = |script| collect(&world.log, &store, script, settings(), Until::CaughtUp, CancellationToken::new(), Arc::default());
+    let half = |script| {
+        collect(&world.log, &store, script, settings(), Until::CaughtUp, CancellationToken::new(), Arc::default())
+    };
     let (one, two) = tokio::join!(half(halves(0)), half(halves(1)));
     one.unwrap();
     two.unwrap();
@@ -153,7 +172,8 @@ async fn a_killed_collector_loses_nothing() {
     let (world, store) = (world(2, 3000), Store::in_memory());
     for life in 0..5 {
         let script = Script::assigning(all(2));
-        let run = collect(&world.log, &store, script, settings(), Until::Shutdown, CancellationToken::new(), Arc::default());
+        let run =
+            collect(&world.log, &store, script, settings(), Until::Shutdown, CancellationToken::new(), Arc::default());
         // Dropped in mid-air, as by kill -9: what was put stands, what was not is read again.
         let _ = tokio::time::timeout(Duration::from_millis(20 + 15 * life), run).await;
     }
@@ -171,9 +191,10 @@ async fn b1_a_store_that_is_down_pauses_reading_and_loses_nothing() {
     let (stop, status) = (CancellationToken::new(), Arc::new(CollectorStatus::default()));
     let (script, log) = (Script::assigning(all(1)), world.log.clone());
     let (run_stop, run_status) = (stop.clone(), Arc::clone(&status));
-    let run = tokio::spawn(async move {
-        collect(&log, &faulty, script, settings, Until::Shutdown, run_stop, run_status).await
-    });
+    let run =
+        tokio::spawn(
+            async move { collect(&log, &faulty, script, settings, Until::Shutdown, run_stop, run_status).await },
+        );
     eventually("it reads", async || status.last_commit_at().is_some() && status.partitions().len() == 2).await;
     down.store(true, Ordering::SeqCst);
     world.grow(1, 100..4000);
@@ -185,7 +206,8 @@ async fn b1_a_store_that_is_down_pauses_reading_and_loses_nothing() {
     assert_eq!(stood, stands, "reading is paused");
     assert!(stood.iter().all(|position| *position < 4000), "B1: memory has a bound: {stood:?}");
     down.store(false, Ordering::SeqCst);
-    let ends: Vec<i64> = [PREDICTIONS, LABELS].iter().map(|topic| world.expected[&(*topic, 0)].last().unwrap().0.0 + 1).collect();
+    let ends: Vec<i64> =
+        [PREDICTIONS, LABELS].iter().map(|topic| world.expected[&(*topic, 0)].last().unwrap().0.0 + 1).collect();
     eventually("it catches up", async || {
         let tails: Vec<i64> = status.partitions().values().map(|one| one.tail).collect();
         tails.iter().max() >= ends.iter().max() && tails.iter().min() >= ends.iter().min()
@@ -256,7 +278,13 @@ async fn an_offset_that_is_gone_halts_its_partition_only() {
     let offset = world.log.publish(PREDICTIONS, 1, Some(&prediction("kept", 1)));
     world.log.remove_before(PREDICTIONS, 0, tail + 10);
     let error = catch_up(&world.log, &store, 2).await.unwrap_err().to_string();
-    for part in [PREDICTIONS, "[0]", &tail.to_string(), &(tail + 10).to_string(), "accept-gap --topic driftline.predictions --partition 0"] {
+    for part in [
+        PREDICTIONS,
+        "[0]",
+        &tail.to_string(),
+        &(tail + 10).to_string(),
+        "accept-gap --topic driftline.predictions --partition 0",
+    ] {
         assert!(error.contains(part), "{error} has no {part}");
     }
     assert_eq!(read_chain(&store, PREDICTIONS, 0).await.to, tail);

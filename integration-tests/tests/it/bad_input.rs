@@ -60,8 +60,11 @@ async fn a_missing_topic_is_named_with_the_command_that_creates_it() -> Result<(
     let broker = Broker::embedded()?;
     let topics = Topics::unique();
     let sandbox = Sandbox::new(broker.brokers(), &topics, "")?;
-    let create = format!("kafka-topics.sh --bootstrap-server {} --create --topic {}", broker.brokers(), topics.predictions);
-    for (arguments, code, says) in [(&["run"][..], 1, "stderr"), (&["run", "--until-caught-up"], 1, "stderr"), (&["check"], 3, "stdout")] {
+    let create =
+        format!("kafka-topics.sh --bootstrap-server {} --create --topic {}", broker.brokers(), topics.predictions);
+    for (arguments, code, says) in
+        [(&["run"][..], 1, "stderr"), (&["run", "--until-caught-up"], 1, "stderr"), (&["check"], 3, "stdout")]
+    {
         let said = sandbox.run(arguments).await?;
         ensure!(said.code == Some(code), "{arguments:?} ended with {:?}: {}", said.code, said.stderr);
         let text = if says == "stdout" { &said.stdout } else { &said.stderr };
@@ -92,11 +95,9 @@ async fn a_broker_that_is_away_is_waited_for() -> Result<()> {
     ensure!(check.code == Some(3) && check.stdout.contains(&address), "{check:?}");
 
     let broker = Broker::embedded_at(&address)?;
-    until("the topics are created", Duration::from_secs(60), async || {
-        Ok(topics_are_there(&broker, &topics))
-    })
-    .await
-    .with_context(|| process.log())?;
+    until("the topics are created", Duration::from_secs(60), async || Ok(topics_are_there(&broker, &topics)))
+        .await
+        .with_context(|| process.log())?;
     broker.produce(&topics, &run.records).await?;
     until("the events are judged", Duration::from_secs(60), async || {
         Ok(judge::check(&sandbox, &topics, &options, &run).await.is_ok())
@@ -106,8 +107,39 @@ async fn a_broker_that_is_away_is_waited_for() -> Result<()> {
     let (status, why) = get(&http, "/readyz").await?;
     ensure!(status == 200, "/readyz says {status}: {why}");
     let (_, metrics) = get(&http, "/metrics").await?;
-    for name in ["driftline_events_accepted_total", "driftline_events_rejected_total", "driftline_revisions_total", "driftline_evaluations_total"] {
+    for name in [
+        "driftline_events_accepted_total",
+        "driftline_events_rejected_total",
+        "driftline_revisions_total",
+        "driftline_evaluations_total",
+    ] {
         ensure!(metrics.lines().any(|line| line.starts_with(name)), "no {name} in\n{metrics}");
+    }
+    process.terminate().await?;
+    Ok(())
+}
+
+/// A group that the broker refuses is no reason to wait in silence: it is logged as a warning, and `/readyz` says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_consumer_group_is_said_aloud() -> Result<()> {
+    let broker = Broker::embedded()?;
+    let topics = Topics::unique();
+    for topic in [&topics.predictions, &topics.labels] {
+        broker.create_topic(topic, 2).await?;
+    }
+    let sandbox = Sandbox::new(broker.brokers(), &topics, "")?;
+    // Below the broker's group.min.session.timeout.ms.
+    let short = [("DRIFTLINE__KAFKA__PROPERTIES__SESSION_TIMEOUT_MS", "1000"), ("RUST_LOG", "warn,driftline=info")];
+    let process = sandbox.spawn_with("pipeline", &PIPELINE, &short)?;
+    let http = process.address().await?;
+    let said = until("the refusal is said", Duration::from_secs(15), async || {
+        let log = process.log().to_lowercase();
+        let is_logged = log.lines().any(|line| line.contains(" warn ") && line.contains("session"));
+        Ok(is_logged && get(&http, "/readyz").await?.0 == 503)
+    });
+    let readyz = async || get(&http, "/readyz").await.map(|(status, why)| format!("/readyz says {status}: {why}"));
+    if let Err(error) = said.await {
+        return Err(error.context(format!("{}\n{}", readyz().await?, process.log())));
     }
     process.terminate().await?;
     Ok(())
@@ -152,8 +184,12 @@ async fn strangers(accept: bool) -> Result<(Sandbox, Topics)> {
     for model in ["known", "stranger"] {
         for n in 0..8 {
             let (score, hit) = (0.05 + 0.1 * f64::from(n), if n % 3 == 0 { "no" } else { "yes" });
-            predictions += &format!("{{\"prediction_id\":\"{model}-{n}\",\"model_name\":\"{model}\",\"timestamp\":\"2026-03-01T10:00:0{n}Z\",\"prediction\":\"yes\",\"score\":{score}}}\n");
-            labels += &format!("{{\"prediction_id\":\"{model}-{n}\",\"model_name\":\"{model}\",\"timestamp\":\"2026-03-01T11:00:0{n}Z\",\"label\":\"{hit}\"}}\n");
+            predictions += &format!(
+                "{{\"prediction_id\":\"{model}-{n}\",\"model_name\":\"{model}\",\"timestamp\":\"2026-03-01T10:00:0{n}Z\",\"prediction\":\"yes\",\"score\":{score}}}\n"
+            );
+            labels += &format!(
+                "{{\"prediction_id\":\"{model}-{n}\",\"model_name\":\"{model}\",\"timestamp\":\"2026-03-01T11:00:0{n}Z\",\"label\":\"{hit}\"}}\n"
+            );
         }
     }
     predictions += "{\"prediction_id\":\"high\",\"model_name\":\"known\",\"timestamp\":\"2026-03-01T10:01:00Z\",\"prediction\":\"yes\",\"score\":1.01}\n";
@@ -230,7 +266,10 @@ async fn orphan_is_pending(sandbox: &Sandbox) -> Result<()> {
     let answer = sandbox.succeed(&["audit", "--format", "json"]).await?;
     let rows: Vec<judge::Account> = serde_json::from_str(&answer).context("read the audit")?;
     let term = |model: &str, term: &str| {
-        rows.iter().filter(|row| row.scope == "model" && row.model_name == model && row.term == term).map(|row| row.count).sum::<u64>()
+        rows.iter()
+            .filter(|row| row.scope == "model" && row.model_name == model && row.term == term)
+            .map(|row| row.count)
+            .sum::<u64>()
     };
     ensure!(term("known", "pending") == 1, "{rows:?}");
     ensure!(term("known", "joined") == 9, "{rows:?}");

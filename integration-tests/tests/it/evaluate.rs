@@ -76,7 +76,8 @@ const FLIGHT_AIRTIME: &str = "task = \"regression\"\nwindow = \"14d\"\n";
 
 async fn evaluate(sandbox: &Sandbox, predictions: &Path, labels: &Path) -> Result<()> {
     let (predictions, labels) = (predictions.display().to_string(), labels.display().to_string());
-    let arguments = ["evaluate", "--predictions", &predictions, "--labels", &labels, "--out", "store", "--format", "json"];
+    let arguments =
+        ["evaluate", "--predictions", &predictions, "--labels", &labels, "--out", "store", "--format", "json"];
     let printed: Vec<serde_json::Value> = serde_json::from_str(&sandbox.succeed(&arguments).await?)?;
     ensure!(!printed.is_empty(), "it prints the metrics");
     Ok(())
@@ -85,14 +86,16 @@ async fn evaluate(sandbox: &Sandbox, predictions: &Path, labels: &Path) -> Resul
 #[tokio::test(flavor = "multi_thread")]
 async fn e2_a_binary_model_is_judged_as_scikit_learn_does() -> Result<()> {
     let sandbox = sandbox("ma_employment", MA_EMPLOYMENT)?;
-    evaluate(&sandbox, &data("ma_employment", "predictions.jsonl.gz"), &data("ma_employment", "labels.jsonl.gz")).await?;
+    evaluate(&sandbox, &data("ma_employment", "predictions.jsonl.gz"), &data("ma_employment", "labels.jsonl.gz"))
+        .await?;
     check(&sandbox, "ma_employment").await
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn e2_a_regression_is_judged_as_scikit_learn_does() -> Result<()> {
     let sandbox = sandbox("flight_airtime", FLIGHT_AIRTIME)?;
-    evaluate(&sandbox, &data("flight_airtime", "predictions.jsonl.gz"), &data("flight_airtime", "labels.jsonl.gz")).await?;
+    evaluate(&sandbox, &data("flight_airtime", "predictions.jsonl.gz"), &data("flight_airtime", "labels.jsonl.gz"))
+        .await?;
     check(&sandbox, "flight_airtime").await
 }
 
@@ -119,11 +122,23 @@ async fn e2_a_parquet_file_of_labels_and_scores_alone_is_judged() -> Result<()> 
         actual.push(labels[&text(&event, "prediction_id")?]);
         scores.push(event["score"].as_f64().context("a score is a number")?);
     }
-    let schema = Schema::new(vec![Field::new("label", DataType::Int64, true), Field::new("score", DataType::Float64, true)]);
-    let columns: Vec<arrow::array::ArrayRef> = vec![Arc::new(Int64Array::from(actual)), Arc::new(Float64Array::from(scores))];
+    let schema =
+        Schema::new(vec![Field::new("label", DataType::Int64, true), Field::new("score", DataType::Float64, true)]);
+    let columns: Vec<arrow::array::ArrayRef> =
+        vec![Arc::new(Int64Array::from(actual)), Arc::new(Float64Array::from(scores))];
     let file = sandbox.path("scores.parquet");
     write_parquet(&file, &[RecordBatch::try_new(Arc::new(schema), columns)?])?;
-    let arguments = ["evaluate", "--predictions", "scores.parquet", "--model", "ma_employment", "--out", "store", "--format", "json"];
+    let arguments = [
+        "evaluate",
+        "--predictions",
+        "scores.parquet",
+        "--model",
+        "ma_employment",
+        "--out",
+        "store",
+        "--format",
+        "json",
+    ];
     #[derive(Deserialize)]
     struct Row {
         metric: String,
@@ -165,7 +180,8 @@ async fn check(sandbox: &Sandbox, set: &str) -> Result<()> {
     let query = format!("SELECT {times}, metric, value, n, n_labelled FROM metrics WHERE {whole} AND class IS NULL");
     let metrics: HashMap<(i64, String), Metric> =
         sandbox.sql::<Metric>(&query).await?.into_iter().map(|row| ((row.start, row.metric.clone()), row)).collect();
-    let query = format!("SELECT {times}, column_name, method, statistic, p_value, n, n_reference FROM drift WHERE {whole}");
+    let query =
+        format!("SELECT {times}, column_name, method, statistic, p_value, n, n_reference FROM drift WHERE {whole}");
     let drift: HashMap<(i64, String, String), Drift> = sandbox
         .sql::<Drift>(&query)
         .await?

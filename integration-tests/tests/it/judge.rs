@@ -142,7 +142,12 @@ fn read_raw(path: &std::path::Path) -> Result<(Footer, Vec<(i64, i64)>)> {
     Ok((footer, positions))
 }
 
-async fn dead_letters(sandbox: &Sandbox, topics: &Topics, run: &Generated, differences: &mut Differences) -> Result<()> {
+async fn dead_letters(
+    sandbox: &Sandbox,
+    topics: &Topics,
+    run: &Generated,
+    differences: &mut Differences,
+) -> Result<()> {
     #[derive(Deserialize)]
     struct Count {
         topic: String,
@@ -357,7 +362,13 @@ async fn metrics(sandbox: &Sandbox, run: &Generated, differences: &mut Differenc
     for mut row in sandbox.sql::<Found>(&query).await? {
         let columns = std::mem::replace(
             &mut row.slice,
-            SliceColumns { model_name: String::new(), start: 0, model_version: None, segment: None, segment_value: None },
+            SliceColumns {
+                model_name: String::new(),
+                start: 0,
+                model_version: None,
+                segment: None,
+                segment_value: None,
+            },
         );
         found.entry(columns.key()).or_default().insert(row.metric.clone(), row);
     }

@@ -29,7 +29,11 @@ async fn suite(broker: &Broker) -> Result<()> {
     eprintln!("{}", judge::summary(&run));
     let at_once = in_parts(broker, &options, &run, 1).await?;
     let in_halves = in_parts(broker, &options, &run, 2).await?;
-    ensure!(at_once == in_halves, "the same events in one run and in two give different values: {}", first_difference(&at_once, &in_halves));
+    ensure!(
+        at_once == in_halves,
+        "the same events in one run and in two give different values: {}",
+        first_difference(&at_once, &in_halves)
+    );
     Ok(())
 }
 
@@ -79,7 +83,13 @@ async fn state(sandbox: &Sandbox) -> Result<(BTreeMap<(String, String), i64>, Ve
 fn files(folder: &std::path::Path) -> usize {
     let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
     let entries = entries.filter_map(std::io::Result::ok).map(|entry| entry.path());
-    entries.map(|path| if path.is_dir() { files(&path) } else { usize::from(path.extension().is_some_and(|e| e == "parquet")) }).sum()
+    entries
+        .map(
+            |path| {
+                if path.is_dir() { files(&path) } else { usize::from(path.extension().is_some_and(|e| e == "parquet")) }
+            },
+        )
+        .sum()
 }
 
 async fn numbers(sandbox: &Sandbox) -> Result<Numbers> {
@@ -92,7 +102,12 @@ async fn numbers(sandbox: &Sandbox) -> Result<Numbers> {
     }
     let query = "SELECT concat_ws('/', model_name, CAST(window_start AS VARCHAR), model_version, segment, segment_value, metric, \
                  class) AS key, value, ci_low, ci_high FROM metrics";
-    Ok(sandbox.sql::<Row>(query).await?.into_iter().map(|row| (row.key, (row.value, row.ci_low, row.ci_high))).collect())
+    Ok(sandbox
+        .sql::<Row>(query)
+        .await?
+        .into_iter()
+        .map(|row| (row.key, (row.value, row.ci_low, row.ci_high)))
+        .collect())
 }
 
 fn first_difference(one: &Numbers, other: &Numbers) -> String {

@@ -15,8 +15,8 @@ use tokio::process::{Child, Command};
 
 /// Longer than any command here takes on a busy machine; a command that hangs must not hang the suite.
 const COMMAND_MAX: Duration = Duration::from_secs(120);
-/// Killed consumers must leave their group soon; the default of 45 seconds is longer than a test.
-const SESSION_TIMEOUT_MS: u32 = 3_000;
+/// A consumer's session, in milliseconds: the shortest that a broker with default settings grants.
+const SESSION_TIMEOUT_MS: u32 = 6_000;
 
 /// A folder with a configuration and a store.
 pub(crate) struct Sandbox {
@@ -233,7 +233,9 @@ pub(crate) async fn get(address: &str, path: &str) -> Result<(u16, String)> {
         let body = answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default();
         Ok((status, body))
     };
-    tokio::time::timeout(Duration::from_secs(20), exchange).await.with_context(|| format!("GET {path} takes too long"))?
+    tokio::time::timeout(Duration::from_secs(20), exchange)
+        .await
+        .with_context(|| format!("GET {path} takes too long"))?
 }
 
 /// The last lines of a log: enough to see why, not so much that nobody reads it.

@@ -139,7 +139,9 @@ impl Disk {
                 Ok(()) => return Ok(file),
                 Err(TryLockError::Error(error)) => return Err(error),
                 Err(TryLockError::WouldBlock) if started.elapsed() >= wait => {
-                    let text = format!("waited {wait:?} for the lock on {LOCKS}/{shard:02}; is a process stopped that holds it?");
+                    let text = format!(
+                        "waited {wait:?} for the lock on {LOCKS}/{shard:02}; is a process stopped that holds it?"
+                    );
                     return Err(io::Error::new(ErrorKind::TimedOut, text));
                 }
                 Err(TryLockError::WouldBlock) => thread::sleep(pause),

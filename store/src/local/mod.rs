@@ -19,8 +19,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, future::ready, stream::BoxStream};
 use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, local::LocalFileSystem, path::Path,
+    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMode,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, local::LocalFileSystem, path::Path,
 };
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
@@ -139,7 +139,8 @@ impl ObjectStore for LocalStore {
             PutMode::Create => self.create(location, payload).await,
             PutMode::Overwrite => self.replace(location, payload, None).await,
             PutMode::Update(version) => {
-                let missing = || answer(location, io::Error::new(io::ErrorKind::InvalidInput, "an update needs an ETag"));
+                let missing =
+                    || answer(location, io::Error::new(io::ErrorKind::InvalidInput, "an update needs an ETag"));
                 self.replace(location, payload, Some(version.e_tag.ok_or_else(missing)?)).await
             }
         }

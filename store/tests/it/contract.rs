@@ -50,7 +50,11 @@ pub(crate) fn open(folder: &std::path::Path) -> Store {
 
 /// Patient, but quick about it.
 pub(crate) fn quick() -> RetryPolicy {
-    RetryPolicy { max_elapsed: Duration::from_secs(60), base: Duration::from_micros(200), cap: Duration::from_millis(5) }
+    RetryPolicy {
+        max_elapsed: Duration::from_secs(60),
+        base: Duration::from_micros(200),
+        cap: Duration::from_millis(5),
+    }
 }
 
 fn faults(seed: u64) -> FaultPlan {
@@ -101,7 +105,9 @@ async fn create_has_one_winner(store: &Store, root: &str) {
                     assert_eq!(version, stands.version);
                     assert_eq!(stands.bytes, format!("writer {writer}"));
                 }
-                Created::Exists(theirs) => assert_eq!((theirs.bytes, theirs.version), (stands.bytes.clone(), stands.version.clone())),
+                Created::Exists(theirs) => {
+                    assert_eq!((theirs.bytes, theirs.version), (stands.bytes.clone(), stands.version.clone()))
+                }
             }
         }
         assert_eq!(winners, 1);
@@ -137,7 +143,9 @@ async fn replace_loses_no_update(store: &Store, root: &str) {
 async fn replace_refuses_what_it_was_not_told(store: &Store, root: &str) {
     let path = format!("{root}/replace");
     let Replaced::Done(first) = store.replace(&path, "1".into(), Expected::Absent).await.unwrap() else { panic!() };
-    let Replaced::Conflict(Some(found)) = store.replace(&path, "2".into(), Expected::Absent).await.unwrap() else { panic!() };
+    let Replaced::Conflict(Some(found)) = store.replace(&path, "2".into(), Expected::Absent).await.unwrap() else {
+        panic!()
+    };
     assert_eq!((&found.bytes[..], &found.version), (&b"1"[..], &first));
     let Replaced::Done(second) = replace(store, &path, "2", &first).await else { panic!() };
     let Replaced::Conflict(Some(found)) = replace(store, &path, "3", &first).await else { panic!() };
@@ -203,7 +211,8 @@ async fn a_pinned_reader_notices(store: &Store, root: &str) {
 }
 
 async fn odd_names_stay_themselves(store: &Store, root: &str) {
-    let names = ["a/b", "../x", ".", "..", "", "ü ☂", "%", "a%2Fb", "a+b&c=d", "~", "*?[]{}", "\"'\\", "x#1", "\u{1}", "CON:"];
+    let names =
+        ["a/b", "../x", ".", "..", "", "ü ☂", "%", "a%2Fb", "a+b&c=d", "~", "*?[]{}", "\"'\\", "x#1", "\u{1}", "CON:"];
     let mut paths: Vec<String> = names
         .iter()
         .map(|name| format!("{root}/odd/model_name={}/date=2026-11-21/key~2~0.parquet", encode_segment(name)))
@@ -214,7 +223,8 @@ async fn odd_names_stay_themselves(store: &Store, root: &str) {
     for (name, path) in names.iter().zip(&paths) {
         assert_eq!(store.get(path).await.unwrap().unwrap().bytes, *name);
     }
-    let listed: Vec<String> = store.list(&format!("{root}/odd")).await.unwrap().into_iter().map(|object| object.path).collect();
+    let listed: Vec<String> =
+        store.list(&format!("{root}/odd")).await.unwrap().into_iter().map(|object| object.path).collect();
     paths.sort();
     assert_eq!(listed, paths);
     let folders = store.list_folders(&format!("{root}/odd")).await.unwrap();

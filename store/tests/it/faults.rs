@@ -2,7 +2,9 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use bytes::Bytes;
-use driftline_store::{Created, Disposition, Error, Expected, Fault, FaultPlan, Operation, Replaced, RetryPolicy, Store};
+use driftline_store::{
+    Created, Disposition, Error, Expected, Fault, FaultPlan, Operation, Replaced, RetryPolicy, Store,
+};
 use object_store::{ObjectStoreExt, path::Path};
 
 use crate::contract::quick;
@@ -43,7 +45,9 @@ async fn a_replacement_whose_answer_was_lost_is_done() {
     let plan = FaultPlan::new(0).fail_nth(Operation::Replace, 1, Fault::After);
     let store = twin(&plan);
     let Created::New(first) = store.create("x", "1".into()).await.unwrap() else { panic!() };
-    let Replaced::Done(second) = store.replace("x", "2".into(), Expected::Version(first.clone())).await.unwrap() else { panic!() };
+    let Replaced::Done(second) = store.replace("x", "2".into(), Expected::Version(first.clone())).await.unwrap() else {
+        panic!()
+    };
     assert_ne!(first, second);
     assert_eq!(plan.count(Operation::Replace), 1);
 }
@@ -65,7 +69,10 @@ async fn a_plain_conflict_is_one_even_if_the_other_wrote_the_same() {
     let Created::New(first) = store.create("x", "5".into()).await.unwrap() else { panic!() };
     let expected = Expected::Version(first);
     assert!(matches!(store.replace("x", "6".into(), expected.clone()).await.unwrap(), Replaced::Done(_)));
-    assert!(matches!(store.replace("x", "6".into(), expected).await.unwrap(), Replaced::Conflict(Some(_))), "a second count");
+    assert!(
+        matches!(store.replace("x", "6".into(), expected).await.unwrap(), Replaced::Conflict(Some(_))),
+        "a second count"
+    );
 }
 
 #[tokio::test]

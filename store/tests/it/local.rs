@@ -23,7 +23,8 @@ async fn a_name_becomes_the_very_file_that_others_glob_for() {
     store.create(&name, "x".into()).await.unwrap();
     let file = folder.path().join("history").join("model_name=a%2Fb").join("p0~1.parquet");
     assert_eq!(fs::read_to_string(file).unwrap(), "x");
-    let seen: BTreeSet<String> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let seen: BTreeSet<String> =
+        fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     assert_eq!(seen, BTreeSet::from([".staging".to_owned(), "history".to_owned()]));
     assert_eq!(store.list("").await.unwrap().len(), 1, "the scaffolding is not listed");
     assert_eq!(store.list_folders("").await.unwrap(), ["history"]);
@@ -58,13 +59,17 @@ async fn two_processes_lose_no_update() {
         .unwrap();
     for nth in 0..50 {
         add_member(&store, MEMBERS, nth).await;
-        assert!(matches!(store.create(&format!("race/{nth}"), "parent".into()).await.unwrap(), Created::New(_) | Created::Exists(_)));
+        assert!(matches!(
+            store.create(&format!("race/{nth}"), "parent".into()).await.unwrap(),
+            Created::New(_) | Created::Exists(_)
+        ));
     }
     let status = tokio::task::spawn_blocking(move || child.wait().unwrap()).await.unwrap();
     assert!(status.success());
     assert_eq!(members(&store).await, (0..100).collect());
     // Each process has noted which races it won: together each race exactly once.
-    let won_there: BTreeSet<u32> = serde_json::from_slice(&store.get("won/child").await.unwrap().unwrap().bytes).unwrap();
+    let won_there: BTreeSet<u32> =
+        serde_json::from_slice(&store.get("won/child").await.unwrap().unwrap().bytes).unwrap();
     for nth in 0..50 {
         let stands = store.get(&format!("race/{nth}")).await.unwrap().unwrap();
         assert_eq!(stands.bytes == "child", won_there.contains(&nth), "race {nth}");

@@ -15,7 +15,8 @@ async fn register_all_at_once(store: &Store) {
     let tasks = (0..20).map(|n: u32| {
         let store = store.clone();
         tokio::spawn(async move {
-            let (topic, kind) = if n.is_multiple_of(2) { ("p", TopicKind::Predictions) } else { ("l", TopicKind::Labels) };
+            let (topic, kind) =
+                if n.is_multiple_of(2) { ("p", TopicKind::Predictions) } else { ("l", TopicKind::Labels) };
             // Everyone sees another number of partitions, some no id yet.
             let id = n.is_multiple_of(3).then(|| format!("id of {topic}"));
             Manifest::register_topic(&store, topic, kind, id.as_deref(), n, at(n.into())).await.unwrap().1
