@@ -240,6 +240,10 @@ impl Rows {
     }
 
     fn model_id(&mut self, name: &str) -> u32 {
+        // Events of one model come in runs.
+        if let Some(last) = self.keys.last().map(|key| key.model).filter(|id| self.models[*id as usize] == name) {
+            return last;
+        }
         if let Some(id) = self.model_ids.get(name) {
             return *id;
         }

@@ -36,6 +36,9 @@ const DESCRIPTION_GOOD_FOR: Duration = Duration::from_secs(5);
 /// Statistics that were taken before a seek or a pause may speak of positions from before it: they are not believed
 /// for so long. Statistics come every half second; smaller risks a stale one, larger delays facts after a rebalance.
 const SETTLE_FOR: Duration = Duration::from_millis(1500);
+/// The most that the client fetches ahead. Larger only spreads what it has fetched over more memory than the
+/// processor's cache holds; smaller leaves nothing to do while a fetch is under way.
+const QUEUE_KBYTES_MAX: usize = 16 << 10;
 /// The longest that leaving the group may take.
 const CLOSE_FOR: Duration = Duration::from_secs(5);
 
@@ -263,7 +266,7 @@ impl EventSource for KafkaSource {
 /// A consumer that has not subscribed: it can ask the broker.
 pub(crate) fn client(settings: &CollectorSettings, starts: Arc<ChainStarts>) -> Result<KafkaConsumer, Error> {
     let mut config = base_config(settings);
-    let queue_kbytes = (settings.memory_max / 8 / 1024).clamp(1024, 128 << 10);
+    let queue_kbytes = (settings.memory_max / 8 / 1024).clamp(1024, QUEUE_KBYTES_MAX);
     // Ours come last: nothing that a user sets for TLS or SASL can undo them.
     config
         .set("group.id", &settings.group)

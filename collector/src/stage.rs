@@ -5,7 +5,7 @@
 //!    ▲                                                                                          │
 //!    └───────────── pause · resume · reposition · commit ◄──────────────────────────────────────┘
 //! ```
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -61,7 +61,7 @@ pub(crate) struct Stage<S> {
 pub(crate) struct State {
     pub(crate) settings: CollectorSettings,
     pub(crate) topics: Vec<SourceTopic>,
-    pub(crate) partitions: HashMap<PartitionRef, Partition>,
+    pub(crate) partitions: BTreeMap<PartitionRef, Partition>,
     pub(crate) telemetry: Telemetry,
     status: Arc<CollectorStatus>,
     generation: u64,
@@ -84,7 +84,7 @@ impl<S: EventSource> Stage<S> {
         let state = State {
             settings,
             topics,
-            partitions: HashMap::new(),
+            partitions: BTreeMap::new(),
             telemetry,
             status: Arc::clone(&status),
             generation: 0,

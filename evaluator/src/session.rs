@@ -182,8 +182,10 @@ impl ObjectStore for Pinned {
         if options.if_match.is_none() {
             options.if_match = self.pinned(path);
         }
-        let result = self.inner.get_opts(path, options).await?;
+        let mut result = self.inner.get_opts(path, options).await?;
         self.pin(path, result.meta.e_tag.clone());
+        // A store that is rooted at a prefix answers with the whole name; DataFusion compares it with what it asked for.
+        result.meta.location = path.clone();
         Ok(result)
     }
 

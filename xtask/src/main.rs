@@ -5,6 +5,10 @@ mod evaluate;
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 
+/// As in the shipped binary.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// The project's own chores.
 #[derive(Parser)]
 struct Cli {

@@ -94,7 +94,7 @@ fn event<'a>(kind: EventKind, text: &'a str, spare: &mut Spare<'a>) -> Result<De
 }
 
 /// The fields of an event in which nothing is unusual; it cannot nest too deeply.
-fn ordinary<'s, 'a>(kind: EventKind, text: &'a str, spare: &'s mut Spare<'a>) -> Result<Fields<'s, 'a>, Unusual> {
+pub(super) fn ordinary<'s, 'a>(kind: EventKind, text: &'a str, spare: &'s mut Spare<'a>) -> Result<Fields<'s, 'a>, Unusual> {
     let mut fields = Fields::new(kind, spare);
     let mut scanner = Scanner::new(text);
     scanner.object(|scanner, name| fields.scan_field(scanner, name))?;
@@ -102,7 +102,7 @@ fn ordinary<'s, 'a>(kind: EventKind, text: &'a str, spare: &'s mut Spare<'a>) ->
     Ok(fields)
 }
 
-fn any_event<'a>(kind: EventKind, text: &'a str, spare: &mut Spare<'a>) -> Result<DecodedEvent<'a>, Rejection> {
+pub(super) fn any_event<'a>(kind: EventKind, text: &'a str, spare: &mut Spare<'a>) -> Result<DecodedEvent<'a>, Rejection> {
     if nests_too_deeply(text.as_bytes()) {
         return Err(Rejection::new(Reason::TooDeep, format!("nested deeper than {DEPTH_MAX} levels")));
     }
