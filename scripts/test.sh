@@ -71,14 +71,14 @@ run_cargo_tests() {
 }
 
 run_demo() {
-  "$CARGO_TARGET_DIR/debug/driftline" demo --store "$scratch/store" >"$scratch/demo.log" 2>"$scratch/demo.err" ||
+  "$CARGO_TARGET_DIR/debug/driftline" demo --dir "$scratch/demo" --store "$scratch/store" >"$scratch/demo.log" 2>"$scratch/demo.err" ||
     { cat "$scratch/demo.log" "$scratch/demo.err" && return 1; }
   tail -n 30 "$scratch/demo.log"
 }
 
 run_audit() {
   "$CARGO_TARGET_DIR/debug/driftline" --store "$scratch/store" audit --format json >"$scratch/audit.json" &&
-    "$python" scripts/audit_duckdb.py --store "$scratch/store" --audit "$scratch/audit.json"
+    "$python" scripts/audit_duckdb.py --store "$scratch/store" --audit "$scratch/audit.json" --config "$scratch/demo/driftline.toml"
 }
 
 check "set-up" scripts/setup.sh --tests
@@ -114,7 +114,7 @@ check "cargo test" run_cargo_tests
 check "demo" run_demo
 if [[ -n $python ]]; then
   check "audit by DuckDB" run_audit
-  check "metrics by scikit-learn" "$python" scripts/compare_sklearn.py "$scratch/store" --all
+  check "metrics by scikit-learn" "$python" scripts/compare_sklearn.py "$scratch/store" --all --quiet --config "$scratch/demo/driftline.toml"
 else
   skip "outside audit and metrics" "no Python"
 fi

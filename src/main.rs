@@ -55,7 +55,7 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
             || matches!(cause.downcast_ref(), Some(driftline_collector::Error::Settings(_)))
             || matches!(cause.downcast_ref(), Some(driftline_store::Error::Unsupported { .. }))
     });
-    if error.chain().any(|cause| cause.is::<CheckFailed>()) {
+    if error.chain().any(<(dyn std::error::Error + 'static)>::is::<CheckFailed>) {
         ExitCode::from(3)
     } else if is_config {
         ExitCode::from(2)

@@ -165,7 +165,7 @@ fn standing(all: &Wide) -> Result<Vec<Vec<u32>>, Error> {
     let rows = Rows::of(all)?;
     let mut order: Vec<u32> = (0..all.rows as u32).collect();
     order.sort_unstable_by(|a, b| {
-        rows.identity(*a).cmp(&rows.identity(*b)).then_with(|| { let o = rows.rank(*a).cmp(&rows.rank(*b)); if (std::env::var("MUT").as_deref() == Ok("1")) { o.reverse() } else { o } })
+        rows.identity(*a).cmp(&rows.identity(*b)).then_with(|| rows.rank(*a).cmp(&rows.rank(*b)))
     });
     let mut groups: Vec<Vec<u32>> = Vec::new();
     for row in order {
@@ -213,7 +213,7 @@ impl<'a> Rows<'a> {
         let row = row as usize;
         let position = (self.partition.value(row), self.offset.value(row), self.index.value(row));
         let topic = self.topic.value(row);
-        (self.after_final.value(row) && !(std::env::var("MUT").as_deref() == Ok("3")), self.time.value(row), topic, position.0, position.1, position.2)
+        (self.after_final.value(row), self.time.value(row), topic, position.0, position.1, position.2)
     }
 }
 
@@ -264,11 +264,11 @@ fn decide_labels(
         let prediction_time = rows.time.value(stands);
         let is_eligible = |label: &LabelRow| {
             let delay = label.time - prediction_time;
-            (!rows.after_final.value(stands) || (std::env::var("MUT").as_deref() == Ok("4"))) && (-MAX_SKEW..=rules.label_horizon).contains(&delay)
+            !rows.after_final.value(stands) && (-MAX_SKEW..=rules.label_horizon).contains(&delay)
         };
         let mut labels: Vec<LabelRow> = known.into_values().collect();
         labels.sort_by(|a, b| (a.time, &a.position).cmp(&(b.time, &b.position)));
-        let winner = (if (std::env::var("MUT").as_deref() == Ok("6")) { labels.iter().position(is_eligible) } else { labels.iter().rposition(is_eligible) }).map(|at| labels.remove(at));
+        let winner = labels.iter().rposition(is_eligible).map(|at| labels.remove(at));
         decided.push(winner.as_ref(), &labels);
     }
     Ok(decided)

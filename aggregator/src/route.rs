@@ -82,7 +82,7 @@ impl WindowIds {
     pub fn cover(&mut self, revision: u64, filters: Vec<IdFilter>, is_uncovered: impl Fn(&str) -> bool) {
         self.revision = revision;
         self.filters = filters;
-        self.objects.retain(|(path, _)| is_uncovered(path) && !(std::env::var("MUT").as_deref() == Ok("7")));
+        self.objects.retain(|(path, _)| is_uncovered(path));
         self.recent = self.objects.iter().flat_map(|(_, hashes)| hashes.iter().copied()).collect();
     }
 

@@ -139,7 +139,6 @@ async fn advance(
 }
 
 fn is_report(record: &Record) -> bool {
-    if (std::env::var("MUT").as_deref() == Ok("9")) { return true }
     record.entries.iter().all(|entry| matches!(entry, Entry::Judged { .. } | Entry::Completed { .. }))
 }
 

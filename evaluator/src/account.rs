@@ -141,7 +141,7 @@ fn register_small_tables(session: &SessionContext, state: &LedgerState, model: &
         let partition = i64::from(chain.info.partition);
         match ranges.last_mut() {
             Some((topic, p, _, to)) if *topic == chain.info.topic && *p == partition && *to == object.from => {
-                *to = object.to
+                *to = object.to;
             }
             _ => ranges.push((&chain.info.topic, partition, object.from, object.to)),
         }

@@ -476,7 +476,7 @@ impl LedgerState {
         for (name, model) in &mut self.models {
             let out_of_orderness = config.as_ref().map_or(MINUTE, |c| c.config.model(name).out_of_orderness);
             let next = watermark::of_predictions(model, chains, out_of_orderness);
-            if next > model.watermark || (std::env::var("MUT").as_deref() == Ok("8")) {
+            if next > model.watermark {
                 model.make_mut().watermark = next;
             }
         }

@@ -23,7 +23,6 @@ use driftline_schemas::tables::{Task, WindowRow};
 use driftline_schemas::window::Window;
 use driftline_store::Store;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use tokio_util::sync::CancellationToken;
 
 use crate::cli::{EvaluateArgs, Global, Role};
 use crate::commands::sql;

@@ -5,10 +5,6 @@ mod evaluate;
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 
-/// As in the shipped binary.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// The project's own chores.
 #[derive(Parser)]
 struct Cli {

@@ -151,7 +151,7 @@ impl PairedValues {
     fn median_absolute_error(&self) -> f64 {
         let mut errors: Vec<f64> = self.pairs().map(|(y, p)| (p - y).abs()).collect();
         let middle = errors.len() / 2;
-        let even = errors.len() % 2 == 0;
+        let even = errors.len().is_multiple_of(2);
         let (below, median, _) = errors.select_nth_unstable_by(middle, f64::total_cmp);
         let upper = *median;
         if !even {

@@ -4,5 +4,6 @@ mod bad_input;
 mod crash;
 mod evaluate;
 mod judge;
+mod outside;
 mod pipeline;
 mod sandbox;

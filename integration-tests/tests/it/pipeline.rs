@@ -7,8 +7,8 @@ use driftline_integration_tests::generator::{Generated, Options, generate};
 use driftline_integration_tests::kafka::{Broker, Topics};
 use serde::Deserialize;
 
-use crate::judge;
 use crate::sandbox::Sandbox;
+use crate::{judge, outside};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn t4_the_figures_are_the_truth_on_the_embedded_broker() -> Result<()> {
@@ -58,6 +58,7 @@ async fn in_parts(broker: &Broker, options: &Options, run: &Generated, parts: us
     sandbox.catch_up().await?;
     let after = state(&sandbox).await?;
     ensure!(before == after, "a run without news changed something: {before:?} → {after:?}");
+    outside::check(&sandbox).await?;
     numbers(&sandbox).await
 }
 
