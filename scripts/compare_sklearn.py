@@ -26,8 +26,9 @@ warnings.filterwarnings("ignore", category=RuntimeWarning)
 
 
 def expected_calibration_error(actual: np.ndarray, score: np.ndarray) -> float:
-    """10 equal-width bins, the last closed; the share-weighted gap between a bin's mean score and its share of positives."""
-    bins = np.minimum((score * 10).astype(int), 9)
+    """10 equal-width bins as in `calibration_curve`, open on the left; the share-weighted gap between a bin's mean score and its
+    share of positives."""
+    bins = np.searchsorted(np.linspace(0.0, 1.0, 11)[1:-1], score)
     gaps = [abs(actual[bins == b].mean() - score[bins == b].mean()) * (bins == b).sum() for b in np.unique(bins)]
     return math.fsum(gaps) / len(score)
 

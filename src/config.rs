@@ -104,7 +104,7 @@ pub(crate) fn redact(table: &mut Table) {
     for (key, value) in table.iter_mut() {
         match value {
             Value::Table(inner) => redact(inner),
-            Value::String(text) if is_secret(key) => *text = "***".to_owned(),
+            Value::String(text) if is_secret(key) => "***".clone_into(text),
             _ => {}
         }
     }

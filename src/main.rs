@@ -49,13 +49,14 @@ fn main() -> ExitCode {
     }
 }
 
+#[allow(clippy::redundant_closure_for_method_calls)] // the path of a method of `dyn Error` reads worse
 fn exit_code(error: &anyhow::Error) -> ExitCode {
     let is_config = error.chain().any(|cause| {
         cause.is::<BadConfig>()
             || matches!(cause.downcast_ref(), Some(driftline_collector::Error::Settings(_)))
             || matches!(cause.downcast_ref(), Some(driftline_store::Error::Unsupported { .. }))
     });
-    if error.chain().any(<(dyn std::error::Error + 'static)>::is::<CheckFailed>) {
+    if error.chain().any(|cause| cause.is::<CheckFailed>()) {
         ExitCode::from(3)
     } else if is_config {
         ExitCode::from(2)

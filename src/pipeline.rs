@@ -12,12 +12,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use driftline_collector::{CollectorSettings, CollectorStatus, Until};
-use driftline_evaluator::EvaluatedWindow;
 use driftline_evaluator::session::Sessions;
+pub(crate) use driftline_evaluator::stage::OnPublished;
 use driftline_ledger::{Members, members};
 use driftline_schemas::clock;
 use driftline_schemas::config::{Config, Start};
-use driftline_schemas::tables::WindowRow;
 use driftline_store::{Manifest, Store};
 use prometheus::Registry;
 use tokio::task::JoinSet;
@@ -31,9 +30,6 @@ use crate::serve::{self, Pages};
 const DRAIN_MAX: Duration = Duration::from_secs(30);
 /// Of `memory_max`, the collector's buffers get this share and the evaluator's queries another.
 const SHARE: u64 = 3;
-
-/// Told of each window that was published.
-pub(crate) type OnPublished = Arc<dyn Fn(&WindowRow, &EvaluatedWindow) + Send + Sync>;
 
 /// What this process is to do.
 pub(crate) struct Plan {

@@ -174,7 +174,7 @@ fn assemble(
         .set_key_value_metadata(Some(vec![KeyValue::new(FOOTER_KEY.to_owned(), footer)]))
         .set_sorting_columns(Some(vec![sorted("event_time"), sorted("prediction_id")]))
         .set_column_bloom_filter_enabled(id_column.clone(), true)
-        .set_column_bloom_filter_ndv(id_column, (joined.rows.num_rows().clamp(1, ROW_GROUP_ROWS)) as u64);
+        .set_column_bloom_filter_max_ndv(id_column, (joined.rows.num_rows().clamp(1, ROW_GROUP_ROWS)) as u64);
     Ok(Made { bytes: write_parquet(&joined.rows, properties)?, filter, counts: joined.counts })
 }
 

@@ -41,8 +41,9 @@ pub struct Parts {
 /// Runs until `shutdown`, or until all that was collected is judged and published.
 pub async fn run(parts: Parts, shutdown: CancellationToken) -> Result<(), Error> {
     let mut pause = Duration::from_millis(200);
+    let mut has_announced = false;
     loop {
-        match run_once(&parts, &shutdown, &mut pause).await {
+        match run_once(&parts, &shutdown, &mut pause, &mut has_announced).await {
             Err(error) if error.disposition() == Disposition::Retry => {
                 telemetry::step_failed(&error, pause);
                 tokio::select! { () = tokio::time::sleep(pause) => {}, () = shutdown.cancelled() => return Ok(()) }
@@ -53,10 +54,18 @@ pub async fn run(parts: Parts, shutdown: CancellationToken) -> Result<(), Error>
     }
 }
 
-async fn run_once(parts: &Parts, shutdown: &CancellationToken, pause: &mut Duration) -> Result<(), Error> {
+async fn run_once(
+    parts: &Parts,
+    shutdown: &CancellationToken,
+    pause: &mut Duration,
+    has_announced: &mut bool,
+) -> Result<(), Error> {
     let mut replica = Replica::open(&parts.store, parts.members.me()).await?;
     let mut follower = Follower::new(parts.store.clone());
-    announce(parts, &mut replica).await?;
+    if !*has_announced {
+        announce(parts, &mut replica).await?;
+        *has_announced = true;
+    }
     while !shutdown.is_cancelled() {
         let urgency = match &parts.collected {
             Some(collected) if collected.is_cancelled() => Urgency::CaughtUp,

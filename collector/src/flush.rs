@@ -38,6 +38,22 @@ const STEADY_COLUMNS: [&str; 8] = [
     "received_at",
 ];
 
+/// Columns without a smallest and largest value of each page. In a map the entries of all names lie together, so no
+/// reader could leave out a page by them, and finding them would compare every entry twice.
+const UNBOUNDED_COLUMNS: [&[&str]; 10] = [
+    &["probabilities", "entries", "key"],
+    &["probabilities", "entries", "value"],
+    &["features", "entries", "key"],
+    &["features", "entries", "value", "number"],
+    &["features", "entries", "value", "text"],
+    &["tags", "entries", "key"],
+    &["tags", "entries", "value"],
+    &["attributions", "entries", "key"],
+    &["attributions", "entries", "value"],
+    // Whole payloads as the smallest and largest of a page would be written twice more.
+    &["payload"],
+];
+
 /// Rows handed to the encoder at a time. More would not stay in the processor's cache between its passes over a column;
 /// fewer would spend on calls.
 const ROWS_A_WRITE: usize = 4096;
@@ -95,21 +111,25 @@ pub(crate) fn encode_with(footer: RawFooter, batch: &arrow::array::RecordBatch) 
         .set_statistics_enabled(EnabledStatistics::Page)
         .set_key_value_metadata(Some(vec![footer.to_key_value()]));
     for column in UNIQUE_COLUMNS {
-        let column: Vec<String> = column.iter().map(|part| (*part).to_owned()).collect();
-        properties = properties.set_column_dictionary_enabled(ColumnPath::new(column), false);
+        properties = properties.set_column_dictionary_enabled(path(column), false);
+    }
+    for column in UNBOUNDED_COLUMNS {
+        properties = properties.set_column_statistics_enabled(path(column), EnabledStatistics::None);
     }
     for column in STEADY_COLUMNS {
         properties = properties
             .set_column_dictionary_enabled(ColumnPath::from(column), false)
             .set_column_encoding(ColumnPath::from(column), Encoding::DELTA_BINARY_PACKED);
     }
-    // Whole payloads as the smallest and largest of a page would be written twice more.
-    properties = properties.set_column_statistics_enabled(ColumnPath::from("payload"), EnabledStatistics::None);
     let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), Some(properties.build()))?;
     for from in (0..batch.num_rows()).step_by(ROWS_A_WRITE) {
         writer.write(&batch.slice(from, ROWS_A_WRITE.min(batch.num_rows() - from)))?;
     }
     Ok(EncodedObject { bytes: Bytes::from(writer.into_inner()?), footer })
+}
+
+fn path(parts: &[&str]) -> ColumnPath {
+    ColumnPath::new(parts.iter().map(|part| (*part).to_owned()).collect())
 }
 
 /// Puts the object into its slot, unless another has it. One try beyond the store's own: the caller knows how long to go on.

@@ -39,6 +39,9 @@ pub trait ReferenceFiles: Send + Sync {
     async fn read(&self, location: &str) -> Result<RecordBatch, String>;
 }
 
+/// Told of each window that was published.
+pub type OnPublished = Arc<dyn Fn(&WindowRow, &EvaluatedWindow) + Send + Sync>;
+
 /// What the stage works with.
 pub struct Parts {
     /// The store.
@@ -54,7 +57,7 @@ pub struct Parts {
     /// Fires when no more windows will be judged: the stage then publishes what is open and ends.
     pub judged: Option<CancellationToken>,
     /// Told of each window that was published; for progress, and for the demo's table.
-    pub on_published: Option<Arc<dyn Fn(&WindowRow, &EvaluatedWindow) + Send + Sync>>,
+    pub on_published: Option<OnPublished>,
 }
 
 /// Runs until `shutdown`, or until everything that was judged is published.

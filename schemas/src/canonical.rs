@@ -2,6 +2,7 @@
 //!
 //! Numbers are compared as exact decimals, never through a float: an integer of thirty digits keeps them all.
 use std::borrow::Cow;
+use std::fmt::Write as _;
 
 /// The longest plain spelling of a number. Beyond it (`1e300`) the exponent is kept, or a label of six bytes would
 /// become three hundred; smaller would put exponents on identifiers that people write out in full.
@@ -112,7 +113,7 @@ impl<'a> Decimal<'a> {
                 text.push('.');
                 text.push_str(&digits[1..]);
             }
-            text.push_str(&format!("e{}", point - 1));
+            write!(text, "e{}", point - 1).expect("a string takes all that is written");
         }
         Some(text)
     }

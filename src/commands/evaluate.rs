@@ -4,7 +4,7 @@
 //! folder. A Parquet file that has only what metrics need (a label beside a score or prediction, no ids) is evaluated
 //! where it lies, as one window.
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
@@ -53,7 +53,7 @@ pub(crate) async fn run(global: &Global, args: &EvaluateArgs) -> Result<()> {
 }
 
 /// The column names of a Parquet file; `None` if it is none.
-fn columns_of(file: &PathBuf) -> Result<Option<Vec<String>>> {
+fn columns_of(file: &Path) -> Result<Option<Vec<String>>> {
     let mut magic = [0u8; 4];
     let mut opened = std::fs::File::open(file).with_context(|| format!("open {}", file.display()))?;
     if std::io::Read::read(&mut opened, &mut magic).context("read the file")? < 4 || &magic != b"PAR1" {
@@ -83,7 +83,7 @@ async fn read(config: &Config, args: &EvaluateArgs) -> Result<(Vec<Vec<u8>>, Vec
     Ok((predictions, labels))
 }
 
-async fn lines_of(config: &Config, file: &PathBuf, model: &str) -> Result<Vec<Vec<u8>>> {
+async fn lines_of(config: &Config, file: &Path, model: &str) -> Result<Vec<Vec<u8>>> {
     let bytes = fetch(&file.display().to_string(), &config.store.options).await?;
     let text = if is_parquet(&bytes) {
         let reader = ParquetRecordBatchReaderBuilder::try_new(bytes)?.build()?;
@@ -180,7 +180,7 @@ async fn print_results(config: &Config, store: &Store, args: &EvaluateArgs) -> R
 }
 
 /// One Parquet file of labels and scores, as one window.
-async fn in_place(config: &Config, args: &EvaluateArgs, file: &PathBuf, columns: &[String]) -> Result<()> {
+async fn in_place(config: &Config, args: &EvaluateArgs, file: &Path, columns: &[String]) -> Result<()> {
     let has = |name: &str| columns.iter().any(|column| column == name);
     if !has("label") || !(has("score") || has("prediction")) {
         bail!(
@@ -251,7 +251,6 @@ async fn infer_task(session: &SessionContext, has: &dyn Fn(&str) -> bool) -> Res
     });
     Ok(match (classes, has("score")) {
         (0..=2, _) => Task::Binary,
-        (_, true) => Task::Multiclass,
         (_, false) if classes > 100 => Task::Regression,
         _ => Task::Multiclass,
     })

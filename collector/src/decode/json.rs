@@ -94,7 +94,8 @@ fn event<'a>(kind: EventKind, text: &'a str, spare: &mut Spare<'a>) -> Result<De
 }
 
 /// The fields of an event in which nothing is unusual; it cannot nest too deeply.
-pub(super) fn ordinary<'s, 'a>(kind: EventKind, text: &'a str, spare: &'s mut Spare<'a>) -> Result<Fields<'s, 'a>, Unusual> {
+#[inline]
+fn ordinary<'s, 'a>(kind: EventKind, text: &'a str, spare: &'s mut Spare<'a>) -> Result<Fields<'s, 'a>, Unusual> {
     let mut fields = Fields::new(kind, spare);
     let mut scanner = Scanner::new(text);
     scanner.object(|scanner, name| fields.scan_field(scanner, name))?;
@@ -102,7 +103,7 @@ pub(super) fn ordinary<'s, 'a>(kind: EventKind, text: &'a str, spare: &'s mut Sp
     Ok(fields)
 }
 
-pub(super) fn any_event<'a>(kind: EventKind, text: &'a str, spare: &mut Spare<'a>) -> Result<DecodedEvent<'a>, Rejection> {
+fn any_event<'a>(kind: EventKind, text: &'a str, spare: &mut Spare<'a>) -> Result<DecodedEvent<'a>, Rejection> {
     if nests_too_deeply(text.as_bytes()) {
         return Err(Rejection::new(Reason::TooDeep, format!("nested deeper than {DEPTH_MAX} levels")));
     }
@@ -636,6 +637,52 @@ impl<'a> Spare<'a> {
             features: self.features.map(empty),
             tags: self.tags.map(empty),
             attributions: self.attributions.map(empty),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn by_serde<'a>(kind: EventKind, text: &'a str) -> Result<DecodedEvent<'a>, Rejection> {
+        any_event(kind, text, &mut Spare::default())
+    }
+
+    fn ordinary_events() -> impl Strategy<Value = String> {
+        let scalar = prop_oneof![
+            Just("null".to_owned()), Just("true".into()), Just("-1e999".into()), Just("1.50".into()), Just("\"\"".into()),
+            "-?[0-9]{1,20}(\\.[0-9]{1,5})?([eE][+-]?[0-9]{1,3})?", "\"[a-zé0-9 {}:,]{0,12}\"", "\"\\\\[u\"nx/]d83d\"",
+            Just("\"2026-01-01T00:00:00.5Z\"".into()), Just("1767225600000".into()), Just("[1,{}]".into()), Just("{".into()),
+        ];
+        let name = prop_oneof![
+            Just("prediction_id"), Just("model_name"), Just("timestamp"), Just("score"), Just("prediction"), Just("label"),
+            Just("model_version"), Just("error"), Just("latency_ms"), Just("features"), Just("tags"), Just("x"), Just("y"),
+        ];
+        let map_name = prop_oneof![Just("features"), Just("tags"), Just("probabilities"), Just("attributions")];
+        let entries = |name| {
+            let entry = (name, scalar.clone()).prop_map(|(name, value): (&str, String)| format!("\"{name}\" : {value}"));
+            proptest::collection::vec(entry, 0..6).prop_map(|entries| format!("{{{}}}", entries.join(" ,")))
+        };
+        let map = (map_name, entries(prop_oneof![Just("a"), Just("1.0"), Just("1"), Just("bé")].boxed()));
+        (entries(name.boxed()), map, any::<bool>()).prop_map(|(object, (name, map), complete)| {
+            let more = object.trim_start_matches('{');
+            let separator = if more == "}" { "" } else { "," };
+            let known = r#""prediction_id":"1","model_name":"m","timestamp":1767225600000,"#;
+            format!(" {{{}\"{name}\":{map}{separator}{more}\n", if complete { known } else { "" })
+        })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4000))]
+        #[test]
+        fn c2_what_the_scanner_reads_is_what_serde_reads(text in ordinary_events(), kind in 0..3usize) {
+            let kind = [EventKind::Predictions, EventKind::Labels, EventKind::Reference][kind];
+            let mut spare = Spare::default();
+            if let Ok(fields) = ordinary(kind, &text, &mut spare) {
+                prop_assert_eq!(format!("{:?}", fields.judge()), format!("{:?}", by_serde(kind, &text)));
+            }
         }
     }
 }

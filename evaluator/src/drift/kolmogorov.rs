@@ -131,7 +131,9 @@ fn matrix_cdf(rows: u64, x: f64) -> f64 {
         base = multiply(&base, &base, m);
         base_exponent *= 2;
         if base[(k - 1) * m + k - 1].abs() > RESCALE {
-            base.iter_mut().for_each(|entry| *entry /= RESCALE);
+            for entry in &mut base {
+                *entry /= RESCALE;
+            }
             base_exponent += 128;
         }
         left /= 2;

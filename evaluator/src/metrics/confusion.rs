@@ -171,6 +171,7 @@ impl Confusion {
 }
 
 /// The per-class rates, by published name.
+#[allow(clippy::type_complexity)] // a name beside its function
 pub const RATES: [(&str, fn(&OneVsRest) -> Outcome); 4] = [
     ("precision", OneVsRest::precision),
     ("recall", OneVsRest::recall),

@@ -371,14 +371,17 @@ impl Likelihood {
         }
     }
 
+    #[allow(clippy::unnecessary_wraps)] // as all metrics are: an outcome
     fn log_loss(&self, rows: u64) -> Outcome {
         Ok(Estimate::bare(self.loss.value() / rows as f64))
     }
 
+    #[allow(clippy::unnecessary_wraps)] // as all metrics are: an outcome
     fn brier_score(&self, rows: u64) -> Outcome {
         Ok(Estimate::bare(self.squares.value() / rows as f64))
     }
 
+    #[allow(clippy::unnecessary_wraps)] // as all metrics are: an outcome
     fn expected_calibration_error(&self, rows: u64) -> Outcome {
         let gaps: ExactSum =
             self.bins.iter().map(|bin| (bin.positives as f64 - bin.probabilities.value()).abs()).collect();

@@ -92,7 +92,9 @@ fn merge_samples(by_version: &BTreeMap<String, Vec<f64>>) -> Vec<f64> {
 
 fn merge_categories(by_version: &BTreeMap<String, Categories>) -> Categories {
     let mut all = Categories::default();
-    by_version.values().for_each(|categories| all.merge(categories));
+    for categories in by_version.values() {
+        all.merge(categories);
+    }
     all
 }
 

@@ -1,4 +1,5 @@
 //! The ledger on a store in memory: replay, races, snapshots, formats.
+#![allow(clippy::unwrap_used)] // in a test, a panic is the report
 use std::collections::BTreeMap;
 use std::time::Duration;
 
