@@ -40,7 +40,9 @@ skip() {
 
 scratch=$(mktemp -d)
 own_broker=
+s3_server=
 finish() {
+  [[ -z $s3_server ]] || kill "$s3_server" 2>/dev/null || true
   [[ -z $own_broker ]] || DRIFTLINE_KAFKA_PORT=$own_broker scripts/kafka.sh wipe || true
   rm -rf "$scratch"
 }
@@ -53,6 +55,27 @@ start_kafka() {
   line=$(DRIFTLINE_KAFKA_PORT=${DRIFTLINE_KAFKA_PORT:-free} scripts/kafka.sh start) || return 1
   own_broker=${line##*:}
   export DRIFTLINE_TEST_BROKERS=${line#brokers=}
+}
+
+# An S3 server over HTTP, on any free port, with one empty bucket.
+start_s3() {
+  [[ -z ${DRIFTLINE_TEST_S3_URL:-} ]] || return 0
+  local port
+  port=$("$python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+  "$python" -m moto.server -H 127.0.0.1 -p "$port" >"$scratch/s3.log" 2>&1 &
+  s3_server=$!
+  export AWS_ENDPOINT_URL=http://127.0.0.1:$port AWS_ALLOW_HTTP=true AWS_REGION=us-east-1
+  export AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test
+  local tries
+  for tries in {1..100}; do
+    if "$python" -c "import urllib.request as u; u.urlopen(u.Request('$AWS_ENDPOINT_URL/driftline', method='PUT'))" 2>/dev/null; then
+      export DRIFTLINE_TEST_S3_URL=s3://driftline/contract
+      return 0
+    fi
+    sleep 0.2
+  done
+  cat "$scratch/s3.log"
+  return 1
 }
 
 run_cargo_tests() {
@@ -107,6 +130,12 @@ if have_java && have mvn || [[ -n ${DRIFTLINE_TEST_BROKERS:-} ]]; then
   check "real Kafka" start_kafka
 else
   skip "real Kafka" "Java 17 or Maven is missing"
+fi
+
+if [[ -n $python ]]; then
+  check "S3 server" start_s3
+else
+  skip "S3 server" "no Python"
 fi
 
 check "cargo test" run_cargo_tests

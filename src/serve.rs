@@ -67,6 +67,9 @@ async fn ready(State(pages): State<Pages>) -> Response {
         if !collector.broker_connected() {
             reasons.push("kafka: the brokers do not answer".to_owned());
         }
+        if let Some(why) = collector.refused() {
+            reasons.push(format!("kafka: {why}"));
+        }
         if !collector.store_ok() {
             reasons.push("store: flushes are waiting".to_owned());
         }

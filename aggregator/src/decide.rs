@@ -116,10 +116,7 @@ fn next_job(
 ) -> Option<Job> {
     let (model, settings) = (subject.model, subject.settings);
     let is_new = !window.pending.is_empty() || window.rejudge || window.judged_state != Some(state);
-    if window.completed != window.revision
-        || !is_new
-        || !is_due(subject, window, state, now, urgency)
-    {
+    if window.completed != window.revision || !is_new || !is_due(subject, window, state, now, urgency) {
         return None;
     }
     let inferred = || subject.known.map_or((Task::Binary, None), Clone::clone);
@@ -198,7 +195,9 @@ fn spacing(window: &WindowRecord, state: WindowState, horizon: Micros, revise: &
             Some((age * (times - 1.0)) as Micros)
         }
         // Rows that come too late are only marked: their rewriting waits twice as long each time.
-        WindowState::Final => Some((revise.min_delay as f64 * 2f64.powf((1.0 - left).clamp(0.0, 60.0))).min(4e18) as Micros),
+        WindowState::Final => {
+            Some((revise.min_delay as f64 * 2f64.powf((1.0 - left).clamp(0.0, 60.0))).min(4e18) as Micros)
+        }
     }
 }
 

@@ -123,7 +123,9 @@ impl Wide {
         let column = self.columns.remove(json);
         let texts: Option<&StringArray> = column.as_ref().and_then(|column| column.as_string_opt());
         let text = |row: usize| texts.filter(|texts| texts.is_valid(row)).map(|texts| texts.value(row));
-        (0..self.rows).map(|row| text(row).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()).collect()
+        (0..self.rows)
+            .map(|row| text(row).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default())
+            .collect()
     }
 
     fn put_objects(&mut self, json: &str, objects: &[Object]) {
@@ -190,7 +192,9 @@ fn take_from(objects: &mut [Object], prefix: &str, name: &str, kind: &DataType, 
         let known = known.as_string::<i32>();
         let text = |row: usize| take(row).and_then(|value| value.as_str().map(str::to_owned));
         let taken: Vec<Option<String>> = (0..known.len()).map(text).collect();
-        return Arc::new(known.iter().zip(&taken).map(|(known, taken)| known.or(taken.as_deref())).collect::<StringArray>());
+        return Arc::new(
+            known.iter().zip(&taken).map(|(known, taken)| known.or(taken.as_deref())).collect::<StringArray>(),
+        );
     }
     let known = known.as_primitive::<Float64Type>();
     let number = |row: usize| take(row).and_then(|value| value.as_f64());

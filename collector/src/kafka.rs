@@ -167,9 +167,30 @@ impl KafkaSource {
                 self.connected = false;
                 on(SourceEvent::Connected(false));
             }
-            code => tracing::debug!(%code, "the client goes on after an error"),
+            code => match advice(code) {
+                Some(advice) => on(SourceEvent::Refused(format!("{code}: {advice}"))),
+                None => tracing::debug!(%code, "the client goes on after an error"),
+            },
         }
         Ok(())
+    }
+}
+
+/// What a person can do about an error that the client would repeat for ever.
+fn advice(code: RDKafkaErrorCode) -> Option<&'static str> {
+    match code {
+        RDKafkaErrorCode::InvalidSessionTimeout => Some(
+            "set kafka.properties.\"session.timeout.ms\" between the brokers' group.min and group.max.session.timeout.ms",
+        ),
+        RDKafkaErrorCode::GroupAuthorizationFailed => Some("grant READ on the consumer group kafka.group"),
+        RDKafkaErrorCode::TopicAuthorizationFailed => Some("grant READ and DESCRIBE on the topics"),
+        RDKafkaErrorCode::ClusterAuthorizationFailed => Some("grant DESCRIBE on the cluster"),
+        RDKafkaErrorCode::InconsistentGroupProtocol => {
+            Some("other members of the group do not rebalance cooperatively; choose another kafka.group")
+        }
+        RDKafkaErrorCode::InvalidGroupId => Some("choose another kafka.group"),
+        RDKafkaErrorCode::UnknownTopicOrPartition => Some("a topic is gone; create it again"),
+        _ => None,
     }
 }
 

@@ -59,6 +59,8 @@ pub enum SourceEvent<'a> {
     OutOfRange,
     /// The brokers answer, or have stopped to.
     Connected(bool),
+    /// The brokers refuse something that a person has to mend; why, and what.
+    Refused(String),
 }
 
 /// Where a partition begins in this assignment.

@@ -387,6 +387,11 @@ impl State {
             }
             SourceEvent::OutOfRange => self.out_of_range = true,
             SourceEvent::Connected(yes) => self.connected(yes),
+            SourceEvent::Refused(why) => {
+                if self.status.set_refused(&why) {
+                    self.telemetry.refused(&why);
+                }
+            }
         }
     }
 

@@ -3,8 +3,14 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use std::time::{Duration, Instant};
+
 use driftline_schemas::clock::Micros;
 use driftline_schemas::position::TopicPartition;
+
+/// A refusal that is not repeated for so long is over. Shorter than the client's pauses between tries, and readiness
+/// would flap; longer, and a mended right shows late.
+const REFUSAL_HOLDS: Duration = Duration::from_secs(60);
 
 /// The state of the collector; written by its parts, read by anyone.
 #[derive(Debug, Default)]
@@ -12,6 +18,7 @@ pub struct CollectorStatus {
     broker_connected: AtomicBool,
     store_failing: AtomicBool,
     last_commit_at: AtomicI64,
+    refused: Mutex<Option<(String, Instant)>>,
     partitions: Mutex<BTreeMap<TopicPartition, PartitionStatus>>,
 }
 
@@ -42,6 +49,19 @@ impl CollectorStatus {
         self.broker_connected.load(Ordering::Relaxed)
     }
 
+    /// What the brokers refuse, if they have done so lately: the client keeps asking, so silence means that it is mended.
+    pub fn refused(&self) -> Option<String> {
+        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.as_ref().filter(|(_, at)| at.elapsed() < REFUSAL_HOLDS).map(|(why, _)| why.clone())
+    }
+
+    /// Returns whether this is news.
+    pub(crate) fn set_refused(&self, why: &str) -> bool {
+        let is_news = self.refused().is_none_or(|known| known != why);
+        *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some((why.to_owned(), Instant::now()));
+        is_news
+    }
+
     /// Whether the store takes flushes, as far as is known.
     pub fn store_ok(&self) -> bool {
         !self.store_failing.load(Ordering::Relaxed)
@@ -60,7 +80,8 @@ impl CollectorStatus {
     /// Ready: the brokers answer, the store takes flushes, and no partition is halted.
     pub fn is_ready(&self) -> bool {
         let partitions = self.partitions.lock().unwrap_or_else(PoisonError::into_inner);
-        self.broker_connected() && self.store_ok() && partitions.values().all(|partition| partition.halted.is_none())
+        let answers = self.broker_connected() && self.refused().is_none();
+        answers && self.store_ok() && partitions.values().all(|partition| partition.halted.is_none())
     }
 
     /// Returns whether this is news.

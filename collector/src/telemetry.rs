@@ -143,6 +143,10 @@ impl Telemetry {
         tracing::warn!(chain, %error, "could not state how far a partition has been read");
     }
 
+    pub(crate) fn refused(&self, why: &str) {
+        tracing::warn!(why, "the brokers refuse; trying again until a person has mended it");
+    }
+
     pub(crate) fn connected(&self, yes: bool) {
         if yes {
             tracing::info!("the brokers answer");

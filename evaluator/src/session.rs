@@ -7,12 +7,12 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use arrow::datatypes::DataType;
 use async_trait::async_trait;
 use bytes::Bytes;
+use datafusion::catalog::MemoryCatalogProviderList;
 use datafusion::datasource::file_format::parquet::ParquetFormat;
 use datafusion::datasource::listing::{ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl};
-use datafusion::catalog::MemoryCatalogProviderList;
 use datafusion::execution::memory_pool::FairSpillPool;
-use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use driftline_store::Store;
 use futures::stream::BoxStream;
@@ -45,9 +45,8 @@ impl Sessions {
 
     /// A session that sees one version of each object: what it has once looked at is pinned by its ETag.
     pub fn open(&self) -> Result<SessionContext, Error> {
-        let runtime = RuntimeEnvBuilder::new()
-            .with_memory_pool(Arc::new(FairSpillPool::new(self.memory_bytes)))
-            .build_arc()?;
+        let runtime =
+            RuntimeEnvBuilder::new().with_memory_pool(Arc::new(FairSpillPool::new(self.memory_bytes))).build_arc()?;
         // Building all functions anew costs more than judging a small window: sessions share them, and nothing else.
         let template = self.template();
         let state = SessionStateBuilder::new_from_existing(template.state())

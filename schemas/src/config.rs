@@ -256,10 +256,14 @@ fn read_kafka(section: &mut Reader) -> KafkaConfig {
     let start = match section.text("start").as_deref() {
         None | Some("earliest") => Start::Earliest,
         Some("latest") => Start::Latest,
-        Some(text) => if let Ok(time) = DateTime::parse_from_rfc3339(text) { Start::At(time.with_timezone(&Utc)) } else {
-            section.fault("start", format!("{text:?} is not \"earliest\", \"latest\" or an RFC 3339 timestamp"));
-            Start::Earliest
-        },
+        Some(text) => {
+            if let Ok(time) = DateTime::parse_from_rfc3339(text) {
+                Start::At(time.with_timezone(&Utc))
+            } else {
+                section.fault("start", format!("{text:?} is not \"earliest\", \"latest\" or an RFC 3339 timestamp"));
+                Start::Earliest
+            }
+        }
     };
     let properties = section.strings("properties");
     for (key, why) in REFUSED_PROPERTIES {

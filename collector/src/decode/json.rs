@@ -652,17 +652,38 @@ mod tests {
 
     fn ordinary_events() -> impl Strategy<Value = String> {
         let scalar = prop_oneof![
-            Just("null".to_owned()), Just("true".into()), Just("-1e999".into()), Just("1.50".into()), Just("\"\"".into()),
-            "-?[0-9]{1,20}(\\.[0-9]{1,5})?([eE][+-]?[0-9]{1,3})?", "\"[a-zé0-9 {}:,]{0,12}\"", "\"\\\\[u\"nx/]d83d\"",
-            Just("\"2026-01-01T00:00:00.5Z\"".into()), Just("1767225600000".into()), Just("[1,{}]".into()), Just("{".into()),
+            Just("null".to_owned()),
+            Just("true".into()),
+            Just("-1e999".into()),
+            Just("1.50".into()),
+            Just("\"\"".into()),
+            "-?[0-9]{1,20}(\\.[0-9]{1,5})?([eE][+-]?[0-9]{1,3})?",
+            "\"[a-zé0-9 {}:,]{0,12}\"",
+            "\"\\\\[u\"nx/]d83d\"",
+            Just("\"2026-01-01T00:00:00.5Z\"".into()),
+            Just("1767225600000".into()),
+            Just("[1,{}]".into()),
+            Just("{".into()),
         ];
         let name = prop_oneof![
-            Just("prediction_id"), Just("model_name"), Just("timestamp"), Just("score"), Just("prediction"), Just("label"),
-            Just("model_version"), Just("error"), Just("latency_ms"), Just("features"), Just("tags"), Just("x"), Just("y"),
+            Just("prediction_id"),
+            Just("model_name"),
+            Just("timestamp"),
+            Just("score"),
+            Just("prediction"),
+            Just("label"),
+            Just("model_version"),
+            Just("error"),
+            Just("latency_ms"),
+            Just("features"),
+            Just("tags"),
+            Just("x"),
+            Just("y"),
         ];
         let map_name = prop_oneof![Just("features"), Just("tags"), Just("probabilities"), Just("attributions")];
         let entries = |name| {
-            let entry = (name, scalar.clone()).prop_map(|(name, value): (&str, String)| format!("\"{name}\" : {value}"));
+            let entry =
+                (name, scalar.clone()).prop_map(|(name, value): (&str, String)| format!("\"{name}\" : {value}"));
             proptest::collection::vec(entry, 0..6).prop_map(|entries| format!("{{{}}}", entries.join(" ,")))
         };
         let map = (map_name, entries(prop_oneof![Just("a"), Just("1.0"), Just("1"), Just("bé")].boxed()));

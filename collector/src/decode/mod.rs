@@ -6,9 +6,9 @@ mod field;
 mod json;
 mod lines;
 mod scan;
-mod time;
 #[cfg(test)]
 mod tests;
+mod time;
 
 use std::borrow::Cow;
 

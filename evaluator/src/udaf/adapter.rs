@@ -57,7 +57,11 @@ pub(super) fn literal_text(arguments: &AccumulatorArgs<'_>, position: usize) -> 
         .get(position)
         .and_then(|expression| expression.downcast_ref::<datafusion::physical_expr::expressions::Literal>())
         .and_then(|literal| literal.value().try_as_str().flatten().map(str::to_owned));
-    if let Some(text) = literal { Ok(text) } else { exec_err!("argument {} of {} must be a text literal", position + 1, arguments.name) }
+    if let Some(text) = literal {
+        Ok(text)
+    } else {
+        exec_err!("argument {} of {} must be a text literal", position + 1, arguments.name)
+    }
 }
 
 #[derive(Debug)]

@@ -155,13 +155,18 @@ fn binary_query(columns: &Columns, names: &ClassNames, context: &EvaluationConte
         several => format!("coalesce({})", several.join(", ")),
     };
     let derived = format!("({score}) >= CAST({:?} AS DOUBLE)", context.threshold);
-    let predicted = if columns.has("prediction") { format!("coalesce({}, {derived})", is_positive("prediction")) } else { derived };
+    let predicted =
+        if columns.has("prediction") { format!("coalesce({}, {derived})", is_positive("prediction")) } else { derived };
     let known = sql::texts(positives.iter().copied().chain(names.negative.as_deref()));
     let kind = match context.score_kind {
         ScoreKind::Probability => "probability",
         ScoreKind::Any => "any",
     };
-    let prediction_known = if columns.has("prediction") { format!("coalesce({} IN ({known}), TRUE)", columns.text("prediction")) } else { "TRUE".to_owned() };
+    let prediction_known = if columns.has("prediction") {
+        format!("coalesce({} IN ({known}), TRUE)", columns.text("prediction"))
+    } else {
+        "TRUE".to_owned()
+    };
     TaskQuery {
         inputs: vec![
             ("actual", is_positive("label")),
@@ -187,7 +192,9 @@ fn multiclass_query(columns: &Columns) -> TaskQuery {
 }
 
 fn regression_query(columns: &Columns) -> TaskQuery {
-    let number = |value: &str, text: &str| if columns.has(value) { columns.double(value) } else { format!("TRY_CAST({} AS DOUBLE)", columns.text(text)) };
+    let number = |value: &str, text: &str| {
+        if columns.has(value) { columns.double(value) } else { format!("TRY_CAST({} AS DOUBLE)", columns.text(text)) }
+    };
     TaskQuery {
         inputs: vec![
             ("actual", number("label_value", "label")),

@@ -31,7 +31,8 @@ fn config() -> JudgeConfig {
 }
 
 fn chains() -> Entry {
-    let info = |topic: &str, kind| ChainInfo { topic: topic.into(), partition: 0, kind, current: true, genesis: Some(0) };
+    let info =
+        |topic: &str, kind| ChainInfo { topic: topic.into(), partition: 0, kind, current: true, genesis: Some(0) };
     let chains = [("p~0", info("p", RawKind::Predictions)), ("l~0", info("l", RawKind::Labels))];
     Entry::Chains { chains: chains.map(|(name, info)| (name.to_owned(), info)).into() }
 }
@@ -115,10 +116,15 @@ fn every_kind_of_entry_is_read_as_it_was_written() {
         let text = serde_json::to_string(&entry).unwrap();
         assert_eq!(serde_json::from_str::<Entry>(&text).unwrap(), entry, "{text}");
     }
-    let gap = Applied { gap: true, models: vec![], rejected: BTreeMap::new(), ..match applied("p~0", 5) {
-        Entry::Applied(applied) => applied,
-        _ => unreachable!(),
-    } };
+    let gap = Applied {
+        gap: true,
+        models: vec![],
+        rejected: BTreeMap::new(),
+        ..match applied("p~0", 5) {
+            Entry::Applied(applied) => applied,
+            _ => unreachable!(),
+        }
+    };
     let text = serde_json::to_string(&gap).unwrap();
     assert_eq!(serde_json::from_str::<Applied>(&text).unwrap(), gap);
 }
@@ -197,8 +203,13 @@ async fn c3_writers_that_race_apply_every_record_exactly_once() {
         let store = Store::in_memory();
         let mut first = Replica::open(&store, "first").await.unwrap();
         first.append_anywhere(&every_kind()[..2], 0).await.unwrap();
-        let plan = FaultPlan::new(seed).share(Fault::Before, 0.1).share(Fault::After, 0.1).share(Fault::Unavailable, 0.05);
-        let quick = RetryPolicy { max_elapsed: Duration::from_millis(3), base: Duration::from_millis(1), cap: Duration::from_millis(1) };
+        let plan =
+            FaultPlan::new(seed).share(Fault::Before, 0.1).share(Fault::After, 0.1).share(Fault::Unavailable, 0.05);
+        let quick = RetryPolicy {
+            max_elapsed: Duration::from_millis(3),
+            base: Duration::from_millis(1),
+            cap: Duration::from_millis(1),
+        };
         let faulty = store.clone().with_faults(plan).with_retry(quick);
         // Two go for the same chain, one for another.
         let (mut one, mut two, mut three) = tokio::join!(
