@@ -2,7 +2,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray};
+use arrow::array::Array;
+use arrow::array::AsArray;
 use arrow::datatypes::Float64Type;
 use bytes::Bytes;
 use driftline_ledger::LedgerState;
@@ -484,9 +485,9 @@ fn shape_if_wanted(state: &LedgerState, bytes: &Bytes, share: &ModelIndex) -> Re
     let columns = ["prediction", "prediction_value", "score", "probabilities"];
     let Some(batch) = objects::read_rows(bytes, &[rows], &columns)? else { return Ok(None) };
     let predictions = objects::text(&batch, "prediction")?;
-    let number = |name: &str| batch.column_by_name(name).map(|column| column.as_primitive::<Float64Type>());
+    let number = |name: &str| batch.column_by_name(name).map(AsArray::as_primitive::<Float64Type>);
     let (values, scores) = (number("prediction_value"), number("score"));
-    let probabilities = batch.column_by_name("probabilities").map(|column| column.as_map());
+    let probabilities = batch.column_by_name("probabilities").map(AsArray::as_map);
     let mut shape = Shape::default();
     for row in 0..batch.num_rows() {
         let score = scores.filter(|scores| scores.is_valid(row)).map(|scores| scores.value(row));

@@ -2,7 +2,8 @@
 //!
 //! A job is pure, so it does not matter who does it, or how often (**H2**): whoever finds the revision already there, or a
 //! higher one, drops the job.
-use arrow::array::{AsArray, BooleanArray, RecordBatch};
+use arrow::array::AsArray;
+use arrow::array::{BooleanArray, RecordBatch};
 use arrow::datatypes::TimestampMicrosecondType;
 use bytes::Bytes;
 use driftline_ledger::LedgerState;
@@ -199,7 +200,7 @@ fn prediction_rows(path: &str, bytes: &Bytes, job: &Job, part: u32) -> Result<Op
     }
     let selected = first..first + count;
     let Some(batch) = objects::read_rows(bytes, &[selected], PREDICTION_COLUMNS)? else { return Ok(None) };
-    let times = batch.column_by_name("event_time").map(|column| column.as_primitive::<TimestampMicrosecondType>());
+    let times = batch.column_by_name("event_time").map(AsArray::as_primitive::<TimestampMicrosecondType>);
     let times = times.ok_or_else(|| Error::Corrupt(format!("{path} has no event_time")))?;
     let ids = objects::text(&batch, "prediction_id")?;
     let is_mine =

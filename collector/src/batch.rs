@@ -353,7 +353,7 @@ struct RowSink<'r> {
 impl Sink for RowSink<'_> {
     fn accepted(&mut self, index: u32, source: &[u8], event: &DecodedEvent<'_>) {
         if event.event_time > self.future_after {
-            return self.from_the_future(index, source);
+            return self.set_aside(index, source);
         }
         let base_window = base_window_index(event.event_time);
         let rows = &mut *self.rows;
@@ -377,7 +377,7 @@ impl Sink for RowSink<'_> {
 }
 
 impl RowSink<'_> {
-    fn from_the_future(&mut self, index: u32, source: &[u8]) {
+    fn set_aside(&mut self, index: u32, source: &[u8]) {
         if self.hold {
             let (offset, kafka_timestamp) = (self.offset, self.kafka_timestamp);
             self.rows.held.push(HeldEvent { offset, index, kafka_timestamp, payload: source.to_vec() });

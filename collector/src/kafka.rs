@@ -167,10 +167,13 @@ impl KafkaSource {
                 self.connected = false;
                 on(SourceEvent::Connected(false));
             }
-            code => match advice(code) {
-                Some(advice) => on(SourceEvent::Refused(format!("{code}: {advice}"))),
-                None => tracing::debug!(%code, "the client goes on after an error"),
-            },
+            code => {
+                if let Some(advice) = advice(code) {
+                    on(SourceEvent::Refused(format!("{code}: {advice}")));
+                } else {
+                    tracing::debug!(%code, "the client goes on after an error");
+                }
+            }
         }
         Ok(())
     }

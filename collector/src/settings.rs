@@ -125,8 +125,10 @@ impl CollectorSettings {
             faults.push("no topics are named".into());
         }
         names.sort();
-        if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
-            faults.push(format!("topic `{}` is named twice", pair[0]));
+        for (name, next) in names.iter().zip(names.iter().skip(1)) {
+            if name == next {
+                faults.push(format!("topic `{name}` is named twice"));
+            }
         }
         if let Some(dead) = self.dead_letter_topic.as_ref().filter(|dead| names.contains(dead)) {
             faults.push(format!(

@@ -240,7 +240,12 @@ impl<S: EventSource> Stage<S> {
             .collect();
         for at in due {
             let is_read = self.state.partitions.get(&at).is_some_and(|partition| partition.progress().is_some());
-            let asked = if is_read { self.ask_end(at, all) } else { self.stand_again(at) };
+            let asked = if is_read {
+                self.ask_end(at, all)
+            } else {
+                self.stand_again(at);
+                Ok(())
+            };
             if let Err(error) = asked {
                 if error.disposition() == Disposition::Stop {
                     return Err(error);
@@ -289,10 +294,10 @@ impl<S: EventSource> Stage<S> {
         Ok(())
     }
 
-    fn stand_again(&mut self, at: PartitionRef) -> Result<(), Error> {
+    fn stand_again(&mut self, at: PartitionRef) {
         let found = self.starts.resolve(&[at], self.source.broker());
-        let Some(Start { standing, .. }) = found.into_iter().next() else { return Ok(()) };
-        let Some(partition) = self.state.partitions.get_mut(&at) else { return Ok(()) };
+        let Some(Start { standing, .. }) = found.into_iter().next() else { return };
+        let Some(partition) = self.state.partitions.get_mut(&at) else { return };
         let ready = match &standing {
             Standing::Ready(tail) => Some(tail.clone()),
             Standing::Halted(_) | Standing::Unknown(_) => None,
@@ -306,7 +311,6 @@ impl<S: EventSource> Stage<S> {
                 self.go_to(at, tail.to);
             }
         }
-        Ok(())
     }
 
     fn is_caught_up(&mut self) -> Result<bool, Error> {

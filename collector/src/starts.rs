@@ -139,11 +139,8 @@ impl ChainStarts {
         &self,
         births: Vec<(PartitionRef, (String, Genesis))>,
     ) -> Vec<(PartitionRef, Result<ChainTail, Error>)> {
-        let applied = match chain::applied_boundaries(&self.store).await {
-            Ok(applied) => applied,
-            // Without the advice the walk is longer, that is all.
-            Err(_) => HashMap::new(),
-        };
+        // Without the advice the walk is longer, that is all.
+        let applied = chain::applied_boundaries(&self.store).await.unwrap_or_default();
         let walks = births.into_iter().map(|(at, (chain, genesis))| {
             let applied = applied.get(&chain).copied();
             async move {

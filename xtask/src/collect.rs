@@ -10,7 +10,7 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
-use rdkafka::{Message, Offset, TopicPartitionList};
+use rdkafka::{Offset, TopicPartitionList};
 use tokio_util::sync::CancellationToken;
 
 use crate::cpu_seconds;
@@ -169,14 +169,4 @@ async fn collect(brokers: &str, topic: &str, labels: &str, events: usize) -> Res
     }
     ensure!(accepted == events, "{accepted} of {events} events are in the store");
     Ok(())
-}
-
-trait PayloadLen {
-    fn payload_len(&self) -> usize;
-}
-
-impl PayloadLen for rdkafka::message::BorrowedMessage<'_> {
-    fn payload_len(&self) -> usize {
-        self.payload().map_or(0, <[u8]>::len)
-    }
 }

@@ -247,6 +247,7 @@ fn features_may_come_and_change_their_type_from_revision_to_revision() {
 }
 
 /// What is known of the features of each row, wherever it is kept.
+#[allow(clippy::needless_range_loop)] // the row indexes columns too
 pub fn features_of(batch: &RecordBatch) -> Vec<std::collections::BTreeMap<String, String>> {
     let mut all = vec![std::collections::BTreeMap::new(); batch.num_rows()];
     for field in batch.schema().fields() {

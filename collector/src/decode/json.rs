@@ -646,7 +646,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn by_serde<'a>(kind: EventKind, text: &'a str) -> Result<DecodedEvent<'a>, Rejection> {
+    fn by_serde(kind: EventKind, text: &str) -> Result<DecodedEvent<'_>, Rejection> {
         any_event(kind, text, &mut Spare::default())
     }
 

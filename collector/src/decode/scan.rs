@@ -161,9 +161,9 @@ impl<'a> Scanner<'a> {
         }
         // A digit after a leading zero is no separator: whoever reads on finds the number unusual.
         if bytes.get(self.at) == Some(&b'0') {
-            self.at += 1
+            self.at += 1;
         } else {
-            self.digits()?
+            self.digits()?;
         }
         if bytes.get(self.at) == Some(&b'.') {
             self.at += 1;

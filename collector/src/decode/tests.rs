@@ -59,7 +59,7 @@ fn every_reason_of_a_prediction() {
     let long_model = format!(r#"{{"prediction_id":"1","model_name":"{}"}}"#, "x".repeat(257));
     let deep = format!(r#"{{"features":{}1{}}}"#, "[".repeat(33), "]".repeat(33));
     let table: Vec<(String, Reason, &str)> = vec![
-        ("".into(), Empty, "no bytes"),
+        (String::new(), Empty, "no bytes"),
         ("   ".into(), NotJson, "EOF"),
         ("{".into(), NotJson, "EOF"),
         ("{}x".into(), NotJson, "trailing"),
@@ -67,7 +67,7 @@ fn every_reason_of_a_prediction() {
         (r#"{"score": Infinity}"#.into(), NotJson, ""),
         (r#"{"score": -Infinity}"#.into(), NotJson, ""),
         (r#"{"score": 01}"#.into(), NotJson, ""),
-        (r#"{'score': 1}"#.into(), NotJson, ""),
+        (r"{'score': 1}".into(), NotJson, ""),
         (prediction(r#","score":1,"a":1,}"#), NotJson, ""),
         ("NaN".into(), NotJson, ""),
         ("\u{feff}{}".into(), NotJson, ""),

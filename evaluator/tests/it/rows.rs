@@ -42,12 +42,11 @@ pub(crate) fn session_of(batch: &RecordBatch, partitions: usize, batch_rows: usi
 }
 
 pub(crate) fn batch(columns: Vec<(&str, ArrayRef)>) -> RecordBatch {
-    match columns.is_empty() {
-        true => RecordBatch::new_empty(Arc::new(Schema::empty())),
-        false => {
-            RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, column)| (name, column, true)))
-                .expect("columns of one length")
-        }
+    if columns.is_empty() {
+        RecordBatch::new_empty(Arc::new(Schema::empty()))
+    } else {
+        RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, column)| (name, column, true)))
+            .expect("columns of one length")
     }
 }
 

@@ -106,7 +106,7 @@ async fn create_has_one_winner(store: &Store, root: &str) {
                     assert_eq!(stands.bytes, format!("writer {writer}"));
                 }
                 Created::Exists(theirs) => {
-                    assert_eq!((theirs.bytes, theirs.version), (stands.bytes.clone(), stands.version.clone()))
+                    assert_eq!((theirs.bytes, theirs.version), (stands.bytes.clone(), stands.version.clone()));
                 }
             }
         }
