@@ -1,5 +1,5 @@
 //! Follows the raw chains by their known next names, and routes the labels it meets.
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::Array;
@@ -45,16 +45,21 @@ pub struct Findings {
 pub struct Follower {
     store: Store,
     index: RouteIndex,
+    /// The ledger's length when the index was last brought in line with it.
+    synced: Option<u64>,
 }
 
 impl Follower {
     /// A follower with an empty index; [`Follower::sync`] fills it from the store.
     pub fn new(store: Store) -> Self {
-        Self { store, index: RouteIndex::default() }
+        Self { store, index: RouteIndex::default(), synced: None }
     }
 
     /// Brings the index in line with the ledger: loads what is missing, forgets what is final.
     pub async fn sync(&mut self, state: &LedgerState) -> Result<(), Error> {
+        if self.synced == Some(state.next_seq) {
+            return Ok(());
+        }
         for (name, model) in &state.models {
             for record in model.windows.values() {
                 let start = record.window.start;
@@ -67,14 +72,15 @@ impl Follower {
                 self.sync_window(name, record).await?;
             }
         }
+        let findable: HashSet<(&str, i64)> =
+            state.labels.iter().map(|object| (object.chain.as_str(), object.from)).collect();
         for model in self.index.models.values_mut() {
-            model
-                .labels
-                .retain(|ids| state.labels.iter().any(|object| object.chain == ids.chain && object.from == ids.from));
+            model.labels.retain(|(chain, from), _| findable.contains(&(chain.as_str(), *from)));
         }
         for object in &state.labels {
             self.sync_labels(object).await?;
         }
+        self.synced = Some(state.next_seq);
         Ok(())
     }
 
@@ -136,11 +142,9 @@ impl Follower {
     }
 
     async fn sync_labels(&mut self, object: &LabelObject) -> Result<(), Error> {
-        let known = |model: &String| {
-            let labels = self.index.models.get(model).map(|ids| &ids.labels);
-            labels.is_some_and(|labels| labels.iter().any(|l| l.chain == object.chain && l.from == object.from))
-        };
-        if object.models.keys().all(known) {
+        let key = (object.chain.clone(), object.from);
+        let is_known = |model: &String| self.index.models.get(model).is_some_and(|ids| ids.labels.contains_key(&key));
+        if object.models.keys().all(is_known) {
             return Ok(());
         }
         let path = paths::raw_object(&object.chain, object.from as u64);
@@ -155,11 +159,8 @@ impl Follower {
 
     fn add_labels(&mut self, chain: &str, from: i64, model: &str, labels: &[LabelRow]) {
         let known = &mut self.index.models.entry(model.to_owned()).or_default().labels;
-        if known.iter().any(|ids| ids.chain == chain && ids.from == from) {
-            return;
-        }
         let times = || labels.iter().map(|label| label.time);
-        known.push(LabelIds {
+        known.entry((chain.to_owned(), from)).or_insert_with(|| LabelIds {
             chain: chain.to_owned(),
             from,
             oldest: times().min().unwrap_or(Micros::MAX),

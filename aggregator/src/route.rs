@@ -25,8 +25,8 @@ pub struct RouteIndex {
 pub struct ModelIds {
     /// Windows that are not final, by start.
     pub windows: BTreeMap<Micros, WindowIds>,
-    /// Label objects that are still findable.
-    pub labels: Vec<LabelIds>,
+    /// Label objects that are still findable, by chain and first offset.
+    pub labels: BTreeMap<(String, i64), LabelIds>,
 }
 
 /// The ids of one window: filters for what is in `history/`, exact hashes for what is not yet.
@@ -134,7 +134,7 @@ impl ModelIds {
         hashes: &'a [u64],
         settings: &'a ModelSettings,
     ) -> impl Iterator<Item = (&'a LabelIds, Vec<u64>)> {
-        self.labels.iter().filter_map(move |labels| {
+        self.labels.values().filter_map(move |labels| {
             let overlaps = labels.newest >= window.start.saturating_sub(MAX_SKEW)
                 && labels.oldest <= window.end.saturating_add(settings.label_horizon);
             if !overlaps {

@@ -192,7 +192,6 @@ fn advice(code: RDKafkaErrorCode) -> Option<&'static str> {
             Some("other members of the group do not rebalance cooperatively; choose another kafka.group")
         }
         RDKafkaErrorCode::InvalidGroupId => Some("choose another kafka.group"),
-        RDKafkaErrorCode::UnknownTopicOrPartition => Some("a topic is gone; create it again"),
         _ => None,
     }
 }

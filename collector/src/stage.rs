@@ -127,8 +127,14 @@ impl<S: EventSource> Stage<S> {
                 self.looked_over = Instant::now();
                 self.state.telemetry.buffered(self.state.buffered_bytes());
                 self.look_over()?;
-                if until == Until::CaughtUp && self.is_caught_up()? {
-                    return Ok(());
+                if until == Until::CaughtUp {
+                    // Somebody waits for the end of this run, and what is refused will not come.
+                    if let Some(why) = self.status.refused() {
+                        return Err(Error::Halted(vec![why]));
+                    }
+                    if self.is_caught_up()? {
+                        return Ok(());
+                    }
                 }
             }
         }

@@ -148,14 +148,19 @@ async fn through_the_pipeline(
     driftline_collector::run_on(connect, settings, store.clone(), None, status, Until::CaughtUp, shutdown.clone())
         .await
         .context("read the events")?;
+    // Drawn on terminals only.
+    let bar = indicatif::ProgressBar::new_spinner().with_message("windows evaluated");
+    bar.set_style(indicatif::ProgressStyle::with_template("{spinner} {pos} {msg} {elapsed}").context("progress bar")?);
+    let counted = bar.clone();
     let plan = Plan {
         roles: vec![Role::Aggregator, Role::Evaluator],
         until_caught_up: true,
         listen: None,
         registry: prometheus::Registry::new(),
-        on_published: None,
+        on_published: Some(Arc::new(move |_, _| counted.inc(1))),
     };
     pipeline::run(&config, store.clone(), plan, shutdown).await?;
+    bar.finish_and_clear();
     print_results(&config, &store, args).await
 }
 
