@@ -38,22 +38,6 @@ const STEADY_COLUMNS: [&str; 8] = [
     "received_at",
 ];
 
-/// Columns without a smallest and largest value of each page. In a map the entries of all names lie together, so no
-/// reader could leave out a page by them, and finding them would compare every entry twice.
-const UNBOUNDED_COLUMNS: [&[&str]; 10] = [
-    &["probabilities", "entries", "key"],
-    &["probabilities", "entries", "value"],
-    &["features", "entries", "key"],
-    &["features", "entries", "value", "number"],
-    &["features", "entries", "value", "text"],
-    &["tags", "entries", "key"],
-    &["tags", "entries", "value"],
-    &["attributions", "entries", "key"],
-    &["attributions", "entries", "value"],
-    // Whole payloads as the smallest and largest of a page would be written twice more.
-    &["payload"],
-];
-
 /// Rows handed to the encoder at a time. More would not stay in the processor's cache between its passes over a column;
 /// fewer would spend on calls.
 const ROWS_A_WRITE: usize = 4096;
@@ -108,17 +92,16 @@ pub fn encode(sealed: &SealedBatch, chain: &str, topic_id: Option<&str>, writer:
 pub(crate) fn encode_with(footer: RawFooter, batch: &arrow::array::RecordBatch) -> Result<EncodedObject, Error> {
     let mut properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::try_new(1)?))
-        .set_statistics_enabled(EnabledStatistics::Page)
+        // The footer's index says where everything lies: bounds of texts would be compared row by row and never read.
+        .set_statistics_enabled(EnabledStatistics::None)
         .set_key_value_metadata(Some(vec![footer.to_key_value()]));
     for column in UNIQUE_COLUMNS {
         properties = properties.set_column_dictionary_enabled(path(column), false);
     }
-    for column in UNBOUNDED_COLUMNS {
-        properties = properties.set_column_statistics_enabled(path(column), EnabledStatistics::None);
-    }
     for column in STEADY_COLUMNS {
         properties = properties
             .set_column_dictionary_enabled(ColumnPath::from(column), false)
+            .set_column_statistics_enabled(ColumnPath::from(column), EnabledStatistics::Chunk)
             .set_column_encoding(ColumnPath::from(column), Encoding::DELTA_BINARY_PACKED);
     }
     let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), Some(properties.build()))?;
