@@ -1,4 +1,5 @@
-//! Rejected events, published to a topic of their own after the raw object that keeps them stands.
+//! Rejected events, published to a topic of their own before the raw object that keeps them is created: at least once,
+//! and again by whoever reads them again.
 use std::time::Duration;
 
 use async_trait::async_trait;

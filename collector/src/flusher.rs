@@ -110,12 +110,13 @@ impl Flusher {
             flush::encode(&sealed, &chain, topic_id.as_deref(), &writer).map(|object| (sealed, object))
         };
         let (sealed, object) = tokio::task::spawn_blocking(encode).await.map_err(|_| Error::Ended("encoder"))??;
+        // Before the commit: a process that dies between the two publishes them again, instead of never.
+        self.publish_dead_letters(&sealed).await;
         let appended = self.append(&sealed, &object).await?;
         match &appended {
             Appended::Ours => {
                 self.telemetry.flushed(&sealed, &object, started.elapsed());
                 self.status.set_committed(now_micros());
-                self.publish_dead_letters(&sealed).await;
             }
             Appended::Theirs(tail) => self.telemetry.slot_lost(&sealed.partition, sealed.from, tail.to),
         }

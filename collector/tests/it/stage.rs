@@ -291,3 +291,53 @@ async fn an_offset_that_is_gone_halts_its_partition_only() {
     assert_eq!(read_chain(&store, PREDICTIONS, 1).await.rows.last().unwrap(), &((offset, 0), "kept".to_owned()));
     assert!(read_chain(&store, PREDICTIONS, 0).await.footers.iter().all(|footer| footer.kind != RawKind::Gap));
 }
+
+/// Remembers each letter, and whether its record was in the chain already when it was published.
+struct Letters {
+    store: Store,
+    published: Arc<std::sync::Mutex<Vec<(i64, bool)>>>,
+}
+
+#[async_trait::async_trait]
+impl driftline_collector::DeadLetters for Letters {
+    async fn publish(
+        &self,
+        origin: &driftline_schemas::position::TopicPartition,
+        rejections: &[driftline_collector::batch::RejectedEvent],
+    ) -> Result<(), String> {
+        let manifest = driftline_store::Manifest::load(&self.store).await.unwrap().unwrap();
+        let chain = manifest.chains().into_iter().find(|one| one.topic == origin.topic).unwrap().name();
+        let mut to = chain::read_genesis(&self.store, &chain).await.unwrap().unwrap().from;
+        while let Some(object) = self.store.get(&driftline_store::paths::raw_object(&chain, to as u64)).await.unwrap() {
+            to = driftline_schemas::raw::RawFooter::from_bytes(&object.bytes).unwrap().to;
+        }
+        let mut published = self.published.lock().unwrap();
+        published.extend(rejections.iter().map(|event| (event.offset, event.offset < to)));
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rejected_events_are_published_before_their_object_stands_so_that_a_crash_repeats_and_never_loses_them() {
+    let (world, store) = (world(1, 200), Store::in_memory());
+    let published = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let letters = Letters { store: store.clone(), published: Arc::clone(&published) };
+    let (log, topics) = (world.log.clone(), settings().topics());
+    let script = Script::assigning(all(1));
+    let connect = move |starts: Arc<driftline_collector::ChainStarts>| {
+        Ok(Some(driftline_collector::memory::MemorySource::new(log, topics, script, starts)))
+    };
+    let letters = Some(Box::new(letters) as Box<dyn driftline_collector::DeadLetters>);
+    let (status, stop) = (Arc::default(), CancellationToken::new());
+    driftline_collector::run_on(connect, settings(), store.clone(), letters, status, Until::CaughtUp, stop)
+        .await
+        .unwrap();
+    world.assert_collected(&store).await;
+    let published = published.lock().unwrap();
+    let rejected: u64 = {
+        let (predictions, labels) = (read_chain(&store, PREDICTIONS, 0).await, read_chain(&store, LABELS, 0).await);
+        predictions.footers.iter().chain(&labels.footers).map(driftline_schemas::raw::RawFooter::rejected_total).sum()
+    };
+    assert_eq!(published.len() as u64, rejected, "each once, when nothing goes wrong");
+    assert!(published.iter().all(|(_, committed)| !committed), "none after its commit");
+}
