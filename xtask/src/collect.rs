@@ -84,6 +84,23 @@ async fn create(brokers: &str, topics: &[&str]) -> Result<()> {
     Ok(())
 }
 
+/// Event number `number` of a stream: four features, a tag, a latency; one event a millisecond.
+pub(crate) fn event(start: chrono::DateTime<chrono::FixedOffset>, number: usize) -> String {
+    let time = start + chrono::Duration::milliseconds(number as i64);
+    let score = (number as f64 * 0.618_033_988_749).fract();
+    format!(
+        r#"{{"prediction_id":"{number:016x}","model_name":"bench","model_version":"3","timestamp":"{}","prediction":"{}","score":{score},"features":{{"amount":{:.2},"country":"{}","is_new":{},"age":{}}},"tags":{{"region":"{}"}},"latency_ms":{:.1}}}"#,
+        time.to_rfc3339_opts(chrono::SecondsFormat::Millis, true),
+        if score > 0.5 { "fraud" } else { "ok" },
+        score * 1000.0,
+        ["NL", "DE", "FR"][number % 3],
+        number % 2 == 0,
+        number % 90,
+        ["eu", "us"][number % 2],
+        score * 20.0,
+    )
+}
+
 fn produce(brokers: &str, topic: &str, events: usize) -> Result<usize> {
     let producer: BaseProducer = ClientConfig::new()
         .set("bootstrap.servers", brokers)
@@ -93,19 +110,7 @@ fn produce(brokers: &str, topic: &str, events: usize) -> Result<usize> {
     let start = chrono::DateTime::parse_from_rfc3339("2026-01-01T00:00:00Z")?;
     let mut bytes = 0;
     for number in 0..events {
-        let time = start + chrono::Duration::milliseconds(number as i64);
-        let score = (number as f64 * 0.618_033_988_749).fract();
-        let payload = format!(
-            r#"{{"prediction_id":"{number:016x}","model_name":"bench","model_version":"3","timestamp":"{}","prediction":"{}","score":{score},"features":{{"amount":{:.2},"country":"{}","is_new":{},"age":{}}},"tags":{{"region":"{}"}},"latency_ms":{:.1}}}"#,
-            time.to_rfc3339_opts(chrono::SecondsFormat::Millis, true),
-            if score > 0.5 { "fraud" } else { "ok" },
-            score * 1000.0,
-            ["NL", "DE", "FR"][number % 3],
-            number % 2 == 0,
-            number % 90,
-            ["eu", "us"][number % 2],
-            score * 20.0,
-        );
+        let payload = event(start, number);
         bytes += payload.len();
         let key = format!("{number:016x}");
         let partition = (number % PARTITIONS as usize) as i32;

@@ -1,5 +1,6 @@
 //! The project's own chores. `cargo xtask bench` prints ratios of one run on this machine: ours beside a physical limit.
 mod collect;
+mod decode;
 mod evaluate;
 
 use anyhow::{Result, bail};
@@ -16,8 +17,8 @@ struct Cli {
 enum Chore {
     /// Prints events a second and core of the collector beside a bare consumer, and the cost of `evaluate` on many rows.
     Bench {
-        /// Which half; both by default.
-        #[arg(value_parser = ["collect", "evaluate"])]
+        /// Which part; all by default.
+        #[arg(value_parser = ["collect", "decode", "evaluate"])]
         only: Option<String>,
         /// Events for the collector.
         #[arg(long, default_value_t = 1_000_000)]
@@ -39,6 +40,9 @@ fn main() -> Result<()> {
     let wants = |name: &str| only.as_deref().is_none_or(|only| only == name);
     if wants("collect") {
         collect::run(events, brokers)?;
+    }
+    if wants("decode") {
+        decode::run(events)?;
     }
     if wants("evaluate") {
         evaluate::run(rows)?;
