@@ -2,7 +2,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray, StringBuilder, UInt32Array};
+use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringBuilder, UInt32Array};
 use arrow::compute::take_record_batch;
 use driftline_schemas::clock::Micros;
 use driftline_schemas::event::{EventKind, MAX_SKEW, Reason};
@@ -324,13 +324,13 @@ impl Rows {
         }
         self.columns.append_nulls(rejections.len());
         let mut model_name = StringBuilder::new();
-        for key in &self.keys {
-            model_name.append_value(&self.models[key.model as usize]);
+        for run in self.keys.chunk_by(|one, next| one.model == next.model) {
+            model_name.append_value_n(&self.models[run[0].model as usize], run.len());
         }
-        for _ in rejections {
-            model_name.append_null();
-        }
-        let topic: ArrayRef = Arc::new(StringArray::from_iter_values(std::iter::repeat_n(&partition.topic, rows)));
+        model_name.append_nulls(rejections.len());
+        let mut topic = StringBuilder::new();
+        topic.append_value_n(&partition.topic, rows);
+        let topic: ArrayRef = Arc::new(topic.finish());
         let number: ArrayRef = Arc::new(Int64Array::from(vec![i64::from(partition.partition); rows]));
         let mut columns = self.common.finish(topic, number, Arc::new(model_name.finish()));
         columns.extend(self.columns.finish());

@@ -69,119 +69,115 @@ impl KindColumns {
 }
 
 pub(crate) struct PredictionColumns {
-    model_version: StringBuilder,
-    prediction: StringBuilder,
-    prediction_value: Float64Builder,
-    score: Float64Builder,
-    probabilities: MapColumn<Float64Builder>,
-    features: MapColumn<FeatureBuilder>,
-    tags: MapColumn<StringBuilder>,
-    latency_ms: Float64Builder,
-    sampling_rate: Float64Builder,
-    environment: StringBuilder,
-    error: StringBuilder,
-    attributions: MapColumn<Float64Builder>,
+    model_version: Sparse<StringBuilder>,
+    prediction: Sparse<StringBuilder>,
+    prediction_value: Sparse<Float64Builder>,
+    score: Sparse<Float64Builder>,
+    probabilities: Sparse<MapColumn<Float64Builder>>,
+    features: Sparse<MapColumn<FeatureBuilder>>,
+    tags: Sparse<MapColumn<StringBuilder>>,
+    latency_ms: Sparse<Float64Builder>,
+    sampling_rate: Sparse<Float64Builder>,
+    environment: Sparse<StringBuilder>,
+    error: Sparse<StringBuilder>,
+    attributions: Sparse<MapColumn<Float64Builder>>,
 }
 
 impl PredictionColumns {
     fn new() -> Self {
         Self {
-            model_version: StringBuilder::new(),
-            prediction: StringBuilder::new(),
-            prediction_value: Float64Builder::new(),
-            score: Float64Builder::new(),
-            probabilities: MapColumn::default(),
-            features: MapColumn::default(),
-            tags: MapColumn::default(),
-            latency_ms: Float64Builder::new(),
-            sampling_rate: Float64Builder::new(),
-            environment: StringBuilder::new(),
-            error: StringBuilder::new(),
-            attributions: MapColumn::default(),
+            model_version: Sparse::empty(),
+            prediction: Sparse::empty(),
+            prediction_value: Sparse::empty(),
+            score: Sparse::empty(),
+            probabilities: Sparse::empty(),
+            features: Sparse::empty(),
+            tags: Sparse::empty(),
+            latency_ms: Sparse::empty(),
+            sampling_rate: Sparse::empty(),
+            environment: Sparse::empty(),
+            error: Sparse::empty(),
+            attributions: Sparse::empty(),
         }
     }
 
     fn append(&mut self, event: &DecodedEvent<'_>) {
-        self.model_version.append_value(&event.model_version);
-        self.prediction.append_option(event.prediction.as_deref());
-        self.prediction_value.append_option(event.prediction.as_deref().and_then(canonical_value));
-        self.score.append_option(event.score);
-        self.probabilities.append(event.probabilities.as_deref(), |values, value| values.append_value(*value));
-        self.features.append(event.features.as_deref(), FeatureBuilder::append);
-        self.tags.append(event.tags.as_deref(), |values, value| values.append_value(value));
-        self.latency_ms.append_option(event.latency_ms);
-        self.sampling_rate.append_option(event.sampling_rate);
-        self.environment.append_option(event.environment.as_deref());
-        self.error.append_option(event.error.as_deref());
-        self.attributions.append(event.attributions.as_deref(), |values, value| values.append_value(*value));
+        self.model_version.append(Some(&event.model_version), StringBuilder::append_value);
+        self.prediction.append(event.prediction.as_deref(), StringBuilder::append_value);
+        let value = event.prediction.as_deref().and_then(canonical_value);
+        self.prediction_value.append(value, Float64Builder::append_value);
+        self.score.append(event.score, Float64Builder::append_value);
+        self.probabilities.append(event.probabilities.as_deref(), MapColumn::append_numbers);
+        self.features.append(event.features.as_deref(), |map, entries| map.append(entries, FeatureBuilder::append));
+        self.tags.append(event.tags.as_deref(), |map, entries| {
+            map.append(entries, |values, value| values.append_value(value));
+        });
+        self.latency_ms.append(event.latency_ms, Float64Builder::append_value);
+        self.sampling_rate.append(event.sampling_rate, Float64Builder::append_value);
+        self.environment.append(event.environment.as_deref(), StringBuilder::append_value);
+        self.error.append(event.error.as_deref(), StringBuilder::append_value);
+        self.attributions.append(event.attributions.as_deref(), MapColumn::append_numbers);
     }
 
     fn append_nulls(&mut self, rows: usize) {
-        for _ in 0..rows {
-            self.model_version.append_null();
-            self.prediction.append_null();
-            self.environment.append_null();
-            self.error.append_null();
-            self.probabilities.append_null();
-            self.features.append_null();
-            self.tags.append_null();
-            self.attributions.append_null();
-        }
+        self.model_version.append_nulls(rows);
+        self.prediction.append_nulls(rows);
         self.prediction_value.append_nulls(rows);
         self.score.append_nulls(rows);
+        self.probabilities.append_nulls(rows);
+        self.features.append_nulls(rows);
+        self.tags.append_nulls(rows);
         self.latency_ms.append_nulls(rows);
         self.sampling_rate.append_nulls(rows);
+        self.environment.append_nulls(rows);
+        self.error.append_nulls(rows);
+        self.attributions.append_nulls(rows);
     }
 
-    fn finish(mut self) -> Vec<ArrayRef> {
+    fn finish(self) -> Vec<ArrayRef> {
         vec![
-            Arc::new(self.model_version.finish()),
-            Arc::new(self.prediction.finish()),
-            Arc::new(self.prediction_value.finish()),
-            Arc::new(self.score.finish()),
+            self.model_version.finish(),
+            self.prediction.finish(),
+            self.prediction_value.finish(),
+            self.score.finish(),
             self.probabilities.finish(),
             self.features.finish(),
             self.tags.finish(),
-            Arc::new(self.latency_ms.finish()),
-            Arc::new(self.sampling_rate.finish()),
-            Arc::new(self.environment.finish()),
-            Arc::new(self.error.finish()),
+            self.latency_ms.finish(),
+            self.sampling_rate.finish(),
+            self.environment.finish(),
+            self.error.finish(),
             self.attributions.finish(),
         ]
     }
 }
 
 pub(crate) struct LabelColumns {
-    label: StringBuilder,
-    label_value: Float64Builder,
-    prediction_timestamp: TimestampMicrosecondBuilder,
+    label: Sparse<StringBuilder>,
+    label_value: Sparse<Float64Builder>,
+    prediction_timestamp: Sparse<TimestampMicrosecondBuilder>,
 }
 
 impl LabelColumns {
     fn new() -> Self {
-        Self { label: StringBuilder::new(), label_value: Float64Builder::new(), prediction_timestamp: timestamps() }
+        Self { label: Sparse::empty(), label_value: Sparse::empty(), prediction_timestamp: Sparse::empty() }
     }
 
     fn append(&mut self, event: &DecodedEvent<'_>) {
-        self.label.append_option(event.label.as_deref());
-        self.label_value.append_option(event.label.as_deref().and_then(canonical_value));
-        self.prediction_timestamp.append_option(event.prediction_timestamp);
+        self.label.append(event.label.as_deref(), StringBuilder::append_value);
+        let value = event.label.as_deref().and_then(canonical_value);
+        self.label_value.append(value, Float64Builder::append_value);
+        self.prediction_timestamp.append(event.prediction_timestamp, TimestampMicrosecondBuilder::append_value);
     }
 
     fn append_nulls(&mut self, rows: usize) {
-        for _ in 0..rows {
-            self.label.append_null();
-        }
+        self.label.append_nulls(rows);
         self.label_value.append_nulls(rows);
         self.prediction_timestamp.append_nulls(rows);
     }
 
-    fn finish(mut self) -> Vec<ArrayRef> {
-        vec![
-            Arc::new(self.label.finish()),
-            Arc::new(self.label_value.finish()),
-            Arc::new(self.prediction_timestamp.finish()),
-        ]
+    fn finish(self) -> Vec<ArrayRef> {
+        vec![self.label.finish(), self.label_value.finish(), self.prediction_timestamp.finish()]
     }
 }
 
@@ -257,11 +253,9 @@ impl RejectionColumns {
             payload: BinaryBuilder::new(),
             received_at: timestamps(),
         };
-        for _ in 0..rows {
-            columns.reason.append_null();
-            columns.detail.append_null();
-            columns.payload.append_null();
-        }
+        columns.reason.append_nulls(rows);
+        columns.detail.append_nulls(rows);
+        columns.payload.append_nulls(rows);
         columns.received_at.append_nulls(rows);
         columns
     }
@@ -283,39 +277,130 @@ impl RejectionColumns {
     }
 }
 
-/// A map column whose parts are plain builders: no look-up by type for each entry.
-struct MapColumn<B> {
+/// A column in the making, of a plain builder: no look-up by type for each row.
+trait Column {
+    fn empty() -> Self;
+    fn append_nulls(&mut self, rows: usize);
+    fn finish(self) -> ArrayRef;
+}
+
+/// A column whose rows are often null for long: nulls are counted, and appended when a value follows or at the end.
+struct Sparse<C> {
+    column: C,
+    nulls_due: usize,
+}
+
+impl<C: Column> Sparse<C> {
+    fn empty() -> Self {
+        Self { column: C::empty(), nulls_due: 0 }
+    }
+
+    #[inline]
+    fn append<V>(&mut self, value: Option<V>, append: impl FnOnce(&mut C, V)) {
+        match value {
+            None => self.nulls_due += 1,
+            Some(value) => {
+                if self.nulls_due > 0 {
+                    self.settle();
+                }
+                append(&mut self.column, value);
+            }
+        }
+    }
+
+    fn append_nulls(&mut self, rows: usize) {
+        self.nulls_due += rows;
+    }
+
+    #[inline(never)]
+    fn settle(&mut self) {
+        self.column.append_nulls(std::mem::take(&mut self.nulls_due));
+    }
+
+    fn finish(mut self) -> ArrayRef {
+        self.settle();
+        self.column.finish()
+    }
+}
+
+impl Column for StringBuilder {
+    fn empty() -> Self {
+        Self::new()
+    }
+    fn append_nulls(&mut self, rows: usize) {
+        self.append_nulls(rows);
+    }
+    fn finish(mut self) -> ArrayRef {
+        Arc::new(StringBuilder::finish(&mut self))
+    }
+}
+
+impl Column for Float64Builder {
+    fn empty() -> Self {
+        Self::new()
+    }
+    fn append_nulls(&mut self, rows: usize) {
+        self.append_nulls(rows);
+    }
+    fn finish(mut self) -> ArrayRef {
+        Arc::new(Float64Builder::finish(&mut self))
+    }
+}
+
+impl Column for TimestampMicrosecondBuilder {
+    fn empty() -> Self {
+        timestamps()
+    }
+    fn append_nulls(&mut self, rows: usize) {
+        self.append_nulls(rows);
+    }
+    fn finish(mut self) -> ArrayRef {
+        Arc::new(TimestampMicrosecondBuilder::finish(&mut self))
+    }
+}
+
+/// A map column whose parts are plain builders.
+struct MapColumn<C> {
     keys: StringBuilder,
-    values: B,
+    values: C,
     offsets: Vec<i32>,
     nulls: NullBufferBuilder,
 }
 
-impl<B: ValueBuilder> Default for MapColumn<B> {
-    fn default() -> Self {
-        Self { keys: StringBuilder::new(), values: B::empty(), offsets: vec![0], nulls: NullBufferBuilder::new(1024) }
-    }
-}
-
-impl<B: ValueBuilder> MapColumn<B> {
-    fn append<V>(&mut self, entries: Option<&[(Cow<'_, str>, V)]>, append: impl Fn(&mut B, &V)) {
-        let Some(entries) = entries else { return self.append_null() };
+impl<C> MapColumn<C> {
+    #[inline]
+    fn append<V>(&mut self, entries: &[(Cow<'_, str>, V)], append: impl Fn(&mut C, &V)) {
         for (key, value) in entries {
             self.keys.append_value(key);
             append(&mut self.values, value);
         }
-        let end = self.offsets[self.offsets.len() - 1] + entries.len() as i32;
-        self.offsets.push(end);
+        self.offsets.push(self.end() + entries.len() as i32);
         self.nulls.append_non_null();
     }
 
-    fn append_null(&mut self) {
-        self.offsets.push(self.offsets[self.offsets.len() - 1]);
-        self.nulls.append_null();
+    fn end(&self) -> i32 {
+        self.offsets[self.offsets.len() - 1]
+    }
+}
+
+impl MapColumn<Float64Builder> {
+    fn append_numbers(&mut self, entries: &[(Cow<'_, str>, f64)]) {
+        self.append(entries, |values, value| values.append_value(*value));
+    }
+}
+
+impl<C: Column> Column for MapColumn<C> {
+    fn empty() -> Self {
+        Self { keys: StringBuilder::new(), values: C::empty(), offsets: vec![0], nulls: NullBufferBuilder::new(1024) }
+    }
+
+    fn append_nulls(&mut self, rows: usize) {
+        self.offsets.resize(self.offsets.len() + rows, self.end());
+        self.nulls.append_n_nulls(rows);
     }
 
     fn finish(mut self) -> ArrayRef {
-        let values = self.values.finish_values();
+        let values = self.values.finish();
         let fields = raw::map_entry_fields(values.data_type().clone());
         let entries = StructArray::new(fields.clone(), vec![Arc::new(self.keys.finish()), values], None);
         let entry: FieldRef = Arc::new(Field::new("entries", DataType::Struct(fields), false));
@@ -324,62 +409,37 @@ impl<B: ValueBuilder> MapColumn<B> {
     }
 }
 
-/// What can hold the values of a map.
-trait ValueBuilder {
-    fn empty() -> Self;
-    fn finish_values(&mut self) -> ArrayRef;
-}
-
-impl ValueBuilder for Float64Builder {
-    fn empty() -> Self {
-        Self::new()
-    }
-    fn finish_values(&mut self) -> ArrayRef {
-        Arc::new(self.finish())
-    }
-}
-
-impl ValueBuilder for StringBuilder {
-    fn empty() -> Self {
-        Self::new()
-    }
-    fn finish_values(&mut self) -> ArrayRef {
-        Arc::new(self.finish())
-    }
-}
-
 /// A feature may change its type from one event to the next: both columns are always there, so no row is lost.
 struct FeatureBuilder {
-    number: Float64Builder,
-    text: StringBuilder,
+    number: Sparse<Float64Builder>,
+    text: Sparse<StringBuilder>,
 }
 
 impl FeatureBuilder {
+    #[inline]
     fn append(&mut self, value: &FeatureValue<'_>) {
-        match value {
-            FeatureValue::Null => {
-                self.number.append_null();
-                self.text.append_null();
-            }
-            FeatureValue::Number(value) => {
-                self.number.append_value(*value);
-                self.text.append_null();
-            }
-            FeatureValue::Text(text) => {
-                self.number.append_null();
-                self.text.append_value(text);
-            }
-        }
+        let (number, text) = match value {
+            FeatureValue::Null => (None, None),
+            FeatureValue::Number(value) => (Some(*value), None),
+            FeatureValue::Text(text) => (None, Some(text.as_ref())),
+        };
+        self.number.append(number, Float64Builder::append_value);
+        self.text.append(text, StringBuilder::append_value);
     }
 }
 
-impl ValueBuilder for FeatureBuilder {
+impl Column for FeatureBuilder {
     fn empty() -> Self {
-        Self { number: Float64Builder::new(), text: StringBuilder::new() }
+        Self { number: Sparse::empty(), text: Sparse::empty() }
     }
-    fn finish_values(&mut self) -> ArrayRef {
-        let columns: Vec<ArrayRef> = vec![Arc::new(self.number.finish()), Arc::new(self.text.finish())];
-        Arc::new(StructArray::new(raw::feature_value_fields(), columns, None))
+
+    fn append_nulls(&mut self, rows: usize) {
+        self.number.append_nulls(rows);
+        self.text.append_nulls(rows);
+    }
+
+    fn finish(self) -> ArrayRef {
+        Arc::new(StructArray::new(raw::feature_value_fields(), vec![self.number.finish(), self.text.finish()], None))
     }
 }
 

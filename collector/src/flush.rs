@@ -26,6 +26,19 @@ const UNIQUE_COLUMNS: [&[&str]; 9] = [
     &["attributions", "entries", "value"],
 ];
 
+/// Texts that are the same for long runs of rows, or come in the same order row after row: as they lie, one behind the
+/// other, compression makes nearly nothing of them, and no dictionary is asked for every value.
+const REPEATED_COLUMNS: [&[&str]; 8] = [
+    &["topic"],
+    &["model_name"],
+    &["model_version"],
+    &["environment"],
+    &["probabilities", "entries", "key"],
+    &["features", "entries", "key"],
+    &["tags", "entries", "key"],
+    &["attributions", "entries", "key"],
+];
+
 /// Integers that stand still or grow in small steps: their differences take a few bits.
 const STEADY_COLUMNS: [&str; 8] = [
     "partition",
@@ -97,6 +110,11 @@ pub(crate) fn encode_with(footer: RawFooter, batch: &arrow::array::RecordBatch) 
         .set_key_value_metadata(Some(vec![footer.to_key_value()]));
     for column in UNIQUE_COLUMNS {
         properties = properties.set_column_dictionary_enabled(path(column), false);
+    }
+    for column in REPEATED_COLUMNS {
+        properties = properties
+            .set_column_dictionary_enabled(path(column), false)
+            .set_column_encoding(path(column), Encoding::DELTA_LENGTH_BYTE_ARRAY);
     }
     for column in STEADY_COLUMNS {
         properties = properties

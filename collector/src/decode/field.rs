@@ -9,23 +9,7 @@ use super::{FeatureValue, Rejection, time};
 
 /// The JSON text of a value.
 #[derive(Clone, Copy)]
-pub(super) struct Raw<'a> {
-    text: &'a str,
-    /// Known to have no escapes, so that nobody looks for them again.
-    is_plain: bool,
-}
-
-impl<'a> Raw<'a> {
-    /// Any valid JSON.
-    pub(super) fn of(text: &'a str) -> Self {
-        Self { text, is_plain: false }
-    }
-
-    /// Valid JSON; if it is a string, one without escapes.
-    pub(super) fn plain(text: &'a str) -> Self {
-        Self { text, is_plain: true }
-    }
-}
+pub(super) struct Raw<'a>(pub(super) &'a str);
 
 /// A JSON value whose text has been looked at, not yet its type.
 pub(super) enum Scalar<'a> {
@@ -40,13 +24,13 @@ pub(super) enum Scalar<'a> {
 
 impl<'a> Scalar<'a> {
     pub(super) fn of(field: &str, raw: Raw<'a>) -> Result<Self, Rejection> {
-        match raw.text.as_bytes().first() {
+        match raw.0.as_bytes().first() {
             Some(b'n') => Ok(Self::Null),
             Some(b't') => Ok(Self::Bool(true)),
             Some(b'f') => Ok(Self::Bool(false)),
             Some(b'"') => unescape(field, raw).map(Self::Text),
             Some(b'{' | b'[') => Ok(Self::Nested),
-            _ => Ok(Self::Number(raw.text)),
+            _ => Ok(Self::Number(raw.0)),
         }
     }
 
@@ -136,7 +120,7 @@ pub(super) fn feature<'a>(field: &str, raw: Raw<'a>) -> Result<FeatureValue<'a>,
         Scalar::Bool(value) => FeatureValue::Text(Cow::Borrowed(bool_text(value))),
         Scalar::Number(text) => FeatureValue::Number(finite(field, text)?),
         Scalar::Text(text) => FeatureValue::Text(text),
-        Scalar::Nested => FeatureValue::Text(Cow::Borrowed(raw.text)),
+        Scalar::Nested => FeatureValue::Text(Cow::Borrowed(raw.0)),
     })
 }
 
@@ -149,7 +133,7 @@ pub(super) fn optional_time(field: &str, raw: Option<Raw<'_>>) -> Result<Option<
         Scalar::Number(text) => text.parse::<i64>().ok().and_then(|millis| millis.checked_mul(1000)),
         other => return Err(wrong_type(field, "a time (RFC 3339 or epoch milliseconds)", other.type_name())),
     };
-    let shown = || raw.text.chars().take(64).collect::<String>();
+    let shown = || raw.0.chars().take(64).collect::<String>();
     match time {
         None => Err(Rejection::new(
             Reason::BadTimestamp,
@@ -196,11 +180,11 @@ fn finite(field: &str, text: &str) -> Result<f64, Rejection> {
 
 /// The content of a JSON string; borrowed when it has no escapes.
 fn unescape<'a>(field: &str, raw: Raw<'a>) -> Result<Cow<'a, str>, Rejection> {
-    let inner = &raw.text[1..raw.text.len() - 1];
-    if raw.is_plain || !inner.as_bytes().contains(&b'\\') {
+    let inner = &raw.0[1..raw.0.len() - 1];
+    if !inner.as_bytes().contains(&b'\\') {
         return Ok(Cow::Borrowed(inner));
     }
     // The one thing that a valid-looking string can still have: half of a surrogate pair.
-    let text = serde_json::from_str::<String>(raw.text);
+    let text = serde_json::from_str::<String>(raw.0);
     text.map(Cow::Owned).map_err(|error| Rejection::new(Reason::NotJson, format!("`{field}`: {error}")))
 }

@@ -1,7 +1,8 @@
 //! JSON: one object a record, or an array of objects.
 //!
-//! An ordinary event is read in one pass by [`Scanner`], any other by `serde_json`; both fill the same [`Fields`]. Scalars are kept as slices of the record and judged when the whole object is known to be
-//! JSON, so the reason of a rejection does not depend on the order of its fields; maps go straight into the scratch.
+//! An ordinary event is read by [`ordinary`]; any other, and any with a fault, here, through `serde_json`. Scalars are kept
+//! as slices of the record and judged when the whole object is known to be JSON, so the reason of a rejection does not
+//! depend on the order of its fields; maps go straight into the spare room.
 use std::borrow::Cow;
 use std::fmt;
 
@@ -13,8 +14,10 @@ use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::field::{self, Raw, Scalar};
-use super::scan::{Scanner, Unusual};
-use super::{DecodedEvent, FeatureValue, Rejection};
+use super::known::{Known, SCALARS};
+use super::shape::{Shapes, are_distinct};
+use super::spare::{Entries, Spare};
+use super::{DecodedEvent, FeatureValue, Rejection, ordinary};
 
 /// Where the events of a record go.
 pub trait Sink {
@@ -27,13 +30,14 @@ pub trait Sink {
 /// Decodes JSON records of one kind; keeps its scratch between records.
 pub struct Decoder {
     kind: EventKind,
+    shapes: Shapes,
     spare: Spare<'static>,
 }
 
 impl Decoder {
     /// A decoder of the records of one kind.
     pub fn new(kind: EventKind) -> Self {
-        Self { kind, spare: Spare::default() }
+        Self { kind, shapes: Shapes::default(), spare: Spare::default() }
     }
 
     /// Decodes one record; `None` is a tombstone. Every event goes to `sink` exactly once.
@@ -55,13 +59,13 @@ impl Decoder {
 
     fn decode_event<'a, S: Sink>(&mut self, index: u32, text: &'a str, sink: &mut S) {
         let mut spare: Spare<'a> = std::mem::take(&mut self.spare);
-        match event(self.kind, text, &mut spare) {
-            Ok(decoded) => {
-                sink.accepted(index, text.as_bytes(), &decoded);
-                spare.take_back(decoded);
-            }
+        let mut decoded = DecodedEvent::default();
+        match event(self.kind, text, &mut self.shapes, &mut spare, &mut decoded) {
+            Ok(()) => sink.accepted(index, text.as_bytes(), &decoded),
             Err(rejection) => sink.rejected(index, text.as_bytes(), rejection),
         }
+        spare.take_back(decoded);
+        spare.unknown.clear();
         self.spare = spare.recycle();
     }
 }
@@ -85,22 +89,20 @@ fn elements(text: &str) -> Result<Vec<&RawValue>, Rejection> {
     serde_json::from_str(text).map_err(|error| not_json(&error))
 }
 
-fn event<'a>(kind: EventKind, text: &'a str, spare: &mut Spare<'a>) -> Result<DecodedEvent<'a>, Rejection> {
-    if let Ok(fields) = ordinary(kind, text, spare) {
-        return fields.judge();
+/// The event, read the short way if it is an ordinary one, which cannot nest too deeply.
+fn event<'a>(
+    kind: EventKind,
+    text: &'a str,
+    shapes: &mut Shapes,
+    spare: &mut Spare<'a>,
+    event: &mut DecodedEvent<'a>,
+) -> Result<(), Rejection> {
+    if ordinary::read(kind, text, shapes, spare, event).is_ok() {
+        return Ok(());
     }
     spare.unknown.clear();
-    any_event(kind, text, spare)
-}
-
-/// The fields of an event in which nothing is unusual; it cannot nest too deeply.
-#[inline]
-fn ordinary<'s, 'a>(kind: EventKind, text: &'a str, spare: &'s mut Spare<'a>) -> Result<Fields<'s, 'a>, Unusual> {
-    let mut fields = Fields::new(kind, spare);
-    let mut scanner = Scanner::new(text);
-    scanner.object(|scanner, name| fields.scan_field(scanner, name))?;
-    scanner.end()?;
-    Ok(fields)
+    *event = any_event(kind, text, spare)?;
+    Ok(())
 }
 
 fn any_event<'a>(kind: EventKind, text: &'a str, spare: &mut Spare<'a>) -> Result<DecodedEvent<'a>, Rejection> {
@@ -150,55 +152,6 @@ fn nests_too_deeply(bytes: &[u8]) -> bool {
         }
     }
     false
-}
-
-/// The known scalar fields, in the order in which they are judged.
-#[derive(Clone, Copy)]
-enum Known {
-    PredictionId,
-    ModelName,
-    Timestamp,
-    ModelVersion,
-    Prediction,
-    Score,
-    LatencyMs,
-    SamplingRate,
-    Environment,
-    Error,
-    Label,
-    PredictionTimestamp,
-    Probabilities,
-    Features,
-    Tags,
-    Attributions,
-}
-
-const SCALARS: usize = Known::Probabilities as usize;
-
-impl Known {
-    fn of(kind: EventKind, name: &str) -> Option<Self> {
-        let predicts = kind != EventKind::Labels;
-        let labels = kind != EventKind::Predictions;
-        Some(match name {
-            "prediction_id" => Self::PredictionId,
-            "model_name" => Self::ModelName,
-            "timestamp" => Self::Timestamp,
-            "model_version" if predicts => Self::ModelVersion,
-            "prediction" if predicts => Self::Prediction,
-            "score" if predicts => Self::Score,
-            "latency_ms" if predicts => Self::LatencyMs,
-            "sampling_rate" if predicts => Self::SamplingRate,
-            "environment" if predicts => Self::Environment,
-            "error" if predicts => Self::Error,
-            "probabilities" if predicts => Self::Probabilities,
-            "features" if predicts => Self::Features,
-            "tags" if predicts => Self::Tags,
-            "attributions" if predicts => Self::Attributions,
-            "label" if labels => Self::Label,
-            "prediction_timestamp" if labels => Self::PredictionTimestamp,
-            _ => return None,
-        })
-    }
 }
 
 /// What has been seen of one object.
@@ -271,10 +224,8 @@ impl<'s, 'a> Fields<'s, 'a> {
     }
 
     fn check_duplicates(&mut self) -> Result<(), Rejection> {
-        let unknown = &mut self.spare.unknown;
-        unknown.sort_unstable();
-        let twice = unknown.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0].to_string());
-        match self.duplicate.take().or(twice) {
+        let twice = self.duplicate.take().or_else(|| self.spare.repeated_unknown().map(str::to_owned));
+        match twice {
             None => Ok(()),
             Some(name) => {
                 let shown: String = name.chars().take(64).collect();
@@ -326,28 +277,13 @@ impl<'s, 'a> Fields<'s, 'a> {
         Ok(())
     }
 
-    fn scan_field(&mut self, scanner: &mut Scanner<'a>, name: &'a str) -> Result<(), Unusual> {
-        let Some(known) = Known::of(self.kind, name) else {
-            scanner.scalar()?;
-            self.ignored += 1;
-            self.spare.unknown.push(Cow::Borrowed(name));
-            return Ok(());
-        };
-        self.note_seen(known, name);
-        if (known as usize) < SCALARS {
-            self.scalars[known as usize] = Some(scanner.scalar()?);
-            return Ok(());
-        }
-        self.read_map(known, scanner)
-    }
-
-    fn read_map<M: MapReader<'a>>(&mut self, known: Known, reader: &mut M) -> Result<(), M::Error> {
+    fn read_map<A: MapAccess<'a>>(&mut self, known: Known, access: &mut A) -> Result<(), A::Error> {
         let spare = &mut *self.spare;
         let fault = &mut self.map_fault;
         match known {
             Known::Probabilities => {
                 let read = |name: &Cow<'a, str>, raw| number_in("probabilities", name, raw);
-                self.probabilities = reader.read("probabilities", spare.probabilities.take(), fault, read)?;
+                self.probabilities = entries(access, "probabilities", &mut spare.probabilities, fault, read)?;
                 for (class, _) in self.probabilities.iter_mut().flatten() {
                     *class = field::canonical_text(std::mem::take(class));
                 }
@@ -355,17 +291,17 @@ impl<'s, 'a> Fields<'s, 'a> {
             }
             Known::Attributions => {
                 let read = |name: &Cow<'a, str>, raw| number_in("attributions", name, raw);
-                self.attributions = reader.read("attributions", spare.attributions.take(), fault, read)?;
+                self.attributions = entries(access, "attributions", &mut spare.attributions, fault, read)?;
                 self.attributions.iter_mut().for_each(keep_last);
             }
             Known::Tags => {
                 let read = |name: &Cow<'a, str>, raw| named("tags", name, raw, field::tag);
-                self.tags = reader.read("tags", spare.tags.take(), fault, read)?;
+                self.tags = entries(access, "tags", &mut spare.tags, fault, read)?;
                 self.tags.iter_mut().for_each(keep_last);
             }
             _ => {
                 let read = |name: &Cow<'a, str>, raw| named("features", name, raw, field::feature).map(Some);
-                self.features = reader.read("features", spare.features.take(), fault, read)?;
+                self.features = entries(access, "features", &mut spare.features, fault, read)?;
                 self.features.iter_mut().for_each(keep_last);
             }
         }
@@ -412,65 +348,22 @@ fn number_in(map: &str, name: &str, raw: Raw<'_>) -> Result<Option<f64>, Rejecti
 
 /// Of entries with equal names the last stands, as everywhere in JSON; Arrow maps must not repeat a key.
 fn keep_last<V>(entries: &mut Vec<(Cow<'_, str>, V)>) {
-    // Comparing all pairs beats sorting for the usual dozen entries.
-    const PAIRS_UP_TO: usize = 32;
-    let repeats = if entries.len() <= PAIRS_UP_TO {
-        (1..entries.len()).any(|at| entries[..at].iter().any(|(name, _)| *name == entries[at].0))
-    } else {
-        let mut names: Vec<&str> = entries.iter().map(|(name, _)| name.as_ref()).collect();
-        names.sort_unstable();
-        names.windows(2).any(|pair| pair[0] == pair[1])
-    };
-    if repeats {
+    if !are_distinct(entries) {
         entries.reverse();
         entries.sort_by(|left, right| left.0.cmp(&right.0));
         entries.dedup_by(|left, right| left.0 == right.0);
     }
 }
 
-type Entries<'a, V> = Vec<(Cow<'a, str>, V)>;
-
-/// What can read the value of a map field: `None` for null, and for a value that is no object (a fault).
-trait MapReader<'a> {
-    type Error;
-
-    fn read<V>(
-        &mut self,
-        field: &'static str,
-        scratch: Option<Entries<'a, V>>,
-        fault: &mut Option<Rejection>,
-        read: impl Fn(&Cow<'a, str>, Raw<'a>) -> Result<Option<V>, Rejection>,
-    ) -> Result<Option<Entries<'a, V>>, Self::Error>;
-}
-
-impl<'a> MapReader<'a> for Scanner<'a> {
-    type Error = Unusual;
-
-    fn read<V>(
-        &mut self,
-        _: &'static str,
-        scratch: Option<Entries<'a, V>>,
-        fault: &mut Option<Rejection>,
-        read: impl Fn(&Cow<'a, str>, Raw<'a>) -> Result<Option<V>, Rejection>,
-    ) -> Result<Option<Entries<'a, V>>, Unusual> {
-        self.map(scratch.unwrap_or_default(), fault, read)
-    }
-}
-
-struct Access<'m, A>(&'m mut A);
-
-impl<'a, A: MapAccess<'a>> MapReader<'a> for Access<'_, A> {
-    type Error = A::Error;
-
-    fn read<V>(
-        &mut self,
-        field: &'static str,
-        scratch: Option<Entries<'a, V>>,
-        fault: &mut Option<Rejection>,
-        read: impl Fn(&Cow<'a, str>, Raw<'a>) -> Result<Option<V>, Rejection>,
-    ) -> Result<Option<Entries<'a, V>>, A::Error> {
-        self.0.next_value_seed(ObjectSeed { field, entries: scratch.unwrap_or_default(), fault, read })
-    }
+/// The value of a map field: `None` for null, and for a value that is no object (a fault).
+fn entries<'a, A: MapAccess<'a>, V>(
+    access: &mut A,
+    field: &'static str,
+    spare: &mut Entries<'a, V>,
+    fault: &mut Option<Rejection>,
+    read: impl Fn(&Cow<'a, str>, Raw<'a>) -> Result<Option<V>, Rejection>,
+) -> Result<Option<Entries<'a, V>>, A::Error> {
+    access.next_value_seed(ObjectSeed { field, entries: std::mem::take(spare), fault, read })
 }
 
 struct ObjectSeed<'f, 'a, V, R> {
@@ -510,7 +403,7 @@ where
 
     fn visit_map<A: MapAccess<'a>>(mut self, mut access: A) -> Result<Self::Value, A::Error> {
         while let Some(Name(name)) = access.next_key_seed(NameSeed)? {
-            let raw = Raw::of(access.next_value::<&'a RawValue>()?.get());
+            let raw = Raw(access.next_value::<&'a RawValue>()?.get());
             match (self.read)(&name, raw) {
                 Ok(Some(value)) => self.entries.push((name, value)),
                 Ok(None) => {}
@@ -569,9 +462,9 @@ impl<'a> Visitor<'a> for &mut Fields<'_, 'a> {
             };
             self.note_seen(known, &name);
             if (known as usize) < SCALARS {
-                self.scalars[known as usize] = Some(Raw::of(access.next_value::<&'a RawValue>()?.get()));
+                self.scalars[known as usize] = Some(Raw(access.next_value::<&'a RawValue>()?.get()));
             } else {
-                self.read_map(known, &mut Access(&mut access))?;
+                self.read_map(known, &mut access)?;
             }
         }
         Ok(())
@@ -606,41 +499,6 @@ impl<'a> Visitor<'a> for NameSeed {
     }
 }
 
-/// Emptied vectors that keep their room from one event to the next.
-#[derive(Default)]
-struct Spare<'a> {
-    unknown: Vec<Cow<'a, str>>,
-    probabilities: Option<Entries<'a, f64>>,
-    features: Option<Entries<'a, FeatureValue<'a>>>,
-    tags: Option<Entries<'a, Cow<'a, str>>>,
-    attributions: Option<Entries<'a, f64>>,
-}
-
-impl<'a> Spare<'a> {
-    fn take_back(&mut self, event: DecodedEvent<'a>) {
-        self.probabilities = event.probabilities.or(self.probabilities.take());
-        self.features = event.features.or(self.features.take());
-        self.tags = event.tags.or(self.tags.take());
-        self.attributions = event.attributions.or(self.attributions.take());
-    }
-
-    /// The same room for data of another lifetime: collecting an emptied vector into one of equal layout keeps its
-    /// allocation.
-    fn recycle<'b>(self) -> Spare<'b> {
-        fn empty<T, U>(mut entries: Vec<T>) -> Vec<U> {
-            entries.clear();
-            entries.into_iter().filter_map(|_| None).collect()
-        }
-        Spare {
-            unknown: empty(self.unknown),
-            probabilities: self.probabilities.map(empty),
-            features: self.features.map(empty),
-            tags: self.tags.map(empty),
-            attributions: self.attributions.map(empty),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -657,6 +515,8 @@ mod tests {
             Just("-1e999".into()),
             Just("1.50".into()),
             Just("\"\"".into()),
+            Just("\"1.0\"".into()),
+            Just("\"true\"".into()),
             "-?[0-9]{1,20}(\\.[0-9]{1,5})?([eE][+-]?[0-9]{1,3})?",
             "\"[a-zé0-9 {}:,]{0,12}\"",
             "\"\\\\[u\"nx/]d83d\"",
@@ -695,14 +555,38 @@ mod tests {
         })
     }
 
+    #[test]
+    fn what_producers_write_is_read_the_short_way() {
+        let prediction = r#"{"prediction_id":"1","model_name":"m","model_version":3,"timestamp":"2026-01-01T00:00:00.5+01:00","prediction":true,"score":1e-3,"probabilities":{"a":0.25,"b":null},"features":{"x":-1.5,"y":"é","z":null,"w":false},"tags":{"region":"eu"},"latency_ms":12,"sampling_rate":1.0,"environment":null,"error":"","attributions":{},"more":1}"#;
+        let label = r#"{"prediction_id":"1","model_name":"m","timestamp":1767225600000,"label":null,"prediction_timestamp":"2026-01-01T00:00:00Z"}"#;
+        let mut shapes = Shapes::default();
+        for (kind, text) in [(EventKind::Predictions, prediction), (EventKind::Labels, label)] {
+            let (spaced, by_serde) =
+                (text.replace(':', ": ").replace(',', ", ").replace("00: 00: 00", "00:00:00"), by_serde(kind, text));
+            for text in [text, text, &spaced.replace("+01: 00", "+01:00")] {
+                let mut event = DecodedEvent::default();
+                ordinary::read(kind, text, &mut shapes, &mut Spare::default(), &mut event).unwrap();
+                assert_eq!(format!("{event:?}"), format!("{:?}", by_serde.as_ref().unwrap()));
+            }
+        }
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(4000))]
         #[test]
-        fn c2_what_the_scanner_reads_is_what_serde_reads(text in ordinary_events(), kind in 0..3usize) {
+        fn c2_what_the_scanner_reads_is_what_serde_reads(
+            texts in proptest::collection::vec(ordinary_events(), 1..4), order in proptest::collection::vec(0..4usize, 1..8),
+            kind in 0..3usize,
+        ) {
             let kind = [EventKind::Predictions, EventKind::Labels, EventKind::Reference][kind];
-            let mut spare = Spare::default();
-            if let Ok(fields) = ordinary(kind, &text, &mut spare) {
-                prop_assert_eq!(format!("{:?}", fields.judge()), format!("{:?}", by_serde(kind, &text)));
+            // What is remembered of one event must not change what becomes of another.
+            let mut shapes = Shapes::default();
+            for text in order.into_iter().map(|at| &texts[at % texts.len()]) {
+                let (mut spare, mut event) = (Spare::default(), DecodedEvent::default());
+                if ordinary::read(kind, text, &mut shapes, &mut spare, &mut event).is_ok() {
+                    let by_serde = by_serde(kind, text).map_err(|rejection| format!("{rejection:?}"));
+                    prop_assert_eq!(format!("{event:?}"), format!("{:?}", by_serde.unwrap()));
+                }
             }
         }
     }

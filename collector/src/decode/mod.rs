@@ -4,8 +4,12 @@
 //! `written_at` of its raw object (which only decides `future_timestamp`), never of a model's settings.
 mod field;
 mod json;
+mod known;
 mod lines;
+mod ordinary;
 mod scan;
+mod shape;
+mod spare;
 #[cfg(test)]
 mod tests;
 mod time;
