@@ -351,36 +351,3 @@ proptest! {
         prop_assert_eq!(first.rejected, again.rejected);
     }
 }
-
-/// `cargo test --release -p driftline-collector decode_speed -- --ignored --nocapture`
-#[test]
-#[ignore = "a measurement, not a check"]
-fn decode_speed() {
-    use crate::batch::PartitionBuffer;
-    use crate::source::RawRecord;
-    use driftline_schemas::position::TopicPartition;
-
-    let features: Vec<String> = (0..12).map(|n| format!("\"feature_{n}\":{}.25", n * 17)).collect();
-    let more = format!(
-        r#","model_version":"3","prediction":"fraud","score":0.93,"probabilities":{{"fraud":0.93,"ok":0.07}},"features":{{{},"country":"NL"}},"tags":{{"region":"eu"}},"latency_ms":12.5"#,
-        features.join(",")
-    );
-    let payload = prediction(&more);
-    let records = 200_000;
-    let started = std::time::Instant::now();
-    let mut buffer = PartitionBuffer::new(TopicPartition::new("t", 0), EventKind::Predictions, 0);
-    for offset in 0..records {
-        buffer.push(&RawRecord { offset, timestamp: None, payload: Some(payload.as_bytes()) }, 1_800_000_000_000_000);
-    }
-    let decoded = started.elapsed().as_secs_f64();
-    let sealed = buffer.seal(1_800_000_000_000_000).unwrap();
-    let object = crate::flush::encode(&sealed, "c", None, "w").unwrap();
-    let all = started.elapsed().as_secs_f64();
-    eprintln!(
-        "{} bytes a record: decoded {:.0}/s, with sorting, indexing and Parquet {:.0}/s",
-        payload.len(),
-        records as f64 / decoded,
-        records as f64 / all
-    );
-    assert!(!object.bytes.is_empty());
-}
