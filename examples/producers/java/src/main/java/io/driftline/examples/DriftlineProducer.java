@@ -84,6 +84,11 @@ public final class DriftlineProducer implements AutoCloseable {
         publish(labelsTopic, predictionId, encode(event));
     }
 
+    /** Fails where no broker knows the topic: once and early, while `publish` would wait for it with every event. */
+    public void await(String topic) {
+        producer.partitionsFor(topic);
+    }
+
     /** Hands an event over. The key is the prediction's id: all events of one prediction keep their order. */
     public void publish(String topic, String predictionId, byte[] value) {
         try {

@@ -18,6 +18,7 @@ import java.util.Map;
 import java.util.Random;
 import java.util.UUID;
 import java.util.zip.GZIPInputStream;
+import org.apache.kafka.common.KafkaException;
 
 /** Publishes events from JSON lines, or a demo's: see README.md. */
 public final class Main {
@@ -70,12 +71,15 @@ public final class Main {
         long bad = 0;
         try (producer) {
             if (demo >= 0) {
+                producer.await(predictionsTopic);
+                producer.await(labelsTopic);
                 publishDemo(producer);
             } else {
+                producer.await(topic);
                 bad = publishLines(producer);
             }
-        } catch (IOException unreadable) {
-            System.err.println("error: " + unreadable);
+        } catch (IOException | KafkaException failure) {
+            System.err.println("error: " + failure);
             bad++;
         }
         System.out.println("acknowledged " + producer.acknowledged());
