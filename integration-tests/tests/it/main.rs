@@ -7,4 +7,5 @@ mod evaluate;
 mod judge;
 mod outside;
 mod pipeline;
+mod producers;
 mod sandbox;
