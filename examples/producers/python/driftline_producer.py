@@ -24,6 +24,8 @@ class DriftlineProducer:
                 "enable.idempotence": True,
                 # After so long an event has failed, and says so, instead of waiting for ever.
                 "delivery.timeout.ms": 30_000,
+                # A broker that is away is tried once a second, not ten times: each try is a line in the log.
+                "reconnect.backoff.ms": 1_000,
                 # A few milliseconds of waiting make batches out of single events.
                 "linger.ms": 10,
                 "compression.type": "lz4",
