@@ -95,6 +95,7 @@ async fn ready(test: &str) -> Result<Option<Broker>> {
 fn options(predictions: Language, labels: Language) -> Options {
     Options {
         predictions: 500,
+        span_secs: 2 * 3_600,
         prediction_partitions: PARTITIONS,
         label_partitions: PARTITIONS,
         producers: Producers::Each { predictions: predictions.partitioner(), labels: labels.partitioner() },
