@@ -244,6 +244,12 @@ async fn a_line_that_is_no_event_is_named_and_fails_the_run() -> Result<()> {
 /// The first thing that a newcomer runs: the demos' events are accepted whole, and joined.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_demos_of_all_four_are_joined() -> Result<()> {
+    #[derive(Debug, PartialEq, Deserialize)]
+    struct Counts {
+        predictions: u64,
+        labelled: u64,
+        refused: u64,
+    }
     let Some(broker) = ready("the_demos_of_all_four_are_joined").await? else { return Ok(()) };
     let topics = Topics::unique();
     for topic in [&topics.predictions, &topics.labels] {
@@ -257,12 +263,6 @@ async fn the_demos_of_all_four_are_joined() -> Result<()> {
     }
     let sandbox = Sandbox::new(broker.brokers(), &topics, "")?;
     sandbox.catch_up().await?;
-    #[derive(Debug, PartialEq, Deserialize)]
-    struct Counts {
-        predictions: u64,
-        labelled: u64,
-        refused: u64,
-    }
     let query = "SELECT (SELECT count(*) FROM history WHERE invalid_reason IS NULL) AS predictions, \
                  (SELECT count(label) FROM history) AS labelled, (SELECT count(*) FROM dead_letters) AS refused";
     let counts = sandbox.sql::<Counts>(query).await?.pop().context("a count has one row")?;
