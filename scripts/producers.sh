@@ -36,14 +36,18 @@ tools() {
   local requirements=$DRIFTLINE_ROOT/scripts/producers/$1.txt
   local folder
   folder=$producers/tools-$1-$(cksum <"$requirements" | cut -d ' ' -f 1)
-  if ! cmp -s "$requirements" "$folder/requirements.txt"; then
+  mkdir -p "$producers"
+  # In a process of its own, which gives the lock back: the first one fetches, the others find it.
+  (
+    exec 8>"$folder.lock"
+    flock -w 1200 8 || die "another set-up of $1 has held the lock for 20 minutes"
+    cmp -s "$requirements" "$folder/requirements.txt" && exit
     say "fetching $1, for this machine's own is missing or too old"
     rm -rf "$folder"
-    python3 -m venv "$folder" >&2
-    pip_install "$folder" "$requirements"
+    { python3 -m venv "$folder" && pip_install "$folder" "$requirements"; } >&2 8>&- || exit 1
     # Copied last: a folder whose installation was cut off is made again.
-    cp "$requirements" "$folder/"
-  fi
+    cp "$requirements" "$folder/requirements.txt"
+  ) || die "$1 could not be fetched"
   printf '%s/bin' "$folder"
 }
 
