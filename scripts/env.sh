@@ -34,5 +34,8 @@ have_java() {
   [[ ${major:-0} -ge 17 ]]
 }
 
+# True when there is a compiler too, and not the bare runtime.
+have_jdk() { have_java && have javac; }
+
 # True when python3 can make a virtual environment with pip in it.
 have_venv() { have python3 && python3 -c 'import ensurepip, venv' >/dev/null 2>&1; }

@@ -2,7 +2,7 @@
 # Installs what a bare Debian or Ubuntu machine with Rust lacks. Quick, and does nothing, when all is there.
 #
 #   scripts/setup.sh            what the build needs: a C compiler, pkg-config, OpenSSL and zlib headers
-#   scripts/setup.sh --tests    also what the full checks need: Java 17, Maven, Python with venv, rustfmt and clippy
+#   scripts/setup.sh --tests    also what the full checks need: a JDK (17 or newer), Maven, Python with venv, rustfmt and clippy
 
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 
@@ -28,7 +28,7 @@ find_missing() {
   need libssl-dev pkg-config --exists openssl
   need zlib1g-dev pkg-config --exists zlib
   if [[ $tests == yes ]]; then
-    need default-jre-headless have_java
+    need default-jdk-headless have_jdk
     need maven have mvn
     need python3 have python3
     need python3-venv have_venv

@@ -213,8 +213,8 @@ fn choose_partition(event: &Outgoing, options: &Options, rng: &mut StdRng) -> (O
         if event.topic == Topic::Predictions { options.prediction_partitions } else { options.label_partitions };
     let partitioner = match (options.producers, event.topic) {
         (Producers::Same(partitioner), _) => Some(partitioner),
-        (Producers::Different, Topic::Predictions) => Some(Partitioner::Crc32),
-        (Producers::Different, Topic::Labels) => Some(Partitioner::Murmur2),
+        (Producers::Each { predictions, .. }, Topic::Predictions) => Some(predictions),
+        (Producers::Each { labels, .. }, Topic::Labels) => Some(labels),
         (Producers::Mixed, _) => [Some(Partitioner::Crc32), Some(Partitioner::Murmur2), None][rng.random_range(0..3)],
     };
     match (partitioner, &event.key) {

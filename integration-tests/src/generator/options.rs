@@ -41,8 +41,13 @@ pub struct Options {
 pub enum Producers {
     /// One for both topics.
     Same(Partitioner),
-    /// librdkafka writes the predictions, Java the labels.
-    Different,
+    /// One for the predictions, one for the labels.
+    Each {
+        /// Of the predictions' producer.
+        predictions: Partitioner,
+        /// Of the labels' producer.
+        labels: Partitioner,
+    },
     /// Each record is written by one or the other, or without a key by a producer that spreads at random.
     Mixed,
 }

@@ -8,4 +8,5 @@ mod judge;
 mod otlp;
 mod outside;
 mod pipeline;
+mod producers;
 mod sandbox;

