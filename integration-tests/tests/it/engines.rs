@@ -92,7 +92,10 @@ fn available(place: Place) -> Result<Vec<(Engine, PathBuf)>> {
         let variable = engine.variable(place);
         match given(variable) {
             Some(python) => engines.push((engine, python.into())),
-            None => skip(&format!("{engine:?} is not asked on {place:?}: set {variable} to what {} prints", engine.script(place)))?,
+            None => skip(&format!(
+                "{engine:?} is not asked on {place:?}: set {variable} to what {} prints",
+                engine.script(place)
+            ))?,
         }
     }
     Ok(engines)
@@ -185,7 +188,11 @@ async fn suite(broker: &Broker, lake: &Lake, store: &str, engines: &[(Engine, Pa
         for one in &mut asked {
             one.still_runs().await?;
         }
-        ensure!(waiting.elapsed() < PATIENCE, "engines read too slowly: {:?}", asked.iter().map(Asked::reads).collect::<Vec<_>>());
+        ensure!(
+            waiting.elapsed() < PATIENCE,
+            "engines read too slowly: {:?}",
+            asked.iter().map(Asked::reads).collect::<Vec<_>>()
+        );
         source.correct().await?;
         tokio::time::sleep(PAUSE).await;
     }
@@ -193,7 +200,11 @@ async fn suite(broker: &Broker, lake: &Lake, store: &str, engines: &[(Engine, Pa
     let after = revisions(lake, store).await?;
     ensure!(after >= before + 40, "windows were hardly revised while engines read: {before} revisions, then {after}");
     lake.sandbox.succeed(&on_store(&["run", "--roles", "collector,aggregator,evaluator", "--until-caught-up"])).await?;
-    eprintln!("{} revisions while engines read; each read so often: {:?}", after - before, asked.iter().map(Asked::reads).collect::<Vec<_>>());
+    eprintln!(
+        "{} revisions while engines read; each read so often: {:?}",
+        after - before,
+        asked.iter().map(Asked::reads).collect::<Vec<_>>()
+    );
     for one in asked {
         let said = one.end().await?;
         eprintln!("{said}");
@@ -214,7 +225,8 @@ async fn rows_are_what_was_sent(lake: &Lake, store: &str) -> Result<()> {
     let answer = lake.sandbox.succeed(&["--store", store, "sql", "--format", "json", "-c", query]).await?;
     let said: Vec<Counts> = serde_json::from_str(&answer).context("read the counts")?;
     let said = said.first().context("one row")?;
-    let features = |name: &str| (0..PREDICTIONS).map(|serial| prediction(serial)["features"][name].clone()).collect::<Vec<_>>();
+    let features =
+        |name: &str| (0..PREDICTIONS).map(|serial| prediction(serial)["features"][name].clone()).collect::<Vec<_>>();
     let sum = |name: &str| features(name).iter().filter_map(Value::as_f64).sum::<f64>();
     let texts = features("amount").iter().filter(|value| value.is_string()).count() as i64;
     ensure!(
@@ -327,7 +339,9 @@ impl Asked {
     /// Lets it compare its answers with ours, and end.
     async fn end(mut self) -> Result<String> {
         drop(self.child.stdin.take());
-        let status = tokio::time::timeout(PATIENCE, self.child.wait()).await.with_context(|| format!("{:?} does not end", self.engine))?;
+        let status = tokio::time::timeout(PATIENCE, self.child.wait())
+            .await
+            .with_context(|| format!("{:?} does not end", self.engine))?;
         let (said, failed) = (self.said.await.unwrap_or_default(), self.failed.await.unwrap_or_default());
         let status = status.context("wait for an engine")?;
         ensure!(status.code() == Some(0), "{:?} ended with {status}:\n{}\n{}", self.engine, tail(&said), tail(&failed));
@@ -354,7 +368,13 @@ impl<'a> Source<'a> {
             let partition = number as i32 % PARTITIONS;
             let offset = self.offsets.entry((topic, partition)).or_default();
             let key = event["prediction_id"].as_str().map(|id| id.as_bytes().to_vec());
-            records.push(Record { topic, partition, offset: *offset, key, payload: Some(event.to_string().into_bytes()) });
+            records.push(Record {
+                topic,
+                partition,
+                offset: *offset,
+                key,
+                payload: Some(event.to_string().into_bytes()),
+            });
             *offset += 1;
         }
         self.broker.produce(self.topics, &records).await
@@ -364,7 +384,8 @@ impl<'a> Source<'a> {
     async fn stream(&mut self) -> Result<()> {
         for step in 0..STEPS {
             let share = |of: i64| (of * step / STEPS)..(of * (step + 1) / STEPS);
-            let predictions = share(PREDICTIONS - AT_FIRST).map(|serial| (Topic::Predictions, prediction(AT_FIRST + serial)));
+            let predictions =
+                share(PREDICTIONS - AT_FIRST).map(|serial| (Topic::Predictions, prediction(AT_FIRST + serial)));
             // 7 has no divisor in common with the number of predictions: every label once, from all windows at a time.
             let labels = share(PREDICTIONS).map(|serial| serial * 7 % PREDICTIONS).filter(|serial| serial % 9 != 0);
             self.send(predictions.chain(labels.map(|serial| (Topic::Labels, label(serial, 0))))).await?;
@@ -393,7 +414,7 @@ fn prediction(serial: i64) -> Value {
         "prediction": i32::from(score >= 0.5),
         "score": score,
         "features": {"amount": serial as f64 / 8.0},
-        "tags": {"region": ["eu", "us"][serial as usize / 4 % 2]},
+        "tags": {"region": if serial / 4 % 2 == 0 { "eu" } else { "us" }},
     });
     if serial % 7 != 0 {
         event["probabilities"] = json!({"1": score, "0": 1.0 - score});
