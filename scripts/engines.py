@@ -29,6 +29,8 @@ ENGINES = {"duckdb": "DuckDB", "polars": "Polars", "pyarrow": "pyarrow", "spark"
 TOLERANCE = 1e-12
 # Reads of a remote store that fail one after the other, before that is a failure.
 TRIES = 20
+# Between two reads, in seconds: an engine leaves time to those that it watches.
+PAUSE = 0.25
 EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
 
 # What is asked of each table: the columns of its groups, then (operation, column, …). A column that a store has not is left out.
@@ -360,9 +362,8 @@ class Reader:
 
 def watch(reader: Reader) -> dict:
     """Reads until the standard input ends."""
-    reads, failed, before, first = 0, 0, 0, None
-    deadline = None
-    while deadline is None or reads == 0:
+    reads, failed, before, first, ended = 0, 0, 0, None, False
+    while not ended:
         (rows, distinct), failures = repeated(reader.remote, lambda: reader.read(lambda table: reader.engine.count(table("history"))))
         if rows != distinct:
             raise Unequal(f"read {reads + 1} has {rows} rows of {distinct} predictions")
@@ -370,8 +371,8 @@ def watch(reader: Reader) -> dict:
             raise Unequal(f"read {reads + 1} has {rows} rows, the one before it {before}")
         reads, failed, before, first = reads + 1, failed + failures, rows, first if first is not None else rows
         print("read", flush=True)
-        if select.select([sys.stdin], [], [], 0.05)[0] and not sys.stdin.readline():
-            deadline = True
+        if select.select([sys.stdin], [], [], PAUSE)[0] and not sys.stdin.readline():
+            ended = True
     return {"reads": reads, "repeated": failed, "first_rows": first, "last_rows": before}
 
 
