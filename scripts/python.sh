@@ -2,10 +2,12 @@
 # Prepares the Python environment of the outside checks, outside the clone, and prints its interpreter; with arguments, runs it:
 #
 #   scripts/python.sh scripts/audit_duckdb.py --store ./driftline-data
+#
+# DRIFTLINE_VENV is its folder, DRIFTLINE_REQUIREMENTS the list of what is in it (scripts/requirements.txt).
 
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 
-requirements=$DRIFTLINE_ROOT/scripts/requirements.txt
+requirements=${DRIFTLINE_REQUIREMENTS:-$DRIFTLINE_ROOT/scripts/requirements.txt}
 python=$DRIFTLINE_VENV/bin/python
 installed=$DRIFTLINE_VENV/requirements.txt
 
@@ -19,7 +21,7 @@ prepare() {
   rm -rf "$DRIFTLINE_VENV"
   python3 -m venv "$DRIFTLINE_VENV" >&2
   "$python" -m pip install --quiet --disable-pip-version-check --only-binary :all: --requirement "$requirements" >&2 9>&- ||
-    die "pip could not install scripts/requirements.txt"
+    die "pip could not install $requirements"
   # Copied last: an environment whose installation was cut off is made again.
   cp "$requirements" "$installed"
 }

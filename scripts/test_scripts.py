@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import audit_duckdb
 import check_licences
 import compare_sklearn
+import engines
 
 TIME = pa.timestamp("us", tz="UTC")
 NOON = datetime.datetime(2026, 1, 1, 12, tzinfo=datetime.timezone.utc)
@@ -188,6 +189,116 @@ class OnAStore(unittest.TestCase):
             self.store.write_metrics(accuracy=accuracy, roc_auc=auc)
             found, said = run(compare_sklearn, str(self.store.root), "--model", "m")
             self.assertEqual(found, code, said)
+
+
+
+class Engines(unittest.TestCase):
+    """The engines' judge on stores with a fault in them."""
+
+    ROWS = [("a", 1.0), ("b", 2.0), ("c", 3.0)]
+
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.store = pathlib.Path(folder.name) / "store"
+        for table in ["metrics", "drift"]:
+            self.write(f"{table}/model_name=m/date=2026-01-01/{table}.parquet", {"value": pa.array([1.0])})
+        for number, (name, _) in enumerate(self.ROWS):
+            self.part(f"w{number}_p0", name)
+
+    def write(self, path: str, columns: dict) -> pathlib.Path:
+        file = self.store / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.table(columns), file)
+        return file
+
+    def part(self, name: str, prediction: str, **columns) -> pathlib.Path:
+        common = {"model_version": pa.array(["1"]), "prediction_id": pa.array([prediction]), "window_start": pa.array([NOON], TIME)}
+        return self.write(f"history/model_name=%C3%A9%201/date=2026-01-01/{name}.parquet", common | columns)
+
+    def reader(self, name: str) -> engines.Reader:
+        return engines.Reader(name, str(self.store), engines.README.read_text(encoding="utf-8"))
+
+    def watch(self, name: str, between=lambda: None) -> dict:
+        """Two reads, and what happens between them."""
+        turns = iter([False, True])
+
+        def select(*_):
+            ended = next(turns)
+            between()
+            return ([ended] if ended else [], [], [])
+
+        with mock.patch.object(engines.select, "select", select), mock.patch.object(sys, "stdin", io.StringIO()):
+            with contextlib.redirect_stdout(io.StringIO()):
+                return engines.watch(self.reader(name))
+
+    def test_a_sound_store_is_read(self):
+        for name in ["duckdb", "polars", "pyarrow"]:
+            self.assertEqual(self.watch(name), {"reads": 2, "repeated": 0, "first_rows": 3, "last_rows": 3}, name)
+
+    def test_a_part_that_is_there_twice_is_seen(self):
+        self.part("w1_p1", "b")
+        for name in ["duckdb", "polars", "pyarrow"]:
+            with self.assertRaisesRegex(engines.Unequal, "4 rows of 3 predictions", msg=name):
+                self.watch(name)
+
+    def test_a_part_that_vanishes_is_seen(self):
+        part = self.part("w3_p0", "d")
+        with self.assertRaisesRegex(engines.Unequal, "3 rows, the one before it 4"):
+            self.watch("pyarrow", lambda: part.unlink(missing_ok=True))
+
+    def test_columns_of_later_objects_and_names_in_bytes_are_read(self):
+        self.part("w3_p0", "d", feature_later=pa.array([2.5]), feature_amount_text=pa.array(["n/a"]))
+        for name in ["duckdb", "polars", "pyarrow"]:
+            reader = self.reader(name)
+            rows = reader.read(lambda table: reader.engine.ask("history", table("history")))  # noqa: B023
+            columns = reader.read(lambda table: reader.engine.columns(table("history")))  # noqa: B023
+            self.assertEqual([str(value) for value in rows[0][:2]], ["é 1", "2026-01-01"], name)
+            at = 2 + engines.known("history", columns).index(("sum", "feature_later"))
+            self.assertEqual((len(rows), rows[0][2], rows[0][at]), (1, 4, 2.5), name)
+
+    def test_every_difference_is_found(self):
+        operations = [("rows",), ("sum", "score")]
+        ours = [("m", "2026-01-01", 3, 0.1), ("m", "2026-01-02", 1, None)]
+        self.assertEqual(engines.differences("history", operations, [*ours], ours), [])
+        self.assertEqual(engines.differences("history", operations, [("m", "2026-01-01", 3, 0.1 + 1e-15), ours[1]], ours), [])
+        for theirs, said in [
+            (ours[:1], "is not there"),
+            ([*ours, ("m", "2026-01-03", 1, 1.0)], "is not ours"),
+            ([("m", "2026-01-01", 4, 0.1), ours[1]], "rows is 4, ours is 3"),
+            ([("m", "2026-01-01", 3, 0.1 + 1e-9), ours[1]], "sum score"),
+        ]:
+            found = engines.differences("history", operations, theirs, ours)
+            self.assertEqual(len(found), 1, found)
+            self.assertIn(said, found[0])
+        with self.assertRaises(engines.Unequal):
+            engines.differences("history", operations, [ours[0], *ours], ours)
+
+    def test_a_changed_readme_is_not_passed_over(self):
+        readme = engines.README.read_text(encoding="utf-8")
+        self.assertIn("read_parquet", engines.block(readme, "python", "# DuckDB"))
+        for broken in [readme.replace("# Polars", "# Polar"), readme.replace("## Reading the tables", "## Reading")]:
+            with self.assertRaises(SystemExit):
+                engines.block(broken, "python", "# Polars")
+        without = readme.replace(", missing_columns=\"insert\"", "")
+        self.part("w3_p0", "d", feature_later=pa.array([2.5]))
+        reader = engines.Reader("polars", str(self.store), without)
+        with self.assertRaises(Exception):
+            reader.read(lambda table: reader.engine.ask("history", table("history")))
+
+    def test_only_a_remote_read_is_repeated(self):
+        answers = iter([OSError("replaced"), OSError("replaced"), 7])
+
+        def read():
+            answer = next(answers)
+            if isinstance(answer, OSError):
+                raise answer
+            return answer
+
+        self.assertEqual(engines.repeated(True, read), (7, 2))
+        answers = iter([OSError("replaced"), 7])
+        with self.assertRaises(OSError):
+            engines.repeated(False, read)
 
 
 if __name__ == "__main__":

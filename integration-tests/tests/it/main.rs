@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod crash;
+mod engines;
 mod evaluate;
 mod judge;
 mod otlp;
