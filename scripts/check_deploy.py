@@ -84,6 +84,8 @@ def compose_faults(model: dict, drain_max: float) -> list[str]:
         for volume in service.get("volumes") or []:
             if volume["type"] == "bind" and not pathlib.Path(volume["source"]).exists():
                 faults.append(f"{name}: {volume['source']} is mounted, and does not exist")
+            if volume["type"] == "volume" and volume.get("source") and volume["source"] not in model.get("volumes", {}):
+                faults.append(f"{name}: the volume {volume['source']} is not declared")
         is_active = not service.get("profiles")
         for port in service.get("ports") or []:
             number = str(port.get("published", ""))
@@ -241,6 +243,8 @@ def main() -> int:
             print(f"{name}: SKIPPED: {why}")
             failed += os.environ.get("DRIFTLINE_REQUIRE_ALL") == "1"
             continue
+        except ValueError as error:
+            faults = [str(error)]
         print(f"{name}: {'ok' if not faults else f'{len(faults)} fault(s)'}")
         for fault in faults:
             print(f"  {fault}")

@@ -64,6 +64,7 @@ class Compose(unittest.TestCase):
             (lambda s: s["driftline"].update(depends_on={"nobody": {}}), "not there"),
             (lambda s: s["driftline"].update(user="0"), "overrides the image's user"),
             (lambda s: s["driftline"].update(volumes=[{"type": "bind", "source": "/nowhere/at/all"}]), "does not exist"),
+            (lambda s: s["driftline"].update(volumes=[{"type": "volume", "source": "x"}]), "is not declared"),
             (lambda s: s["kafka"].update(image="apache/kafka:3.0.0"), "but the tests run"),
         ]:
             found = self.faults(change)
