@@ -2,11 +2,15 @@
 use anyhow::{Context, Result};
 use opentelemetry::global;
 use opentelemetry_sdk::Resource;
-use opentelemetry_sdk::metrics::{PeriodicReader, SdkMeterProvider};
+use opentelemetry_sdk::metrics::{Instrument, PeriodicReader, SdkMeterProvider, Stream};
 use prometheus::Registry;
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::LogFormat;
+
+/// Series of one instrument at most; what is beyond goes into one series that says `otel_metric_overflow`. It must hold
+/// `models_max` times the states of a window, the metrics of all models that are exported, and a cluster's partitions.
+const SERIES_MAX: usize = 20_000;
 
 /// Log lines go to stderr; `quiet` shows only what is odd, unless RUST_LOG says otherwise.
 pub(crate) fn init_logs(format: LogFormat, quiet: bool) {
@@ -44,6 +48,7 @@ impl Metrics {
             .context("set up Prometheus metrics")?;
         let mut builder = SdkMeterProvider::builder()
             .with_resource(Resource::builder().with_service_name("driftline").build())
+            .with_view(|_: &Instrument| Stream::builder().with_cardinality_limit(SERIES_MAX).build().ok())
             .with_reader(exporter);
         let is_wanted = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         if is_wanted("OTEL_EXPORTER_OTLP_ENDPOINT") || is_wanted("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT") {

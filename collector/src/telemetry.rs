@@ -29,7 +29,7 @@ pub(crate) struct Telemetry {
 impl Default for Telemetry {
     fn default() -> Self {
         let meter = opentelemetry::global::meter("driftline");
-        Self {
+        let telemetry = Self {
             received: meter
                 .u64_counter("driftline_events_received")
                 .with_description("events that were decoded")
@@ -73,7 +73,12 @@ impl Default for Telemetry {
                 .u64_counter("driftline_dead_letters_published")
                 .with_description("rejected events that were published to the dead letter topic")
                 .build(),
+        };
+        // What has never happened is 0, not absent: else its first time would not show as a rate.
+        for counter in [&telemetry.adopted, &telemetry.paused, &telemetry.dead_letters] {
+            counter.add(0, &[]);
         }
+        telemetry
     }
 }
 
@@ -123,6 +128,8 @@ impl Telemetry {
     }
 
     pub(crate) fn revoked(&self, partition: &TopicPartition, dropped_records: u64) {
+        // A gauge keeps its last value: without this a partition that has moved on would lag here for ever.
+        self.lag(partition, 0);
         tracing::info!(%partition, dropped_records, "no longer ours; what was not flushed is read again by its new owner");
     }
 
