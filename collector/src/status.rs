@@ -19,6 +19,7 @@ pub struct CollectorStatus {
     store_failing: AtomicBool,
     last_commit_at: AtomicI64,
     refused: Mutex<Option<(String, Instant)>>,
+    letters_refused: Mutex<Option<(String, Instant)>>,
     partitions: Mutex<BTreeMap<TopicPartition, PartitionStatus>>,
 }
 
@@ -51,8 +52,12 @@ impl CollectorStatus {
 
     /// What the brokers refuse, if they have done so lately: the client keeps asking, so silence means that it is mended.
     pub fn refused(&self) -> Option<String> {
-        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        refused.as_ref().filter(|(_, at)| at.elapsed() < REFUSAL_HOLDS).map(|(why, _)| why.clone())
+        held(&self.refused)
+    }
+
+    /// Why dead letters are not published, if that was so lately. Nothing waits for them: they stay in the raw objects.
+    pub fn letters_refused(&self) -> Option<String> {
+        held(&self.letters_refused)
     }
 
     /// Returns whether this is news.
@@ -80,8 +85,18 @@ impl CollectorStatus {
     /// Ready: the brokers answer, the store takes flushes, and no partition is halted.
     pub fn is_ready(&self) -> bool {
         let partitions = self.partitions.lock().unwrap_or_else(PoisonError::into_inner);
-        let answers = self.broker_connected() && self.refused().is_none();
+        let answers = self.broker_connected() && self.refused().is_none() && self.letters_refused().is_none();
         answers && self.store_ok() && partitions.values().all(|partition| partition.halted.is_none())
+    }
+
+    /// Returns whether something had been refused until now.
+    pub(crate) fn set_granted(&self) -> bool {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).take().is_some()
+    }
+
+    pub(crate) fn set_letters_refused(&self, why: Option<&str>) {
+        *self.letters_refused.lock().unwrap_or_else(PoisonError::into_inner) =
+            why.map(|why| (why.to_owned(), Instant::now()));
     }
 
     /// Returns whether this is news.
@@ -100,4 +115,9 @@ impl CollectorStatus {
     pub(crate) fn set_partitions(&self, partitions: BTreeMap<TopicPartition, PartitionStatus>) {
         *self.partitions.lock().unwrap_or_else(PoisonError::into_inner) = partitions;
     }
+}
+
+fn held(refused: &Mutex<Option<(String, Instant)>>) -> Option<String> {
+    let refused = refused.lock().unwrap_or_else(PoisonError::into_inner);
+    refused.as_ref().filter(|(_, at)| at.elapsed() < REFUSAL_HOLDS).map(|(why, _)| why.clone())
 }

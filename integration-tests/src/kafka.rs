@@ -93,6 +93,11 @@ impl Broker {
         Ok(Some(Broker { brokers: start_real()? }))
     }
 
+    /// One that runs already.
+    pub fn at(brokers: &str) -> Self {
+        Broker { brokers: brokers.to_owned() }
+    }
+
     /// The address list for a client's configuration.
     pub fn brokers(&self) -> &str {
         &self.brokers
@@ -107,10 +112,16 @@ impl Broker {
 
     /// Creates a topic without retention, so that old events stay.
     pub async fn create_topic(&self, name: &str, partitions: i32) -> Result<()> {
+        self.create_topic_with(name, partitions, &[]).await
+    }
+
+    /// As [`Broker::create_topic`], with settings of its own.
+    pub async fn create_topic_with(&self, name: &str, partitions: i32, settings: &[(&str, &str)]) -> Result<()> {
         let admin: AdminClient<DefaultClientContext> = self.client().create().context("create the admin client")?;
         let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1))
             .set("retention.ms", "-1")
             .set("max.message.bytes", MESSAGE_BYTES_MAX);
+        let topic = settings.iter().fold(topic, |topic, (key, value)| topic.set(key, value));
         let options = AdminOptions::new().operation_timeout(Some(TIMEOUT)).request_timeout(Some(TIMEOUT));
         for result in admin.create_topics([&topic], &options).await.context("ask for the topic")? {
             if let Err((name, code)) = result {
