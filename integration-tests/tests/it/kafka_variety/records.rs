@@ -11,7 +11,7 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
 
 use super::{Joined, MODEL, PIPELINE, account, configure, id, label, labels, prediction, predictions, producer};
-use super::{publish, publish_with, readyz, send, terms, until_joined};
+use super::{publish, publish_with, readyz, send, terms};
 use crate::crash::series;
 use crate::judge;
 use crate::sandbox::Sandbox;
