@@ -43,6 +43,8 @@ const QUEUE_KBYTES_MAX: usize = 16 << 10;
 /// How often it is asked whether what the brokers refuse is granted by now. The client says so once at most, and is silent
 /// as well when it is granted. Smaller only asks more; larger shows it later.
 const ASK_RIGHTS_EVERY: Duration = Duration::from_secs(3);
+/// How long brokers must have turned a client away before a run that somebody waits for gives up.
+const BELIEVE_AFTER: Duration = Duration::from_secs(5);
 /// A complaint of the client about its connections is old after this: it repeats itself every half minute.
 const COMPLAINT_HOLDS: Duration = Duration::from_secs(60);
 /// The longest that leaving the group may take.
@@ -89,6 +91,7 @@ impl KafkaSource {
         let consumer = client(settings, Arc::clone(&starts))?;
         let mut wait = Duration::from_millis(100);
         let mut told = false;
+        let began = Instant::now();
         while let Err(error) = topics::check(&consumer, settings, starts.runtime()) {
             if error.disposition() == Disposition::Stop {
                 return Err(error);
@@ -101,21 +104,24 @@ impl KafkaSource {
                 _ => consumer.context().complaint(),
             };
             if let Some(why) = refused {
-                if until == Until::CaughtUp {
-                    // Somebody waits for the end of this run, and what is refused will not come.
+                // Somebody waits for the end of this run, and what is refused will not come. A broker that is about to end or
+                // to begin may seem to refuse for a moment, but it names no rights.
+                let is_sure = matches!(error, Error::Denied(_)) || began.elapsed() >= BELIEVE_AFTER;
+                if until == Until::CaughtUp && is_sure {
                     return Err(Error::Halted(vec![why]));
                 }
                 if status.set_refused(&why) {
                     tracing::warn!(why, "the brokers refuse; trying again until a person has mended it");
                 }
             } else if !std::mem::replace(&mut told, true) {
-                tracing::warn!(brokers = settings.brokers, %error, "the brokers do not answer; waiting");
+                tracing::warn!(brokers = settings.brokers, %error, hint = refusal::AWAY, "the brokers do not answer; waiting");
             }
             if stop.is_cancelled() {
                 return Ok(None);
             }
             wait = (wait * 2).min(Duration::from_secs(5));
         }
+        consumer.context().forget_complaint();
         status.set_granted();
         status.set_connected(true);
         tracing::info!(brokers = settings.brokers, group = settings.group, "the brokers answer");
@@ -237,6 +243,7 @@ impl KafkaSource {
             Ok(_) if doubt.until_assigned => {}
             Ok(rights) => {
                 // A broker that does not tell our rights has told all that it will: the refusal holds for its time.
+                self.consumer().context().forget_complaint();
                 on(if rights.are_known { SourceEvent::Granted } else { SourceEvent::Refused(doubt.why) });
                 return;
             }
@@ -418,6 +425,10 @@ impl Context {
     fn complaint(&self) -> Option<String> {
         let complaint = self.complaint.lock().unwrap_or_else(PoisonError::into_inner);
         complaint.as_ref().filter(|(at, _)| at.elapsed() < COMPLAINT_HOLDS).map(|(_, why)| why.clone())
+    }
+
+    fn forget_complaint(&self) {
+        self.complaint.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
     fn inbox(&self) -> MutexGuard<'_, Inbox> {

@@ -30,7 +30,9 @@ impl Asker {
             let by_name = mechanism.to_uppercase();
             let by_name = by_name == "PLAIN" || by_name.starts_with("SCRAM");
             text("sasl.username").filter(|_| by_name).map(|name| format!("User:{name}"))
-        } else if protocol == "ssl" && properties.keys().any(|key| key.starts_with("ssl.cert") || key.starts_with("ssl.keys")) {
+        } else if protocol == "ssl"
+            && properties.keys().any(|key| key.starts_with("ssl.cert") || key.starts_with("ssl.keys"))
+        {
             None
         } else {
             Some("User:ANONYMOUS".to_owned())
@@ -91,25 +93,25 @@ fn name(operation: Operation) -> &'static str {
 pub fn of_connection(error: &KafkaError, reason: &str) -> Option<String> {
     let code = error.rdkafka_error_code()?;
     let says = |words: &[&str]| words.iter().any(|word| reason.contains(word));
-    let advice = match code {
-        RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SaslAuthenticationFailed => {
-            "check kafka.properties.\"sasl.username\", \"sasl.password\" (or \"sasl.password_file\") and \"sasl.mechanisms\""
-        }
-        RDKafkaErrorCode::SSL if says(&["certificate verify failed"]) => {
-            "set kafka.properties.\"ssl.ca.location\" to the PEM file of the CA that signed the brokers' certificates"
-        }
-        RDKafkaErrorCode::SSL if says(&["certificate required", "bad certificate", "unknown ca", "handshake failure"]) => {
-            "the brokers want a client's certificate that they trust: set kafka.properties.\"ssl.certificate.location\" and \
-             \"ssl.key.location\""
-        }
-        RDKafkaErrorCode::SSL => "check kafka.properties.\"security.protocol\" and those that begin with \"ssl.\"",
-        _ if says(&["security.protocol", "PLAINTEXT broker listener"]) => {
-            "check kafka.properties.\"security.protocol\": this listener seems to want another"
-        }
-        _ => return None,
+    let advice = if matches!(code, RDKafkaErrorCode::Authentication | RDKafkaErrorCode::SaslAuthenticationFailed) {
+        "check kafka.properties.\"sasl.username\", \"sasl.password\" (or \"sasl.password_file\") and \"sasl.mechanisms\""
+    } else if says(&["certificate verify failed"]) {
+        "set kafka.properties.\"ssl.ca.location\" to the PEM file of the CA that signed the brokers' certificates"
+    } else if says(&["alert certificate", "alert bad certificate", "alert unknown ca", "alert handshake failure"]) {
+        // The broker hangs up after its alert, so the client library calls it a failure of the transport.
+        "the brokers want a client's certificate that they trust: set kafka.properties.\"ssl.certificate.location\" and \
+         \"ssl.key.location\""
+    } else if code == RDKafkaErrorCode::SSL {
+        "check kafka.properties.\"security.protocol\" and those that begin with \"ssl.\""
+    } else {
+        return None;
     };
     Some(format!("{reason}: {advice}"))
 }
+
+/// What may be wrong where the client library itself has nothing to say: a listener of TLS hangs up on plain text.
+pub const AWAY: &str =
+    "set kafka.brokers or --brokers; a listener that wants TLS or SASL needs kafka.properties.\"security.protocol\"";
 
 /// What a person can do about an error of the group or of reading that the client would repeat for ever.
 pub(crate) fn of_reading(code: RDKafkaErrorCode) -> Option<&'static str> {
@@ -164,7 +166,8 @@ mod tests {
             (RDKafkaErrorCode::Authentication, "SASL authentication error: …", "sasl.password"),
             (RDKafkaErrorCode::SSL, "…:certificate verify failed: …", "ssl.ca.location"),
             (RDKafkaErrorCode::SSL, "…tlsv13 alert certificate required: …", "ssl.certificate.location"),
-            (RDKafkaErrorCode::BrokerTransportFailure, "Disconnected: verify that security.protocol is right", "security.protocol"),
+            (RDKafkaErrorCode::BrokerTransportFailure, "…sslv3 alert bad certificate: …", "ssl.key.location"),
+            (RDKafkaErrorCode::SSL, "SSL handshake failed: wrong version number", "security.protocol"),
         ] {
             let said = of(code, reason).unwrap_or_default();
             assert!(said.contains(reason) && said.contains(advice), "{said}");

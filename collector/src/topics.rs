@@ -13,7 +13,7 @@ use tokio::runtime::Handle;
 use crate::describe::{self, Described, Operation};
 use crate::error::Error;
 use crate::kafka;
-use crate::refusal::{self, Asker, Resource};
+use crate::refusal::{self, AWAY, Asker, Resource};
 use crate::settings::CollectorSettings;
 
 const ASK_FOR: Duration = Duration::from_secs(5);
@@ -38,7 +38,10 @@ pub(crate) fn check<C: ConsumerContext>(
         } else if topic.operation == Operation::Read {
             return Err(missing(topic.name, settings));
         } else {
-            tracing::warn!(topic = topic.name, "the topic of dead letters does not exist; they stay in the raw objects");
+            tracing::warn!(
+                topic = topic.name,
+                "the topic of dead letters does not exist; they stay in the raw objects"
+            );
         }
     }
     for (name, policy) in runtime.block_on(policies(&admin, settings)) {
@@ -87,7 +90,8 @@ pub(crate) fn look<'a, C: ConsumerContext>(
     let mut topics = Vec::new();
     for (name, operation) in names {
         let (partitions, hidden) = partitions(consumer, name)?;
-        let described = if partitions.is_some() { describe::topic(consumer.client(), name) } else { Described::default() };
+        let described =
+            if partitions.is_some() { describe::topic(consumer.client(), name) } else { Described::default() };
         topics.push(NeededTopic { name, operation, partitions, hidden, described });
     }
     Ok(Needed { topics, group: describe::group(consumer.client(), &settings.group) })
@@ -103,7 +107,8 @@ pub(crate) fn rights(needed: &Needed<'_>, settings: &CollectorSettings) -> Right
     if needed.group.forbids(Operation::Read) {
         denied.push(asker.denied(Operation::Read, Resource::Group(&settings.group)));
     }
-    let are_known = needed.topics.iter().all(|topic| topic.hidden || topic.described.is_told()) && needed.group.is_told();
+    let are_known =
+        needed.topics.iter().all(|topic| topic.hidden || topic.described.is_told()) && needed.group.is_told();
     Rights { denied, are_known }
 }
 
@@ -233,7 +238,8 @@ pub fn examine(settings: &CollectorSettings) -> Vec<Finding> {
             for topic in &needed.topics {
                 let policy = policies.iter().find(|(name, _)| name == topic.name).map(|(_, policy)| policy);
                 let result = runtime.block_on(examine_topic(topic, policy, &admin, settings));
-                findings.push(finding(if topic.operation == Operation::Read { "topic" } else { "dead letters" }, result));
+                findings
+                    .push(finding(if topic.operation == Operation::Read { "topic" } else { "dead letters" }, result));
             }
         }
     }
@@ -299,7 +305,7 @@ fn wait_for_brokers<'a>(
             return Err(format!("{}: {why}", settings.brokers));
         }
         if started.elapsed() >= WAIT_FOR_BROKERS {
-            return Err(format!("{} do not answer: {failed} (set kafka.brokers or --brokers)", settings.brokers));
+            return Err(format!("{} do not answer: {failed} ({AWAY})", settings.brokers));
         }
     }
 }

@@ -5,7 +5,7 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use rdkafka::ClientConfig;
@@ -128,7 +128,21 @@ impl Broker {
                 bail!("create topic {name}: {code}");
             }
         }
-        Ok(())
+        self.await_partitions(name, partitions as usize).await
+    }
+
+    /// Waits until the broker tells of so many partitions: what has just been made is not known to all of it at once.
+    pub async fn await_partitions(&self, name: &str, partitions: usize) -> Result<()> {
+        let consumer: BaseConsumer = self.client().create().context("create the consumer")?;
+        let asked = Instant::now();
+        loop {
+            let metadata = consumer.fetch_metadata(Some(name), TIMEOUT).context("ask for the partitions")?;
+            if metadata.topics().iter().any(|topic| topic.name() == name && topic.partitions().len() == partitions) {
+                return Ok(());
+            }
+            ensure!(asked.elapsed() < TIMEOUT, "{name} does not get {partitions} partitions");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     /// Deletes a topic.

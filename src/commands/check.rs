@@ -36,7 +36,8 @@ pub(crate) async fn run(global: &Global) -> Result<()> {
         }
     }
     let settings = pipeline::collector_settings(&config, "check");
-    for Finding { what, result } in tokio::task::spawn_blocking(move || driftline_collector::examine(&settings)).await? {
+    for Finding { what, result } in tokio::task::spawn_blocking(move || driftline_collector::examine(&settings)).await?
+    {
         say(what, result);
     }
     if failed == 0 { Ok(()) } else { Err(CheckFailed(format!("{failed} check(s) failed")).into()) }

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use driftline_collector::refusal::{self, Asker};
+use driftline_collector::refusal::{self, AWAY, Asker};
 use driftline_schemas::config::KafkaConfig;
 use indicatif::{ProgressBar, ProgressStyle};
 use rdkafka::ClientConfig;
@@ -153,11 +153,12 @@ impl Publisher {
             };
             // What the client complains of waits in its queue.
             self.producer.poll(Duration::from_millis(200));
-            if let Some(why) = self.asker.cannot_publish(&failed, topic).or_else(|| self.producer.context().complaint()) {
+            if let Some(why) = self.asker.cannot_publish(&failed, topic).or_else(|| self.producer.context().complaint())
+            {
                 bail!("cannot publish to {topic} at {brokers}: {why}");
             }
             if started.elapsed() >= REACH_FOR {
-                bail!("cannot publish to {topic} at {brokers}: {failed} (set kafka.brokers or --brokers)");
+                bail!("cannot publish to {topic}: {brokers} do not answer: {failed} ({AWAY})");
             }
         }
     }

@@ -19,8 +19,7 @@ use crate::sandbox::{Process, Sandbox, get};
 const PIPELINE: [&str; 3] = ["run", "--roles", "collector,aggregator,evaluator,serve"];
 const CATCH_UP: [&str; 4] = ["run", "--roles", "collector,aggregator,evaluator", "--until-caught-up"];
 /// One model, one window: what is joined shows in one row of `metrics`.
-const MODEL: &str =
-    "[[models]]\nname = \"m\"\ntask = \"binary\"\npositive_class = \"yes\"\nwindow = \"day\"\nlabel_horizon = \"30d\"\n";
+const MODEL: &str = "[[models]]\nname = \"m\"\ntask = \"binary\"\npositive_class = \"yes\"\nwindow = \"day\"\nlabel_horizon = \"30d\"\n";
 
 /// Every prediction is "yes"; the label of every fourth says "no".
 fn is_hit(n: usize) -> bool {

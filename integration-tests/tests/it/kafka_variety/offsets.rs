@@ -8,7 +8,10 @@ use rdkafka::TopicPartitionList;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 
-use super::{CATCH_UP, Joined, MODEL, PIPELINE, account, labels, predictions, producer, publish, readyz, send, terms, until_joined};
+use super::{
+    CATCH_UP, Joined, MODEL, PIPELINE, account, labels, predictions, producer, publish, readyz, send, terms,
+    until_joined,
+};
 use crate::sandbox::Sandbox;
 
 #[tokio::test(flavor = "multi_thread")]

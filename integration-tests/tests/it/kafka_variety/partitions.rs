@@ -22,7 +22,7 @@ async fn add_partitions(broker: &Broker, topic: &str, count: usize) -> Result<()
     for result in admin.create_partitions([&NewPartitions::new(topic, count)], &AdminOptions::new()).await? {
         result.map_err(|(name, code)| anyhow::anyhow!("add partitions to {name}: {code}"))?;
     }
-    Ok(())
+    broker.await_partitions(topic, count).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -44,11 +44,13 @@ async fn one_partition_and_two_hundred_shared_by_two_collectors() -> Result<()> 
     send(&plain, &topics.labels, &labels("many", 2 * MANY)).await?;
 
     let sandbox = Sandbox::new(broker.brokers(), &topics, MODEL)?;
+    // Each partition's end is asked for every quarter of this.
+    let calm = [("DRIFTLINE__IDLE_TIMEOUT", "20s")];
     let started = Instant::now();
-    let rest = sandbox.spawn("rest", &["run", "--roles", "aggregator,evaluator"])?;
+    let rest = sandbox.spawn_with("rest", &["run", "--roles", "aggregator,evaluator"], &calm)?;
     let mut collectors = Vec::new();
     for name in ["collector-1", "collector-2"] {
-        collectors.push(sandbox.spawn(name, &["collector", "--listen", "127.0.0.1:0"])?);
+        collectors.push(sandbox.spawn_with(name, &["collector", "--listen", "127.0.0.1:0"], &calm)?);
     }
     for collector in &collectors {
         readyz(collector, 200, &[]).await?;
@@ -113,10 +115,9 @@ async fn partitions_that_are_added_are_read_without_a_restart() -> Result<()> {
     let plain = producer(&broker, &[])?;
     for n in 0..12 {
         // Into the new ones only.
-        for (topic, partition, payload) in [
-            (&topics.predictions, 1 + n % 3, prediction("new", n)),
-            (&topics.labels, 1 + n % 2, label("new", n)),
-        ] {
+        for (topic, partition, payload) in
+            [(&topics.predictions, 1 + n % 3, prediction("new", n)), (&topics.labels, 1 + n % 2, label("new", n))]
+        {
             let key = id("new", n);
             let record = FutureRecord::to(topic).partition(partition as i32).key(&key).payload(&payload);
             plain.send(record, Duration::from_secs(30)).await.map_err(|(error, _)| error)?;
@@ -129,6 +130,7 @@ async fn partitions_that_are_added_are_read_without_a_restart() -> Result<()> {
     ensure!(found == terms(&[("records", 22), ("accepted", 22)]), "{found:?}");
     // A run that catches up takes the new ones, too.
     add_partitions(&broker, &topics.predictions, 5).await?;
+    let plain = producer(&broker, &[])?;
     send(&plain, &topics.labels, &labels("last", 5)).await?;
     for (key, payload) in predictions("last", 5) {
         let record = FutureRecord::to(&topics.predictions).partition(4).key(&key).payload(&payload);

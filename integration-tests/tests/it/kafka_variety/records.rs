@@ -26,8 +26,13 @@ const MEGABYTE: usize = 1 << 20;
 #[tokio::test(flavor = "multi_thread")]
 async fn batches_of_every_codec_are_read() -> Result<()> {
     let Some(broker) = SecureBroker::real("batches_of_every_codec_are_read")? else { return Ok(()) };
-    let options =
-        Options { predictions: 600, prediction_partitions: 2, label_partitions: 2, malformed_of_each: 1, ..Options::default() };
+    let options = Options {
+        predictions: 600,
+        prediction_partitions: 2,
+        label_partitions: 2,
+        malformed_of_each: 1,
+        ..Options::default()
+    };
     let run = generate(&options);
     let topics = Topics::unique();
     broker.plain.create_topics(&topics, &run).await?;
@@ -128,7 +133,11 @@ fn begin(broker: &Broker, name: &str) -> Result<FutureProducer> {
 async fn transaction(producer: &FutureProducer, topics: &Topics, name: &str, count: usize, commit: bool) -> Result<()> {
     producer.begin_transaction()?;
     publish_with(producer, topics, name, count).await?;
-    if commit { producer.commit_transaction(PATIENCE)? } else { producer.abort_transaction(PATIENCE)? }
+    if commit {
+        producer.commit_transaction(PATIENCE)?
+    } else {
+        producer.abort_transaction(PATIENCE)?
+    }
     Ok(())
 }
 
@@ -167,7 +176,8 @@ async fn transactions_of_other_producers() -> Result<()> {
     readyz(&process, 200, &[]).await?;
     let address = process.address().await?;
     let waiting = std::time::Instant::now();
-    while series(&address, "driftline_collector_lag_events").await? > 0.0 || waiting.elapsed() < Duration::from_secs(2) {
+    while series(&address, "driftline_collector_lag_events").await? > 0.0 || waiting.elapsed() < Duration::from_secs(2)
+    {
         ensure!(waiting.elapsed() < PATIENCE, "it lags behind control records");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
