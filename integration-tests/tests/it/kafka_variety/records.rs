@@ -105,7 +105,11 @@ async fn tombstones_headers_and_large_records() -> Result<()> {
         }
     }
     // Blanks after an object are JSON too: what is large is large by nothing else.
-    let padded = |name: &str, bytes: usize| vec![(id(name, 0), format!("{:bytes$}", prediction(name, 0)))];
+    let padded = |name: &str, bytes: usize| {
+        let event = prediction(name, 0);
+        let blanks = " ".repeat(bytes - event.len());
+        vec![(id(name, 0), event + &blanks)]
+    };
     send(&producer, &topics.predictions, &padded("just-fits", MEGABYTE)).await?;
     send(&producer, &topics.predictions, &padded("too-large", MEGABYTE + 1)).await?;
     for name in ["just-fits", "too-large"] {
