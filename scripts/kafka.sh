@@ -8,8 +8,15 @@
 #   scripts/kafka.sh wipe                     kills it and removes its data
 #   scripts/kafka.sh run CLASS ARGUMENT…      any of Kafka's tools, as org.apache.kafka.tools.GetOffsetShell
 #
-# DRIFTLINE_KAFKA_PORT (19092; the controller takes the next one; `free` finds a pair at start) tells brokers apart,
+# DRIFTLINE_KAFKA_PORT (19092; the controller takes the next one; `free` finds some at start) tells brokers apart,
 # DRIFTLINE_KAFKA_HEAP is the broker's heap (384m).
+#
+# DRIFTLINE_KAFKA_SECURE=1 at the first start adds listeners, certificates and an authorizer; start then prints more lines:
+#   sasl_ssl=localhost:PORT     TLS, and SCRAM-SHA-256 or -512: driftline may all, limited and forgetful nothing; the password is
+#                               the name and `-secret`
+#   ssl=localhost:PORT          TLS; who comes without a certificate is ANONYMOUS, who may all, as on the plain port
+#   mutual=localhost:PORT       TLS with a client's certificate
+#   certificates=FOLDER         ca.pem; client.pem, client.key (CN=driftline: may all); stranger.pem, a CA that signed nothing here
 
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 
@@ -23,13 +30,19 @@ libs=$DRIFTLINE_CACHE/kafka/libs-$(cksum <"$pom" | cut -d ' ' -f 1)
 
 answers() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
+# The plain port, and what is counted from it: the controller, SASL_SSL, TLS, TLS on both sides.
+PORTS=5
+
 find_free_port() {
-  local candidate
+  local candidate offset
   for _ in {1..100}; do
     candidate=$((20000 + RANDOM % 20000))
-    answers "$candidate" || answers $((candidate + 1)) || { printf '%s' "$candidate" && return; }
+    for ((offset = 0; offset < PORTS; offset++)); do
+      ! answers $((candidate + offset)) || continue 2
+    done
+    printf '%s' "$candidate" && return
   done
-  die "no free pair of ports found"
+  die "no free ports found"
 }
 
 if [[ $port == free ]]; then
@@ -37,6 +50,9 @@ if [[ $port == free ]]; then
   port=$(find_free_port)
 fi
 home=$DRIFTLINE_CACHE/kafka/broker-$port
+certificates=$home/certificates
+# What a broker was first started as, it stays until it is wiped.
+is_secure() { [[ -d $certificates || (${DRIFTLINE_KAFKA_SECURE:-0} == 1 && ! -d $home/data) ]]; }
 
 # Copies the jars once; a half-finished copy is never taken for a whole one.
 fetch_jars() {
@@ -108,6 +124,64 @@ background.threads=2
 PROPERTIES
 }
 
+# A CA of our own, what it signs, and a CA that signs nothing.
+make_certificates() {
+  [[ ! -d $certificates ]] || return 0
+  have openssl || die "openssl is missing: apt-get install openssl"
+  local staging=$certificates.new
+  rm -rf "$staging" && mkdir -p "$staging"
+  (
+    cd "$staging"
+    exec 2>openssl.log
+    authority() { openssl req -x509 -newkey rsa:2048 -nodes -days 3650 -subj "/CN=$2" -keyout "$1.key" -out "$1.pem"; }
+    sign() { # sign NAME SUBJECT EXTENSIONS
+      openssl req -newkey rsa:2048 -nodes -subj "$2" -keyout "$1.key" -out "$1.csr" &&
+        openssl x509 -req -in "$1.csr" -CA ca.pem -CAkey ca.key -CAcreateserial -days 3650 -extfile <(printf '%s' "$3") -out "$1.pem"
+    }
+    authority ca "Driftline test CA" && authority stranger "a stranger" &&
+      sign server "/CN=localhost" "subjectAltName=DNS:localhost,IP:127.0.0.1" &&
+      sign client "/CN=driftline" "extendedKeyUsage=clientAuth" &&
+      cat server.key server.pem >server.chain.pem
+  ) || { cat "$staging/openssl.log" >&2 && die "openssl could not make the certificates"; }
+  mv "$staging" "$certificates"
+}
+
+# Takes the place of the plain listeners; Kafka reads the last of two lines with one key.
+write_secure_properties() {
+  cat >>"$home/server.properties" <<PROPERTIES
+listeners=PLAINTEXT://127.0.0.1:$port,CONTROLLER://127.0.0.1:$((port + 1)),SASL_SSL://127.0.0.1:$((port + 2)),SSL://127.0.0.1:$((port + 3)),MUTUAL://127.0.0.1:$((port + 4))
+advertised.listeners=PLAINTEXT://127.0.0.1:$port,SASL_SSL://localhost:$((port + 2)),SSL://localhost:$((port + 3)),MUTUAL://localhost:$((port + 4))
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL_SSL:SASL_SSL,SSL:SSL,MUTUAL:SSL
+ssl.keystore.type=PEM
+ssl.keystore.location=$certificates/server.chain.pem
+ssl.truststore.type=PEM
+ssl.truststore.location=$certificates/ca.pem
+listener.name.mutual.ssl.client.auth=required
+sasl.enabled.mechanisms=SCRAM-SHA-256,SCRAM-SHA-512
+listener.name.sasl_ssl.scram-sha-256.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
+listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
+authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
+allow.everyone.if.no.acl.found=false
+super.users=User:ANONYMOUS;User:driftline;User:CN=driftline
+# A password that is wrong is said at once: tests wait for it.
+connection.failed.authentication.delay.ms=20
+PROPERTIES
+}
+
+scram_users() {
+  local user
+  for user in driftline limited forgetful; do
+    printf -- '--add-scram\nSCRAM-SHA-256=[name=%s,password=%s-secret]\n' "$user" "$user"
+    printf -- '--add-scram\nSCRAM-SHA-512=[name=%s,password=%s-secret]\n' "$user" "$user"
+  done
+}
+
+say_where() {
+  printf 'brokers=localhost:%s\n' "$port"
+  ! is_secure || printf 'sasl_ssl=localhost:%s\nssl=localhost:%s\nmutual=localhost:%s\ncertificates=%s\n' \
+    $((port + 2)) $((port + 3)) $((port + 4)) "$certificates"
+}
+
 start() {
   have_java || die "Java 17 or newer is missing: scripts/setup.sh --tests installs it"
   fetch_jars
@@ -119,10 +193,16 @@ start() {
     answers "$port" && die "port $port is taken by another program; set DRIFTLINE_KAFKA_PORT"
     answers $((port + 1)) && die "port $((port + 1)), the controller's, is taken by another program; set DRIFTLINE_KAFKA_PORT"
     write_properties
+    local users=()
+    if is_secure; then
+      make_certificates
+      write_secure_properties
+      mapfile -t users < <(scram_users)
+    fi
     if [[ ! -f $home/data/meta.properties ]]; then
       local cluster
       cluster=$(tool kafka.tools.StorageTool random-uuid 9>&-)
-      tool kafka.tools.StorageTool format --config "$home/server.properties" --cluster-id "$cluster" >"$home/format.log" 2>&1 9>&- ||
+      tool kafka.tools.StorageTool format --config "$home/server.properties" --cluster-id "$cluster" "${users[@]}" >"$home/format.log" 2>&1 9>&- ||
         { cat "$home/format.log" >&2 && die "could not format Kafka's storage"; }
     fi
     : >"$home/log"
@@ -134,7 +214,7 @@ start() {
     disown
   fi
   await_ready
-  printf 'brokers=localhost:%s\n' "$port"
+  say_where
 }
 
 # The line comes when the broker is registered, unfenced and serves requests; an open port alone comes too early.
@@ -178,7 +258,7 @@ case $command in
   stop) end TERM ;;
   kill) end KILL ;;
   wipe) end KILL && rm -rf "$home" ;;
-  status) if live_pid >/dev/null; then printf 'brokers=localhost:%s\n' "$port"; else say "not running" && exit 1; fi ;;
+  status) if live_pid >/dev/null; then say_where; else say "not running" && exit 1; fi ;;
   topics) need_running && create_topics "$@" ;;
   logs) cat "$home/log" ;;
   run) fetch_jars && tool "$@" ;;

@@ -59,13 +59,22 @@ fn override_key(table: &mut Table, path: &str, value: &str) {
     let mut keys: Vec<String> = lower.split("__").map(str::to_owned).collect();
     // Names of librdkafka's properties have dots, which environment variables cannot.
     if keys.len() == 3 && keys[0] == "kafka" && keys[1] == "properties" {
-        keys[2] = keys[2].replace('_', ".");
+        keys[2] = property(&keys[2]);
         return set(table, &["kafka", "properties", &keys[2]], Value::String(value.to_owned()));
     }
     let parsed = format!("value = {value}").parse::<Table>().ok().and_then(|mut table| table.remove("value"));
     let value = parsed.unwrap_or_else(|| Value::String(value.to_owned()));
     let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
     set(table, &keys, value);
+}
+
+/// `sasl_password` is `sasl.password`, and `sasl_password_file` names the file that holds it. Some properties of OAuth end in
+/// `file` themselves.
+fn property(name: &str) -> String {
+    match name.strip_suffix("_file") {
+        Some(secret) if !name.starts_with("sasl_oauthbearer_") => format!("{}_file", secret.replace('_', ".")),
+        _ => name.replace('_', "."),
+    }
 }
 
 fn set(table: &mut Table, keys: &[&str], value: Value) {
@@ -147,6 +156,20 @@ mod tests {
         redact(&mut table);
         assert_eq!(table["kafka"]["properties"]["sasl.password"].as_str(), Some("***"));
         assert_eq!(table["kafka"]["properties"]["sasl.mechanism"].as_str(), Some("PLAIN"));
+    }
+
+    #[test]
+    fn a_secret_file_can_be_named_by_the_environment() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "hunter2\n").unwrap();
+        let mut table = Table::new();
+        override_key(&mut table, "KAFKA__PROPERTIES__SASL_PASSWORD_FILE", &file.path().display().to_string());
+        override_key(&mut table, "KAFKA__PROPERTIES__SASL_OAUTHBEARER_ASSERTION_FILE", "/a");
+        read_secrets(&mut table).unwrap();
+        let properties = validate(table).unwrap().kafka.properties;
+        assert_eq!(properties["sasl.password"], "hunter2");
+        assert_eq!(properties["sasl.oauthbearer.assertion.file"], "/a");
+        assert_eq!(properties.len(), 2);
     }
 
     #[test]

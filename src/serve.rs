@@ -97,6 +97,9 @@ async fn reasons_against(pages: &Pages) -> Vec<String> {
         if let Some(why) = collector.refused() {
             reasons.push(format!("kafka: {why}"));
         }
+        if let Some(why) = collector.letters_refused() {
+            reasons.push(format!("kafka: dead letters are not published: {why}"));
+        }
         if !collector.store_ok() {
             reasons.push("store: flushes are waiting".to_owned());
         }

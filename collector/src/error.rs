@@ -31,6 +31,9 @@ pub enum Error {
         /// Its policy.
         policy: String,
     },
+    /// Rights are missing; each is named with the command that grants it.
+    #[error("{}", .0.join("; "))]
+    Denied(Vec<String>),
     /// The broker did not do what it was asked; it may later.
     #[error("cannot {what}: {source}")]
     Broker {
@@ -97,7 +100,7 @@ impl Error {
                 driftline_store::Disposition::Retry => Disposition::Retry,
                 driftline_store::Disposition::Stop => Disposition::Stop,
             },
-            Self::Broker { .. } => Disposition::Retry,
+            Self::Broker { .. } | Self::Denied(_) => Disposition::Retry,
             _ => Disposition::Stop,
         }
     }

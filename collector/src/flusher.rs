@@ -151,8 +151,14 @@ impl Flusher {
     async fn publish_dead_letters(&self, sealed: &SealedBatch) {
         let Some(letters) = self.dead_letters.as_ref().filter(|_| !sealed.rejections.is_empty()) else { return };
         match letters.publish(&sealed.partition, &sealed.rejections).await {
-            Ok(()) => self.telemetry.dead_letters_published(&sealed.partition, sealed.rejections.len()),
-            Err(why) => self.telemetry.dead_letters_failed(&sealed.partition, &why),
+            Ok(()) => {
+                self.status.set_letters_refused(None);
+                self.telemetry.dead_letters_published(&sealed.partition, sealed.rejections.len());
+            }
+            Err(why) => {
+                self.status.set_letters_refused(Some(&why));
+                self.telemetry.dead_letters_failed(&sealed.partition, &why);
+            }
         }
     }
 }

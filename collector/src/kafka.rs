@@ -22,9 +22,10 @@ use crate::source::{
     Broker, EventSource, PartitionRef, RawRecord, SourceEvent, SourceTopic, Standing, Start, Starts, TopicState,
     Watermarks,
 };
+use crate::stage::Until;
 use crate::starts::ChainStarts;
 use crate::status::CollectorStatus;
-use crate::{topic_id, topics};
+use crate::{describe, refusal, topics};
 
 /// Bounds of one poll: enough to spend little on bookkeeping, little enough that memory cannot run far over its bound.
 const RECORDS_A_POLL: usize = 8192;
@@ -39,6 +40,13 @@ const SETTLE_FOR: Duration = Duration::from_millis(1500);
 /// The most that the client fetches ahead. Larger only spreads what it has fetched over more memory than the
 /// processor's cache holds; smaller leaves nothing to do while a fetch is under way.
 const QUEUE_KBYTES_MAX: usize = 16 << 10;
+/// How often it is asked whether what the brokers refuse is granted by now. The client says so once at most, and is silent
+/// as well when it is granted. Smaller only asks more; larger shows it later.
+const ASK_RIGHTS_EVERY: Duration = Duration::from_secs(3);
+/// How long brokers must have turned a client away before a run that somebody waits for gives up.
+const BELIEVE_AFTER: Duration = Duration::from_secs(5);
+/// A complaint of the client about its connections is old after this: it repeats itself every half minute.
+const COMPLAINT_HOLDS: Duration = Duration::from_secs(60);
 /// The longest that leaving the group may take.
 const CLOSE_FOR: Duration = Duration::from_secs(5);
 
@@ -52,6 +60,16 @@ pub(crate) struct KafkaSource {
     awaiting_quiet: Option<Vec<PartitionStatistics>>,
     quiet_polls: u32,
     settled_at: Instant,
+    settings: CollectorSettings,
+    doubt: Option<Doubt>,
+}
+
+/// Something that the brokers have refused, and whose end they will not tell by themselves.
+struct Doubt {
+    why: String,
+    /// The group has refused us: only an assignment proves that it does no longer.
+    until_assigned: bool,
+    ask_at: Instant,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -67,29 +85,46 @@ impl KafkaSource {
         settings: &CollectorSettings,
         starts: Arc<ChainStarts>,
         status: &CollectorStatus,
+        until: Until,
         stop: &CancellationToken,
     ) -> Result<Option<Self>, Error> {
         let consumer = client(settings, Arc::clone(&starts))?;
         let mut wait = Duration::from_millis(100);
         let mut told = false;
-        while let Err(error) = topics::check(&consumer, settings, &starts) {
+        let began = Instant::now();
+        while let Err(error) = topics::check(&consumer, settings, starts.runtime()) {
             if error.disposition() == Disposition::Stop {
                 return Err(error);
             }
-            status.set_connected(false);
-            if !std::mem::replace(&mut told, true) {
-                tracing::warn!(brokers = settings.brokers, %error, "the brokers do not answer; waiting");
+            listen(&consumer, wait);
+            // A broker that names a missing right does answer.
+            status.set_connected(matches!(error, Error::Denied(_)));
+            let refused = match &error {
+                Error::Denied(_) => Some(error.to_string()),
+                _ => consumer.context().complaint(),
+            };
+            if let Some(why) = refused {
+                // Somebody waits for the end of this run, and what is refused will not come. A broker that is about to end or
+                // to begin may seem to refuse for a moment, but it names no rights.
+                let is_sure = matches!(error, Error::Denied(_)) || began.elapsed() >= BELIEVE_AFTER;
+                if until == Until::CaughtUp && is_sure {
+                    return Err(Error::Halted(vec![why]));
+                }
+                if status.set_refused(&why) {
+                    tracing::warn!(why, "the brokers refuse; trying again until a person has mended it");
+                }
+            } else if !std::mem::replace(&mut told, true) {
+                tracing::warn!(brokers = settings.brokers, %error, hint = refusal::AWAY, "the brokers do not answer; waiting");
             }
-            // Callbacks must be served while waiting, too.
-            consumer.poll(wait);
             if stop.is_cancelled() {
                 return Ok(None);
             }
             wait = (wait * 2).min(Duration::from_secs(5));
         }
-        if status.set_connected(true) {
-            tracing::info!(brokers = settings.brokers, group = settings.group, "the brokers answer");
-        }
+        consumer.context().forget_complaint();
+        status.set_granted();
+        status.set_connected(true);
+        tracing::info!(brokers = settings.brokers, group = settings.group, "the brokers answer");
         let topics = settings.topics();
         let names: Vec<&str> = topics.iter().map(|topic| topic.name.as_str()).collect();
         consumer.subscribe(&names).map_err(|source| Error::broker("subscribe", source))?;
@@ -99,6 +134,8 @@ impl KafkaSource {
             awaiting_quiet: None,
             quiet_polls: 0,
             settled_at: Instant::now() + SETTLE_FOR,
+            settings: settings.clone(),
+            doubt: None,
         }))
     }
 
@@ -120,7 +157,13 @@ impl KafkaSource {
         for event in events {
             self.unsettle();
             on(match event {
-                Assignment::Assigned(starts) => SourceEvent::Assigned(starts),
+                Assignment::Assigned(starts) => {
+                    if let Some(doubt) = &mut self.doubt {
+                        doubt.until_assigned = false;
+                        doubt.ask_at = Instant::now();
+                    }
+                    SourceEvent::Assigned(starts)
+                }
                 Assignment::Revoked(partitions) => SourceEvent::Revoked(partitions),
             });
         }
@@ -163,13 +206,21 @@ impl KafkaSource {
             RDKafkaErrorCode::AllBrokersDown
             | RDKafkaErrorCode::BrokerTransportFailure
             | RDKafkaErrorCode::Resolve
+            | RDKafkaErrorCode::SSL
             | RDKafkaErrorCode::Authentication => {
                 self.connected = false;
                 on(SourceEvent::Connected(false));
+                if let Some(why) = self.consumer().context().complaint() {
+                    self.doubt(why, false);
+                }
             }
             code => {
-                if let Some(advice) = advice(code) {
-                    on(SourceEvent::Refused(format!("{code}: {advice}")));
+                if let Some(advice) = refusal::of_reading(code) {
+                    let is_right = matches!(
+                        code,
+                        RDKafkaErrorCode::GroupAuthorizationFailed | RDKafkaErrorCode::TopicAuthorizationFailed
+                    );
+                    self.doubt(format!("{code}: {advice}"), !is_right);
                 } else {
                     tracing::debug!(%code, "the client goes on after an error");
                 }
@@ -177,22 +228,38 @@ impl KafkaSource {
         }
         Ok(())
     }
+
+    fn doubt(&mut self, why: String, until_assigned: bool) {
+        self.doubt = Some(Doubt { why, until_assigned, ask_at: Instant::now() });
+    }
+
+    /// Asks the brokers whether they still refuse, and which right it is that is missing.
+    fn settle_doubt(&mut self, on: &mut dyn FnMut(SourceEvent<'_>)) {
+        let Some(mut doubt) = self.doubt.take_if(|doubt| doubt.ask_at <= Instant::now()) else { return };
+        let needed = topics::look(self.consumer(), &self.settings);
+        let rights = needed.map(|needed| topics::rights(&needed, &self.settings));
+        match rights {
+            Ok(rights) if !rights.denied.is_empty() => doubt.why = rights.denied.join("; "),
+            Ok(_) if doubt.until_assigned => {}
+            Ok(rights) => {
+                // A broker that does not tell our rights has told all that it will: the refusal holds for its time.
+                self.consumer().context().forget_complaint();
+                on(if rights.are_known { SourceEvent::Granted } else { SourceEvent::Refused(doubt.why) });
+                return;
+            }
+            Err(_) => {}
+        }
+        on(SourceEvent::Refused(doubt.why.clone()));
+        doubt.ask_at = Instant::now() + ASK_RIGHTS_EVERY;
+        self.doubt = Some(doubt);
+    }
 }
 
-/// What a person can do about an error that the client would repeat for ever.
-fn advice(code: RDKafkaErrorCode) -> Option<&'static str> {
-    match code {
-        RDKafkaErrorCode::InvalidSessionTimeout => Some(
-            "set kafka.properties.\"session.timeout.ms\" between the brokers' group.min and group.max.session.timeout.ms",
-        ),
-        RDKafkaErrorCode::GroupAuthorizationFailed => Some("grant READ on the consumer group kafka.group"),
-        RDKafkaErrorCode::TopicAuthorizationFailed => Some("grant READ and DESCRIBE on the topics"),
-        RDKafkaErrorCode::ClusterAuthorizationFailed => Some("grant DESCRIBE on the cluster"),
-        RDKafkaErrorCode::InconsistentGroupProtocol => {
-            Some("other members of the group do not rebalance cooperatively; choose another kafka.group")
-        }
-        RDKafkaErrorCode::InvalidGroupId => Some("choose another kafka.group"),
-        _ => None,
+/// Serves callbacks for a while: they say why the brokers cannot be reached.
+fn listen(consumer: &KafkaConsumer, wait: Duration) {
+    let until = Instant::now() + wait;
+    while let Some(left) = until.checked_duration_since(Instant::now()) {
+        consumer.poll(left.max(Duration::from_millis(1)));
     }
 }
 
@@ -200,6 +267,7 @@ impl EventSource for KafkaSource {
     fn poll(&mut self, timeout: Duration, on: &mut dyn FnMut(SourceEvent<'_>)) -> Result<(), Error> {
         let consumer = Arc::clone(self.consumer());
         let context = Arc::clone(consumer.context());
+        self.settle_doubt(on);
         let (mut wait, mut records, mut bytes) = (timeout, 0, 0);
         while records < RECORDS_A_POLL && bytes < BYTES_A_POLL {
             let callbacks = context.callbacks.load(Ordering::Relaxed);
@@ -333,6 +401,7 @@ pub(crate) struct Context {
     /// How often any callback was called: a poll that returned nothing may have served one.
     callbacks: AtomicU64,
     described: Mutex<HashMap<String, (Instant, TopicState)>>,
+    complaint: Mutex<Option<(Instant, String)>>,
 }
 
 #[derive(Default)]
@@ -348,8 +417,18 @@ enum Assignment {
 
 impl Context {
     fn new(topics: Vec<SourceTopic>, starts: Arc<ChainStarts>) -> Self {
-        let (inbox, described) = (Mutex::default(), Mutex::default());
-        Self { topics, starts, inbox, callbacks: AtomicU64::new(0), described }
+        let (inbox, described, complaint) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Self { topics, starts, inbox, callbacks: AtomicU64::new(0), described, complaint }
+    }
+
+    /// What the client complained of lately about its connections, if a person can do something about it.
+    fn complaint(&self) -> Option<String> {
+        let complaint = self.complaint.lock().unwrap_or_else(PoisonError::into_inner);
+        complaint.as_ref().filter(|(at, _)| at.elapsed() < COMPLAINT_HOLDS).map(|(_, why)| why.clone())
+    }
+
+    fn forget_complaint(&self) {
+        self.complaint.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
     fn inbox(&self) -> MutexGuard<'_, Inbox> {
@@ -422,6 +501,9 @@ impl ClientContext for Context {
 
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(target: "librdkafka", %error, reason);
+        if let Some(why) = refusal::of_connection(&error, reason) {
+            *self.complaint.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), why));
+        }
     }
 
     fn stats(&self, statistics: Statistics) {
@@ -477,7 +559,7 @@ impl Broker for KafkaConsumer {
         if let Some(code) = found.error() {
             return Err(failed(KafkaError::MetadataFetch(code.into())));
         }
-        let id = topic_id::topic_id(self.client(), &topic.name);
+        let id = describe::topic(self.client(), &topic.name).id;
         let state = TopicState { id, partitions: found.partitions().len() as u32 };
         let mut described = described.lock().unwrap_or_else(PoisonError::into_inner);
         described.insert(topic.name.clone(), (Instant::now(), state.clone()));

@@ -33,9 +33,10 @@ mod stage;
 mod starts;
 
 mod dead_letter;
+mod describe;
 mod kafka;
 pub mod memory;
-mod topic_id;
+pub mod refusal;
 mod topics;
 
 pub mod status;
@@ -54,6 +55,7 @@ pub use settings::{CollectorSettings, Start};
 pub use stage::Until;
 pub use starts::ChainStarts;
 pub use status::{CollectorStatus, PartitionStatus};
+pub use topics::{Finding, examine};
 
 use dead_letter::KafkaDeadLetters;
 use flusher::Flusher;
@@ -82,7 +84,7 @@ pub async fn run(
     settings.validate()?;
     let letters = KafkaDeadLetters::open(&settings)?.map(|letters| Box::new(letters) as Box<dyn DeadLetters>);
     let (to_connect, stop, seen) = (settings.clone(), shutdown.clone(), Arc::clone(&status));
-    let connect = move |starts| kafka::KafkaSource::connect(&to_connect, starts, &seen, &stop);
+    let connect = move |starts| kafka::KafkaSource::connect(&to_connect, starts, &seen, until, &stop);
     run_on(connect, settings, store, letters, status, until, shutdown).await
 }
 

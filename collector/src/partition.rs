@@ -174,7 +174,8 @@ impl Partition {
             Reading::Unknown => Some("waiting for the store or the broker".to_owned()),
         };
         let (tail, position) = self.progress().map_or((0, 0), |progress| (progress.tail.to, progress.position()));
-        PartitionStatus { tail, position, broker_end: self.broker_end, halted }
+        let is_buffered = self.progress().is_some_and(|progress| !progress.is_idle());
+        PartitionStatus { tail, position, is_buffered, broker_end: self.broker_end, halted }
     }
 }
 

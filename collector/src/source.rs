@@ -61,6 +61,8 @@ pub enum SourceEvent<'a> {
     Connected(bool),
     /// The brokers refuse something that a person has to mend; why, and what.
     Refused(String),
+    /// What they refused is granted.
+    Granted,
 }
 
 /// Where a partition begins in this assignment.

@@ -402,6 +402,12 @@ impl State {
                     self.telemetry.refused(&why);
                 }
             }
+            SourceEvent::Granted => {
+                self.connected(true);
+                if self.status.set_granted() {
+                    self.telemetry.granted();
+                }
+            }
         }
     }
 

@@ -47,6 +47,10 @@ impl ChainStarts {
         self.fatal.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
+    pub(crate) fn runtime(&self) -> &Handle {
+        &self.runtime
+    }
+
     pub(crate) fn block_on<F: Future>(&self, work: F) -> F::Output {
         self.runtime.block_on(work)
     }

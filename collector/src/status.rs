@@ -19,6 +19,7 @@ pub struct CollectorStatus {
     store_failing: AtomicBool,
     last_commit_at: AtomicI64,
     refused: Mutex<Option<(String, Instant)>>,
+    letters_refused: Mutex<Option<(String, Instant)>>,
     partitions: Mutex<BTreeMap<TopicPartition, PartitionStatus>>,
 }
 
@@ -29,6 +30,8 @@ pub struct PartitionStatus {
     pub tail: i64,
     /// Next offset to read.
     pub position: i64,
+    /// Records before the position are still on their way into the chain.
+    pub is_buffered: bool,
     /// The broker's end, once it is known.
     pub broker_end: Option<i64>,
     /// Why the partition is not read, if it is not.
@@ -38,8 +41,10 @@ pub struct PartitionStatus {
 impl PartitionStatus {
     /// Offsets at the broker that have not been read into the chain, once the broker's end is known.
     pub fn lag(&self) -> Option<i64> {
-        // A position beyond the tail with nothing buffered passed over control records only; buffered records still count.
-        self.broker_end.map(|end| if self.position >= end && self.tail >= end { 0 } else { (end - self.tail).max(0) })
+        // A position beyond the tail with nothing in memory passed over offsets that are no records: control records, and
+        // those of aborted transactions. They will never be in the chain.
+        let done = if self.is_buffered { self.tail } else { self.position };
+        self.broker_end.map(|end| (end - done).max(0))
     }
 }
 
@@ -51,8 +56,12 @@ impl CollectorStatus {
 
     /// What the brokers refuse, if they have done so lately: the client keeps asking, so silence means that it is mended.
     pub fn refused(&self) -> Option<String> {
-        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        refused.as_ref().filter(|(_, at)| at.elapsed() < REFUSAL_HOLDS).map(|(why, _)| why.clone())
+        held(&self.refused)
+    }
+
+    /// Why dead letters are not published, if that was so lately. Nothing waits for them: they stay in the raw objects.
+    pub fn letters_refused(&self) -> Option<String> {
+        held(&self.letters_refused)
     }
 
     /// Returns whether this is news.
@@ -80,8 +89,18 @@ impl CollectorStatus {
     /// Ready: the brokers answer, the store takes flushes, and no partition is halted.
     pub fn is_ready(&self) -> bool {
         let partitions = self.partitions.lock().unwrap_or_else(PoisonError::into_inner);
-        let answers = self.broker_connected() && self.refused().is_none();
+        let answers = self.broker_connected() && self.refused().is_none() && self.letters_refused().is_none();
         answers && self.store_ok() && partitions.values().all(|partition| partition.halted.is_none())
+    }
+
+    /// Returns whether something had been refused until now.
+    pub(crate) fn set_granted(&self) -> bool {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).take().is_some()
+    }
+
+    pub(crate) fn set_letters_refused(&self, why: Option<&str>) {
+        *self.letters_refused.lock().unwrap_or_else(PoisonError::into_inner) =
+            why.map(|why| (why.to_owned(), Instant::now()));
     }
 
     /// Returns whether this is news.
@@ -99,5 +118,27 @@ impl CollectorStatus {
 
     pub(crate) fn set_partitions(&self, partitions: BTreeMap<TopicPartition, PartitionStatus>) {
         *self.partitions.lock().unwrap_or_else(PoisonError::into_inner) = partitions;
+    }
+}
+
+fn held(refused: &Mutex<Option<(String, Instant)>>) -> Option<String> {
+    let refused = refused.lock().unwrap_or_else(PoisonError::into_inner);
+    refused.as_ref().filter(|(_, at)| at.elapsed() < REFUSAL_HOLDS).map(|(why, _)| why.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_record_is_no_lag_and_what_is_in_memory_is() {
+        let of = |tail, position, is_buffered, broker_end| {
+            PartitionStatus { tail, position, is_buffered, broker_end, halted: None }.lag()
+        };
+        assert_eq!(of(5, 5, false, None), None);
+        assert_eq!(of(5, 5, false, Some(9)), Some(4));
+        assert_eq!(of(5, 9, false, Some(9)), Some(0), "a partition may end in control records");
+        assert_eq!(of(5, 9, true, Some(9)), Some(4), "and in records that are not written yet");
+        assert_eq!(of(9, 9, false, Some(5)), Some(0), "an end that is older than the position");
     }
 }

@@ -154,6 +154,10 @@ impl Telemetry {
         tracing::warn!(why, "the brokers refuse; trying again until a person has mended it");
     }
 
+    pub(crate) fn granted(&self) {
+        tracing::info!("what the brokers refused is granted; going on");
+    }
+
     pub(crate) fn connected(&self, yes: bool) {
         if yes {
             tracing::info!("the brokers answer");

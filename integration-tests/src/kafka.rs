@@ -5,7 +5,7 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use rdkafka::ClientConfig;
@@ -93,6 +93,11 @@ impl Broker {
         Ok(Some(Broker { brokers: start_real()? }))
     }
 
+    /// One that runs already.
+    pub fn at(brokers: &str) -> Self {
+        Broker { brokers: brokers.to_owned() }
+    }
+
     /// The address list for a client's configuration.
     pub fn brokers(&self) -> &str {
         &self.brokers
@@ -107,17 +112,37 @@ impl Broker {
 
     /// Creates a topic without retention, so that old events stay.
     pub async fn create_topic(&self, name: &str, partitions: i32) -> Result<()> {
+        self.create_topic_with(name, partitions, &[]).await
+    }
+
+    /// As [`Broker::create_topic`], with settings of its own.
+    pub async fn create_topic_with(&self, name: &str, partitions: i32, settings: &[(&str, &str)]) -> Result<()> {
         let admin: AdminClient<DefaultClientContext> = self.client().create().context("create the admin client")?;
         let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1))
             .set("retention.ms", "-1")
             .set("max.message.bytes", MESSAGE_BYTES_MAX);
+        let topic = settings.iter().fold(topic, |topic, (key, value)| topic.set(key, value));
         let options = AdminOptions::new().operation_timeout(Some(TIMEOUT)).request_timeout(Some(TIMEOUT));
         for result in admin.create_topics([&topic], &options).await.context("ask for the topic")? {
             if let Err((name, code)) = result {
                 bail!("create topic {name}: {code}");
             }
         }
-        Ok(())
+        self.await_partitions(name, partitions as usize).await
+    }
+
+    /// Waits until the broker tells of so many partitions: what has just been made is not known to all of it at once.
+    pub async fn await_partitions(&self, name: &str, partitions: usize) -> Result<()> {
+        let consumer: BaseConsumer = self.client().create().context("create the consumer")?;
+        let asked = Instant::now();
+        loop {
+            let metadata = consumer.fetch_metadata(Some(name), TIMEOUT).context("ask for the partitions")?;
+            if metadata.topics().iter().any(|topic| topic.name() == name && topic.partitions().len() == partitions) {
+                return Ok(());
+            }
+            ensure!(asked.elapsed() < TIMEOUT, "{name} does not get {partitions} partitions");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     /// Deletes a topic.

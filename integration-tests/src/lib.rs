@@ -3,3 +3,4 @@
 pub mod generator;
 pub mod kafka;
 pub mod partitioner;
+pub mod secure;

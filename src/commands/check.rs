@@ -1,19 +1,14 @@
-//! `check`: configuration, store, brokers, topics, clock.
-use std::time::Duration;
-
+//! `check`: configuration, store, brokers, topics, rights, clock.
 use anyhow::Result;
+use driftline_collector::Finding;
 use driftline_schemas::clock;
-use driftline_schemas::config::Config;
 use driftline_store::Store;
-use rdkafka::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer};
 
 use crate::cli::Global;
-use crate::{CheckFailed, config};
+use crate::{CheckFailed, config, pipeline};
 
 /// A store's clock further away than this makes `future_timestamp` and idle windows wrong.
 const CLOCK_SKEW_MAX_SECS: i64 = 60;
-const BROKER_WAIT: Duration = Duration::from_secs(10);
 
 pub(crate) async fn run(global: &Global) -> Result<()> {
     let config = config::load(global)?;
@@ -40,10 +35,10 @@ pub(crate) async fn run(global: &Global) -> Result<()> {
             say("clock", clock_skew(&store).await);
         }
     }
-    let asked = config.clone();
-    let topics = tokio::task::spawn_blocking(move || brokers(&asked)).await?;
-    for (what, result) in topics {
-        say(&what, result);
+    let settings = pipeline::collector_settings(&config, "check");
+    for Finding { what, result } in tokio::task::spawn_blocking(move || driftline_collector::examine(&settings)).await?
+    {
+        say(what, result);
     }
     if failed == 0 { Ok(()) } else { Err(CheckFailed(format!("{failed} check(s) failed")).into()) }
 }
@@ -66,41 +61,4 @@ async fn clock_skew(store: &Store) -> Result<String, String> {
     } else {
         Ok(format!("within {} s of the store's", skew.abs().max(1)))
     }
-}
-
-fn brokers(config: &Config) -> Vec<(String, Result<String, String>)> {
-    let kafka = &config.kafka;
-    let mut client = ClientConfig::new();
-    client.set("bootstrap.servers", &kafka.brokers);
-    for (key, value) in &kafka.properties {
-        client.set(key, value);
-    }
-    let consumer: BaseConsumer = match client.create() {
-        Ok(consumer) => consumer,
-        Err(error) => return vec![("brokers".into(), Err(error.to_string()))],
-    };
-    let metadata = match consumer.fetch_metadata(None, BROKER_WAIT) {
-        Ok(metadata) => metadata,
-        Err(error) => {
-            let advice = format!("{} do not answer: {error} (set kafka.brokers or --brokers)", kafka.brokers);
-            return vec![("brokers".into(), Err(advice))];
-        }
-    };
-    let mut results = vec![("brokers".to_owned(), Ok(format!("{} of {}", metadata.brokers().len(), kafka.brokers)))];
-    for topic in kafka.predictions_topics.iter().chain(&kafka.labels_topics) {
-        let found = metadata.topics().iter().find(|known| known.name() == topic);
-        results.push((
-            "topic".to_owned(),
-            match found {
-                Some(known) => Ok(format!("{topic}: {} partition(s)", known.partitions().len())),
-                None if kafka.create_topics => Ok(format!("{topic}: does not exist, and will be created")),
-                None => Err(format!(
-                    "{topic} does not exist; create it with `kafka-topics.sh --bootstrap-server {} --create --topic {topic} \
-                     --partitions {}`, or set kafka.create_topics = true",
-                    kafka.brokers, kafka.create_partitions
-                )),
-            },
-        ));
-    }
-    results
 }

@@ -4,13 +4,16 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use driftline_collector::refusal::{self, AWAY, Asker};
 use driftline_schemas::config::KafkaConfig;
 use indicatif::{ProgressBar, ProgressStyle};
 use rdkafka::ClientConfig;
+use rdkafka::Message;
 use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::DeliveryResult;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
@@ -20,24 +23,46 @@ use crate::config;
 
 /// How long the brokers may take for what was sent last.
 const FLUSH_MAX: Duration = Duration::from_secs(60);
+/// How long the brokers may take to say that the topic is there; a topic may be created by being asked for.
+const REACH_FOR: Duration = Duration::from_secs(10);
 
 /// Counts what the brokers acknowledged.
 #[derive(Default)]
 pub(crate) struct Deliveries {
     acknowledged: AtomicU64,
-    first_failure: Mutex<Option<String>>,
+    /// The topic, and why.
+    first_failure: Mutex<Option<(String, KafkaError)>>,
+    complaint: Mutex<Option<String>>,
 }
 
-impl ClientContext for Deliveries {}
+impl Deliveries {
+    /// Why the brokers cannot be reached, if a person can do something about it.
+    fn complaint(&self) -> Option<String> {
+        self.complaint.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl ClientContext for Deliveries {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        tracing::debug!(target: "librdkafka", ?level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(target: "librdkafka", %error, reason);
+        if let Some(why) = refusal::of_connection(&error, reason) {
+            *self.complaint.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
+        }
+    }
+}
 
 impl ProducerContext for Deliveries {
     type DeliveryOpaque = ();
     fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
         match result {
             Ok(_) => drop(self.acknowledged.fetch_add(1, Ordering::Relaxed)),
-            Err((error, _)) => {
+            Err((error, message)) => {
                 let mut first = self.first_failure.lock().unwrap_or_else(PoisonError::into_inner);
-                first.get_or_insert_with(|| error.to_string());
+                first.get_or_insert_with(|| (message.topic().to_owned(), error.clone()));
             }
         }
     }
@@ -46,6 +71,7 @@ impl ProducerContext for Deliveries {
 /// A producer whose records are acknowledged by all replicas and written once.
 pub(crate) struct Publisher {
     producer: BaseProducer<Deliveries>,
+    asker: Asker,
 }
 
 impl Publisher {
@@ -63,7 +89,7 @@ impl Publisher {
             client.set(key, value);
         }
         let producer = client.create_with_context(Deliveries::default()).context("set up the producer")?;
-        Ok(Self { producer })
+        Ok(Self { producer, asker: Asker::new(&kafka.brokers, &kafka.properties) })
     }
 
     /// Sends one record; waits while the queue is full.
@@ -79,7 +105,7 @@ impl Publisher {
                     self.producer.poll(Duration::from_millis(50));
                     record = back;
                 }
-                Err((error, _)) => bail!("cannot publish to {topic}: {error}"),
+                Err((error, _)) => bail!("cannot publish to {topic}: {}", self.why(topic, &error)),
             }
         }
         self.producer.poll(Duration::ZERO);
@@ -102,8 +128,38 @@ impl Publisher {
 
     fn failure(&self) -> Result<()> {
         match &*self.producer.context().first_failure.lock().unwrap_or_else(PoisonError::into_inner) {
-            Some(failure) => bail!("a record was not acknowledged: {failure}"),
+            Some((topic, error)) => bail!("a record was not acknowledged: {}", self.why(topic, error)),
             None => Ok(()),
+        }
+    }
+
+    /// What a person can do about an error, where that is known; else the client's own words.
+    fn why(&self, topic: &str, error: &KafkaError) -> String {
+        let fatal = self.producer.client().fatal_error().map(|(code, _)| KafkaError::Global(code));
+        let denied = self.asker.cannot_publish(fatal.as_ref().unwrap_or(error), topic);
+        denied.or_else(|| self.producer.context().complaint()).unwrap_or_else(|| error.to_string())
+    }
+
+    /// Fails at once where the brokers cannot be reached, or do not let us write: a record would wait for minutes.
+    fn reach(&self, brokers: &str, topic: &str) -> Result<()> {
+        let started = Instant::now();
+        loop {
+            let failed = match self.producer.client().fetch_metadata(Some(topic), REACH_FOR / 5) {
+                Ok(metadata) => match metadata.topics().iter().find_map(|found| found.error()) {
+                    Some(code) => KafkaError::MetadataFetch(code.into()),
+                    None => return Ok(()),
+                },
+                Err(error) => error,
+            };
+            // What the client complains of waits in its queue.
+            self.producer.poll(Duration::from_millis(200));
+            if let Some(why) = self.asker.cannot_publish(&failed, topic).or_else(|| self.producer.context().complaint())
+            {
+                bail!("cannot publish to {topic} at {brokers}: {why}");
+            }
+            if started.elapsed() >= REACH_FOR {
+                bail!("cannot publish to {topic}: {brokers} do not answer: {failed} ({AWAY})");
+            }
         }
     }
 }
@@ -118,8 +174,7 @@ pub(crate) async fn run(global: &Global, args: &ProduceArgs) -> Result<()> {
 
 fn publish(kafka: &KafkaConfig, files: &[std::path::PathBuf], topic: &str) -> Result<u64> {
     let publisher = Publisher::new(kafka)?;
-    let metadata = publisher.producer.client().fetch_metadata(Some(topic), Duration::from_secs(10));
-    metadata.with_context(|| format!("reach the brokers at {} (set kafka.brokers or --brokers)", kafka.brokers))?;
+    publisher.reach(&kafka.brokers, topic)?;
     let mut sent = 0u64;
     for file in files {
         let bar = progress(file)?;

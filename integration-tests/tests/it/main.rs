@@ -6,6 +6,7 @@ mod crash;
 mod engines;
 mod evaluate;
 mod judge;
+mod kafka_variety;
 mod otlp;
 mod outside;
 mod pipeline;
