@@ -228,6 +228,7 @@ async fn publish_window_accounts(parts: &Parts, state: &LedgerState, published: 
     Ok(())
 }
 
+        task_is_inferred: settings.task.is_none(),
 async fn publish_accounts(parts: &Parts, state: &LedgerState) -> Result<(), Error> {
     let seq = state.next_seq;
     publish::accounts(&parts.store, account::NO_MODEL, NO_DATE, seq, account::partitions(state)).await?;

@@ -207,6 +207,7 @@ async fn in_place(config: &Config, args: &EvaluateArgs, file: &Path, columns: &[
     let context = EvaluationContext {
         model: args.model.clone(),
         task,
+        task_is_inferred: settings.task.is_none(),
         positive_class: settings.positive_class.clone().or_else(|| (task == Task::Binary).then(|| "1".to_owned())),
         threshold: settings.threshold,
         score_kind: settings.score_kind,
