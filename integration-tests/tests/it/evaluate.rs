@@ -155,6 +155,29 @@ async fn e2_a_parquet_file_of_labels_and_scores_alone_is_judged() -> Result<()> 
     Ok(())
 }
 
+/// Windows that are read together are measured against each other, the later against the earlier.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_past_period_is_the_reference_of_windows_read_with_it() -> Result<()> {
+    let sandbox = Sandbox::with_config("[[models]]\nname = \"m\"\nreference = { last = \"1h\", offset = \"1h\" }\n")?;
+    let mut lines = String::new();
+    for (hour, scores) in [(10, [0.1, 0.2]), (11, [0.1, 0.2]), (12, [0.1, 0.9]), (13, [0.1, 0.2])] {
+        for (number, score) in scores.into_iter().enumerate() {
+            let event = serde_json::json!({"prediction_id": format!("{hour}-{number}"), "model_name": "m",
+                "timestamp": format!("2026-03-01T{hour}:00:00Z"), "score": score});
+            lines += &format!("{event}\n");
+        }
+    }
+    std::fs::write(sandbox.path("p.jsonl"), lines).context("write the events")?;
+    sandbox.succeed(&["evaluate", "--predictions", "p.jsonl", "--out", "out"]).await?;
+    let query = "SELECT date_part('hour', window_start) AS hour, statistic, reason FROM drift \
+                 WHERE column_name = 'score' AND model_version IS NULL AND (method = 'ks' OR reason IS NOT NULL) ORDER BY 1";
+    let printed = sandbox.succeed(&["--store", "out", "sql", "-c", query, "--format", "json"]).await?;
+    let rows: Vec<serde_json::Value> = serde_json::from_str(&printed)?;
+    let said: Vec<_> = rows.iter().map(|row| (row["hour"].as_i64(), row["statistic"].as_f64())).collect();
+    ensure!(said == [(Some(10), None), (Some(11), None), (Some(12), Some(0.5)), (Some(13), Some(0.0))], "{said:?}");
+    Ok(())
+}
+
 async fn check(sandbox: &Sandbox, set: &str) -> Result<()> {
     #[derive(Deserialize)]
     struct Metric {
