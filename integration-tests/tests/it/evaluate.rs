@@ -155,6 +155,35 @@ async fn e2_a_parquet_file_of_labels_and_scores_alone_is_judged() -> Result<()> 
     Ok(())
 }
 
+/// Labels of any type, nothing configured: 4 rows, 3 of them right at the threshold of 0.5, and an AUC of 3/4.
+#[tokio::test(flavor = "multi_thread")]
+async fn e2_a_parquet_file_of_any_kind_of_label_is_judged() -> Result<()> {
+    use arrow::array::{ArrayRef, BooleanArray, StringArray};
+    let labels: [(&str, ArrayRef); 4] = [
+        ("bool", Arc::new(BooleanArray::from(vec![true, true, false, false]))),
+        ("text", Arc::new(StringArray::from(vec!["fraud", "fraud", "ok", "ok"]))),
+        ("text of numbers", Arc::new(StringArray::from(vec!["1.0", "1.0", "0.0", "0.0"]))),
+        ("float", Arc::new(Float64Array::from(vec![1.0, 1.0, 0.0, 0.0]))),
+    ];
+    for (kind, label) in labels {
+        // The last row is refused: its score is no probability.
+        let label = arrow::compute::concat(&[&label, &label.slice(0, 1)])?;
+        let score: ArrayRef = Arc::new(Float64Array::from(vec![0.9, 0.3, 0.1, 0.4, 1.5]));
+        let sandbox = Sandbox::with_config("")?;
+        write_parquet(
+            &sandbox.path("rows.parquet"),
+            &[RecordBatch::try_from_iter(vec![("label", label), ("score", score)])?],
+        )?;
+        let arguments = ["evaluate", "--predictions", "rows.parquet", "--out", "out", "--format", "json"];
+        let rows: Vec<serde_json::Value> = serde_json::from_str(&sandbox.succeed(&arguments).await?)?;
+        for (metric, value) in [("accuracy", 0.75), ("roc_auc", 0.75), ("recall", 0.5), ("precision", 1.0)] {
+            let said = rows.iter().find(|row| row["metric"] == metric).map(|row| (&row["value"], &row["n"]));
+            ensure!(said == Some((&value.into(), &4.into())), "{kind}: {metric} is {said:?}");
+        }
+    }
+    Ok(())
+}
+
 /// Windows that are read together are measured against each other, the later against the earlier.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_past_period_is_the_reference_of_windows_read_with_it() -> Result<()> {
