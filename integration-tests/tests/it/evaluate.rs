@@ -207,6 +207,39 @@ async fn a_past_period_is_the_reference_of_windows_read_with_it() -> Result<()> 
     Ok(())
 }
 
+/// Nothing is configured, and what the first predictions say does not name all classes.
+#[tokio::test(flavor = "multi_thread")]
+async fn classes_that_predictions_do_not_name_are_told_apart() -> Result<()> {
+    let sandbox = Sandbox::with_config("")?;
+    let (mut predictions, mut labels) = (String::new(), String::new());
+    for (model, said) in [
+        ("one-class", serde_json::json!({"prediction": "ok", "score": 0.1})),
+        ("probabilities", serde_json::json!({"probabilities": {"fraud": 0.4, "ok": 0.6}})),
+    ] {
+        for (number, label) in ["ok", "ok", "ok", "fraud"].into_iter().enumerate() {
+            let mut event = said.clone();
+            event["model_name"] = model.into();
+            event["prediction_id"] = number.to_string().into();
+            event["timestamp"] = "2026-03-01T10:00:00Z".into();
+            predictions += &format!("{event}\n");
+            labels += &format!(
+                "{{\"model_name\":{model:?},\"prediction_id\":\"{number}\",\"timestamp\":\"2026-03-01T10:30:00Z\",\"label\":{label:?}}}\n"
+            );
+        }
+    }
+    std::fs::write(sandbox.path("p.jsonl"), predictions).context("write the predictions")?;
+    std::fs::write(sandbox.path("l.jsonl"), labels).context("write the labels")?;
+    let arguments = ["evaluate", "--predictions", "p.jsonl", "--labels", "l.jsonl", "--out", "out", "--format", "json"];
+    let rows: Vec<serde_json::Value> = serde_json::from_str(&sandbox.succeed(&arguments).await?)?;
+    let accuracies: Vec<_> = rows
+        .iter()
+        .filter(|row| row["metric"] == "accuracy")
+        .map(|row| (row["model_name"].as_str(), &row["value"]))
+        .collect();
+    ensure!(accuracies == [(Some("one-class"), &0.75.into()), (Some("probabilities"), &0.75.into())], "{accuracies:?}");
+    Ok(())
+}
+
 async fn check(sandbox: &Sandbox, set: &str) -> Result<()> {
     #[derive(Deserialize)]
     struct Metric {
