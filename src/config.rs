@@ -1,4 +1,5 @@
 //! The configuration as it was typed: file, environment, flags, in this order; then validated as a whole.
+use std::ffi::OsString;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -24,11 +25,7 @@ pub(crate) fn table(global: &Global) -> Result<Table> {
         None if Path::new(DEFAULT_FILE).exists() => read(Path::new(DEFAULT_FILE))?,
         None => Table::new(),
     };
-    for (name, value) in std::env::vars() {
-        if let Some(path) = name.strip_prefix(PREFIX) {
-            override_key(&mut table, path, &value);
-        }
-    }
+    override_from(&mut table, std::env::vars_os())?;
     if let Some(store) = &global.store {
         set(&mut table, &["store", "url"], Value::String(store.clone()));
     }
@@ -51,6 +48,18 @@ fn read(file: &Path) -> Result<Table> {
     let text = std::fs::read_to_string(file)
         .map_err(|error| BadConfig(format!("cannot read the configuration {}: {error}", file.display())))?;
     text.parse::<Table>().map_err(|error| BadConfig(format!("{} is not TOML: {error}", file.display())).into())
+}
+
+/// Applies the variables with our prefix; others need not even be text.
+fn override_from(table: &mut Table, variables: impl Iterator<Item = (OsString, OsString)>) -> Result<()> {
+    for (name, value) in variables {
+        let Some(path) = name.to_str().and_then(|name| name.strip_prefix(PREFIX)) else { continue };
+        let Some(value) = value.to_str() else {
+            return Err(BadConfig(format!("{PREFIX}{path} is not UTF-8")).into());
+        };
+        override_key(table, path, value);
+    }
+    Ok(())
 }
 
 /// `KAFKA__BROKERS=…` sets `kafka.brokers`. A value that is TOML (a number, a list) is taken as such, else as text.
@@ -80,6 +89,14 @@ fn property(name: &str) -> String {
 fn set(table: &mut Table, keys: &[&str], value: Value) {
     let Some((last, sections)) = keys.split_last() else { return };
     let mut at = table;
+    // `MODELS__0__THRESHOLD` is a key of the first model; a number beyond the list is left to become a fault.
+    if let [list, index, rest @ ..] = keys
+        && !rest.is_empty()
+        && let Some(Value::Array(items)) = at.get_mut(*list)
+        && let Some(Value::Table(item)) = index.parse::<usize>().ok().and_then(|index| items.get_mut(index))
+    {
+        return set(item, rest, value);
+    }
     for section in sections {
         let entry = at.entry((*section).to_owned()).or_insert_with(|| Value::Table(Table::new()));
         if !entry.is_table() {
@@ -142,6 +159,49 @@ mod tests {
         assert!(config.kafka.create_topics);
         assert_eq!(config.kafka.properties["security.protocol"], "ssl");
         assert_eq!(config.judge.models_max, 7);
+    }
+
+    #[test]
+    fn the_environment_reaches_into_listed_models() {
+        let mut table: Table = "[[models]]\nname = \"a\"\n[[models]]\nname = \"b\"\n".parse().unwrap();
+        override_key(&mut table, "MODELS__1__THRESHOLD", "0.3");
+        let config = validate(table.clone()).unwrap();
+        assert_eq!((config.judge.model("a").threshold, config.judge.model("b").threshold), (0.5, 0.3));
+        override_key(&mut table, "MODELS__2__THRESHOLD", "0.3");
+        assert!(validate(table).unwrap_err().to_string().contains("models"));
+    }
+
+    #[test]
+    fn a_value_that_looks_like_a_number_or_a_time_can_be_a_text() {
+        let mut table = Table::new();
+        override_key(&mut table, "KAFKA__GROUP", "7");
+        override_key(&mut table, "KAFKA__START", "2026-01-01T00:00:00Z");
+        let config = validate(table).unwrap();
+        assert_eq!(config.kafka.group, "7");
+        assert!(matches!(config.kafka.start, driftline_schemas::config::Start::At(_)));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn variables_of_others_need_not_be_text() {
+        use std::os::unix::ffi::OsStringExt;
+        let odd = || OsString::from_vec(vec![b'x', 0xff]);
+        let ours = (OsString::from("DRIFTLINE__KAFKA__GROUP"), OsString::from("mine"));
+        let mut table = Table::new();
+        override_from(&mut table, [(odd(), odd()), ours].into_iter()).unwrap();
+        assert_eq!(table["kafka"]["group"].as_str(), Some("mine"));
+        let wrong = override_from(&mut table, [(OsString::from("DRIFTLINE__KAFKA__GROUP"), odd())].into_iter());
+        assert!(wrong.unwrap_err().is::<BadConfig>());
+    }
+
+    #[test]
+    fn a_secret_file_can_be_named_in_the_environment() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "hunter2\n").unwrap();
+        let mut table = Table::new();
+        override_key(&mut table, "KAFKA__PROPERTIES__SASL_PASSWORD_FILE", &file.path().display().to_string());
+        read_secrets(&mut table).unwrap();
+        assert_eq!(table["kafka"]["properties"]["sasl.password"].as_str(), Some("hunter2"));
     }
 
     #[test]

@@ -282,8 +282,7 @@ fn positive_class(shape: &Shape) -> Option<String> {
             shape.classes.iter().max_by(|a, b| mean(a.1).total_cmp(&mean(b.1))).map(|(class, _)| class.clone())
         }
         2 => shape.classes.keys().next_back().cloned(),
-        // Predictions without a class (scores only) are labelled 0 and 1 more often than anything else.
-        0 => Some("1".to_owned()),
+        // Without a class (scores only) or with one, nobody can tell; `1` and `true` count as positive until then.
         _ => None,
     }
 }

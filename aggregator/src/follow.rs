@@ -496,6 +496,12 @@ fn shape_if_wanted(state: &LedgerState, bytes: &Bytes, share: &ModelIndex) -> Re
         let classes = probabilities.filter(|map| map.is_valid(row)).map_or(0, |map| map.value_length(row));
         shape.many_probabilities += u64::from(classes > 2);
         if predictions.is_null(row) {
+            // The most probable class will stand for the prediction, so these are the names of the classes.
+            if let Some(map) = probabilities.filter(|_| classes > 0) {
+                shape.textual += 1;
+                let names = map.value(row);
+                names.column(0).as_string::<i32>().iter().flatten().for_each(|name| shape.push_class(name, 1, 0.0));
+            }
             continue;
         }
         match values.filter(|values| values.is_valid(row)).map(|values| values.value(row)) {

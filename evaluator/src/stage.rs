@@ -89,9 +89,11 @@ async fn run_once(
         let was_judged = parts.judged.as_ref().is_some_and(CancellationToken::is_cancelled);
         let mut did_something = replica.catch_up().await? > 0;
         telemetry::published(Vec::new(), &replica.state);
-        did_something |= evaluate_mine(parts, references, &mut replica).await?;
+        did_something |= evaluate_mine(parts, references, &mut replica, was_judged).await?;
         *pause = Duration::from_millis(200);
-        let is_over = was_judged && !did_something;
+        let is_waiting =
+            || judged_windows(&replica.state).any(|s| awaits_reference(&replica.state, &s.job, was_judged));
+        let is_over = was_judged && !did_something && !is_waiting();
         if (is_over || accounts_at.elapsed() > ACCOUNTS_EVERY) && parts.members.is_mine(ROLE, "accounts") {
             publish_accounts(parts, &replica.state).await?;
             accounts_at = Instant::now();
@@ -112,8 +114,14 @@ struct Subject {
     record: WindowRecord,
 }
 
-async fn evaluate_mine(parts: &Parts, references: &References, replica: &mut Replica) -> Result<bool, Error> {
+async fn evaluate_mine(
+    parts: &Parts,
+    references: &References,
+    replica: &mut Replica,
+    was_judged: bool,
+) -> Result<bool, Error> {
     let mine: Vec<Subject> = judged_windows(&replica.state)
+        .filter(|s| !awaits_reference(&replica.state, &s.job, was_judged))
         .filter(|s| parts.members.is_mine(ROLE, &format!("{}/{}", s.job.model, s.job.window.start)))
         .take(WINDOWS_A_STEP)
         .collect();
@@ -169,6 +177,31 @@ fn judged_windows(state: &LedgerState) -> impl Iterator<Item = Subject> + '_ {
     })
 }
 
+/// Whether a window is measured against earlier ones that are in work for the first time: read together, as a replay is,
+/// it would find no reference otherwise. It waits for earlier windows only, so no two wait for each other; and once all
+/// has been judged (`was_judged`), only for those that some evaluator is about to complete.
+fn awaits_reference(state: &LedgerState, job: &Job, was_judged: bool) -> bool {
+    let Some(epoch) = state.epochs.get(&job.epoch) else { return false };
+    let Some(ReferenceSpec::Past { last, offset }) = epoch.config.model(&job.model).reference else { return false };
+    reference_windows(state, job, last, offset).any(|record| {
+        let is_coming = record.is_judged() || (!was_judged && (record.open.is_some() || !record.pending.is_empty()));
+        record.history_revision == 0 && is_coming
+    })
+}
+
+/// The windows that lie whole in the period that a job is measured against.
+fn reference_windows<'a>(
+    state: &'a LedgerState,
+    job: &Job,
+    last: Micros,
+    offset: Micros,
+) -> impl Iterator<Item = &'a WindowRecord> {
+    let until = job.window.start.saturating_sub(offset);
+    let windows = state.models.get(&job.model).map(|model| &model.windows);
+    let inside = windows.into_iter().flat_map(move |windows| windows.range(until.saturating_sub(last)..until));
+    inside.map(|(_, record)| record).filter(move |record| record.window.end <= until)
+}
+
 async fn evaluate_window(
     parts: &Parts,
     references: &References,
@@ -187,6 +220,7 @@ async fn evaluate_window(
     let context = EvaluationContext {
         model: job.model.clone(),
         task: job.task,
+        task_is_inferred: settings.task.is_none(),
         positive_class: job.positive_class.clone(),
         threshold: settings.threshold,
         score_kind: settings.score_kind,
@@ -275,12 +309,8 @@ async fn past(
     last: Micros,
     offset: Micros,
 ) -> Result<Option<Arc<Reference>>, Error> {
-    let until = job.window.start.saturating_sub(offset);
-    let from = until.saturating_sub(last);
-    let windows = state.models.get(&job.model).map(|model| &model.windows);
-    let inside = windows.into_iter().flat_map(|windows| windows.range(from..until)).map(|(_, record)| record);
-    let paths: Vec<String> = inside
-        .filter(|record| record.window.end <= until && record.history_revision > 0)
+    let paths: Vec<String> = reference_windows(state, job, last, offset)
+        .filter(|record| record.history_revision > 0)
         .flat_map(|record| history_paths(&job.model, record.window, record.parts))
         .collect();
     if paths.is_empty() {

@@ -436,6 +436,9 @@ impl Reader {
                 None
             }
             Value::String(text) => Some(text),
+            // TOML has types of their own for what is plainly meant as text: `start = 2026-01-01T00:00:00Z`, `group = 7`.
+            Value::Datetime(time) => Some(time.to_string()),
+            Value::Integer(number) => Some(number.to_string()),
             other => {
                 self.wrong(key, "a string", &other);
                 None

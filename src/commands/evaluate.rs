@@ -8,10 +8,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use arrow::array::RecordBatch;
+use arrow::array::{AsArray, RecordBatch, StringArray};
+use arrow::datatypes::{DataType, Float64Type, Int64Type};
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
+use datafusion::logical_expr::{ColumnarValue, ScalarUDF, Volatility, create_udf};
 use datafusion::prelude::{ParquetReadOptions, SessionContext};
+use driftline_aggregator::decide::guess;
 use driftline_collector::memory::{MemoryLog, MemorySource, Script};
 use driftline_collector::source::PartitionRef;
 use driftline_collector::{CollectorStatus, Until};
@@ -19,10 +22,12 @@ use driftline_evaluator::publish::{Published, publish};
 use driftline_evaluator::session::Sessions;
 use driftline_evaluator::{EvaluationContext, evaluate};
 use driftline_schemas::config::Config;
-use driftline_schemas::tables::{Task, WindowRow};
+use driftline_schemas::ledger::Shape;
+use driftline_schemas::tables::{ScoreKind, Task, WindowRow};
 use driftline_schemas::window::Window;
 use driftline_store::Store;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use serde_json::value::RawValue;
 
 use crate::cli::{EvaluateArgs, Global, Role};
 use crate::commands::sql;
@@ -94,7 +99,17 @@ async fn lines_of(config: &Config, file: &Path, model: &str) -> Result<Vec<Vec<u
         bytes
     };
     let lines = text.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty());
-    Ok(lines.map(|line| with_model(line, model)).collect())
+    Ok(lines.flat_map(events).map(|line| with_model(line, model)).collect())
+}
+
+/// The elements of a JSON array each stand for themselves; what is none, or broken, stays whole.
+fn events(line: &[u8]) -> Vec<&[u8]> {
+    if line.trim_ascii_start().starts_with(b"[")
+        && let Ok(elements) = serde_json::from_slice::<Vec<&RawValue>>(line)
+    {
+        return elements.into_iter().map(|element| element.get().as_bytes()).collect();
+    }
+    vec![line]
 }
 
 /// Rows that do not name their model get the one of `--model`.
@@ -111,15 +126,17 @@ fn with_model(line: &[u8], model: &str) -> Vec<u8> {
 }
 
 fn inline_label(line: &[u8]) -> Option<Vec<u8>> {
-    let event: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(line).ok()?;
-    let label = event.get("label")?;
-    let time = event.get("timestamp")?;
-    let at = event.get("label_timestamp").unwrap_or(time);
-    let label = serde_json::json!({
-        "prediction_id": event.get("prediction_id")?, "model_name": event.get("model_name")?,
-        "timestamp": at, "label": label, "prediction_timestamp": time,
-    });
-    Some(label.to_string().into_bytes())
+    // The values' own text, so that an integer of thirty digits keeps them all.
+    let event: BTreeMap<String, &RawValue> = serde_json::from_slice(line).ok()?;
+    let text = |name: &str| event.get(name).map(|value| value.get());
+    // Inline, null says that there is no label; only a label event can withdraw one.
+    let label = text("label").filter(|label| *label != "null")?;
+    let (id, model, time) = (text("prediction_id")?, text("model_name")?, text("timestamp")?);
+    let at = text("label_timestamp").unwrap_or(time);
+    let label = format!(
+        "{{\"prediction_id\":{id},\"model_name\":{model},\"timestamp\":{at},\"label\":{label},\"prediction_timestamp\":{time}}}"
+    );
+    Some(label.into_bytes())
 }
 
 async fn through_the_pipeline(
@@ -203,11 +220,20 @@ async fn in_place(config: &Config, args: &EvaluateArgs, file: &Path, columns: &[
         Some(task) => task,
         None => infer_task(&session, &has).await?,
     };
-    session.sql(&view(&session, columns).await?).await.context("read the file's columns")?;
+    let judges_range = task != Task::Regression && settings.score_kind == ScoreKind::Probability && has("score");
+    let refuses = judges_range && has_scores_out_of_range(&session).await.context("read the scores")?;
+    session.sql(&view(&session, columns, refuses).await?).await.context("read the file's columns")?;
+    let positive_class = match &settings.positive_class {
+        None if task == Task::Binary => {
+            infer_positive_class(&session, has("score")).await.context("read the labels")?
+        }
+        set => set.clone(),
+    };
     let context = EvaluationContext {
         model: args.model.clone(),
         task,
-        positive_class: settings.positive_class.clone().or_else(|| (task == Task::Binary).then(|| "1".to_owned())),
+        task_is_inferred: settings.task.is_none(),
+        positive_class,
         threshold: settings.threshold,
         score_kind: settings.score_kind,
         segments: settings.segments.clone(),
@@ -223,18 +249,19 @@ async fn in_place(config: &Config, args: &EvaluateArgs, file: &Path, columns: &[
     let store = pipeline::open_store(config).await?;
     let overall = evaluated.metrics.iter().find(|row| row.segment.is_none() && row.model_version.is_none());
     let (n, labelled) = overall.map_or((0, 0), |row| (row.n, row.n_labelled));
+    let invalid = if refuses { count(&session, "SELECT count(invalid_reason) FROM rows").await? } else { 0 };
     let row = WindowRow {
         model: args.model.clone(),
         window_start: context.window_start,
         window_end: context.window_end,
         state: context.state.clone(),
         revision: 1,
-        predictions: n,
+        predictions: n + invalid,
         labelled,
         waiting: 0,
         expired: n - labelled,
         failed: 0,
-        invalid: 0,
+        invalid,
         duplicates: 0,
         after_final: 0,
         label_coverage: (n > 0).then(|| labelled as f64 / n as f64),
@@ -250,10 +277,7 @@ async fn infer_task(session: &SessionContext, has: &dyn Fn(&str) -> bool) -> Res
     // A thousand rows tell two classes from many, and classes from numbers.
     let sql = "SELECT count(DISTINCT label) FROM (SELECT label FROM file WHERE label IS NOT NULL LIMIT 1000)";
     let batches = session.sql(sql).await?.collect().await?;
-    let classes = batches.first().map_or(0, |batch| {
-        use arrow::array::AsArray;
-        batch.column(0).as_primitive::<arrow::datatypes::Int64Type>().value(0)
-    });
+    let classes = batches.first().map_or(0, |batch| batch.column(0).as_primitive::<Int64Type>().value(0));
     Ok(match (classes, has("score")) {
         (0..=2, _) => Task::Binary,
         (_, false) if classes > 100 => Task::Regression,
@@ -261,9 +285,61 @@ async fn infer_task(session: &SessionContext, has: &dyn Fn(&str) -> bool) -> Res
     })
 }
 
-/// The file's columns under the names and types of history.
-async fn view(session: &SessionContext, columns: &[String]) -> Result<String> {
-    use arrow::datatypes::DataType;
+/// The positive class that the labels of a binary file suggest, by the rule that the aggregator has for a stream.
+async fn infer_positive_class(session: &SessionContext, has_score: bool) -> Result<Option<String>> {
+    let score = if has_score { "coalesce(sum(score), 0.0)" } else { "0.0" };
+    let sql = format!(
+        "SELECT label, count(*) AS n, CAST({score} AS DOUBLE) AS scores FROM (SELECT * FROM rows WHERE label IS NOT NULL LIMIT 1000) \
+         GROUP BY label ORDER BY label LIMIT {}",
+        Shape::CLASSES_MAX
+    );
+    let mut shape = Shape::default();
+    for batch in session.sql(&sql).await?.collect().await? {
+        let labels = arrow::compute::cast(batch.column(0), &DataType::Utf8)?;
+        let (labels, rows) = (labels.as_string::<i32>(), batch.column(1).as_primitive::<Int64Type>());
+        let scores = batch.column(2).as_primitive::<Float64Type>();
+        for row in 0..batch.num_rows() {
+            let count = rows.value(row) as u64;
+            shape.scored += if has_score { count } else { 0 };
+            shape.textual += count;
+            shape.push_class(labels.value(row), count, scores.value(row));
+        }
+    }
+    Ok(guess(&shape).1)
+}
+
+/// Whether some score is no probability; the file's statistics usually answer.
+async fn has_scores_out_of_range(session: &SessionContext) -> Result<bool> {
+    let sql = "SELECT CAST(min(score) AS DOUBLE) AS low, CAST(max(score) AS DOUBLE) AS high FROM file";
+    let batches = session.sql(sql).await?.collect().await?;
+    let outside = |at: usize| {
+        batches
+            .iter()
+            .flat_map(|batch| batch.column(at).as_primitive::<Float64Type>().iter().flatten())
+            .any(|score| !(0.0..=1.0).contains(&score))
+    };
+    Ok(outside(0) || outside(1))
+}
+
+async fn count(session: &SessionContext, sql: &str) -> Result<i64> {
+    let batches = session.sql(sql).await?.collect().await?;
+    Ok(batches.first().map_or(0, |batch| batch.column(0).as_primitive::<Int64Type>().value(0)))
+}
+
+/// `canonical(text)`: the one spelling of a class, as the decoder has it.
+fn canonical_function() -> ScalarUDF {
+    let canonical = |arguments: &[ColumnarValue]| {
+        let texts = ColumnarValue::values_to_arrays(arguments)?;
+        let spelled: StringArray =
+            texts[0].as_string::<i32>().iter().map(|text| text.map(driftline_schemas::canonical::canonical)).collect();
+        Ok(ColumnarValue::Array(Arc::new(spelled)))
+    };
+    create_udf("canonical", vec![DataType::Utf8], DataType::Utf8, Volatility::Immutable, Arc::new(canonical))
+}
+
+/// The file's columns under the names and types of history; `refuses` marks the rows whose score is no probability.
+async fn view(session: &SessionContext, columns: &[String], refuses: bool) -> Result<String> {
+    session.register_udf(canonical_function());
     let table = session.table("file").await?;
     let schema = table.schema().as_arrow().clone();
     let mut types: BTreeMap<&str, &DataType> = BTreeMap::new();
@@ -278,8 +354,11 @@ async fn view(session: &SessionContext, columns: &[String]) -> Result<String> {
         let canonical = match kind {
             DataType::Float16 | DataType::Float32 | DataType::Float64 => format!(
                 "CASE WHEN {quoted} = trunc({quoted}) AND abs({quoted}) < 9e15 THEN CAST(CAST({quoted} AS BIGINT) AS VARCHAR) \
-                 ELSE CAST({quoted} AS VARCHAR) END"
+                 WHEN NOT isnan({quoted}) THEN canonical(CAST({quoted} AS VARCHAR)) END"
             ),
+            DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Dictionary(_, _) => {
+                format!("canonical(CAST({quoted} AS VARCHAR))")
+            }
             _ => format!("CAST({quoted} AS VARCHAR)"),
         };
         let number = format!("TRY_CAST({quoted} AS DOUBLE)");
@@ -291,5 +370,31 @@ async fn view(session: &SessionContext, columns: &[String]) -> Result<String> {
             _ => parts.push(quoted),
         }
     }
+    if refuses {
+        parts.push("CASE WHEN NOT (score BETWEEN 0 AND 1) THEN 'score_out_of_range' END AS invalid_reason".to_owned());
+    }
     Ok(format!("CREATE VIEW rows AS SELECT {} FROM file", parts.join(", ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn inline_labels_keep_their_text_and_a_null_is_none() {
+        let event = |label: &str| {
+            format!(r#"{{"prediction_id":"a","model_name":"m","timestamp":1767225600000,"label":{label}}}"#)
+        };
+        let label = |text: &str| inline_label(event(text).as_bytes()).map(|line| String::from_utf8(line).unwrap());
+        assert!(label("12345678901234567890123").unwrap().contains(r#""label":12345678901234567890123,"#));
+        assert!(label(r#""ok""#).unwrap().contains(r#""label":"ok""#));
+        assert_eq!(label("null"), None);
+    }
+
+    #[test]
+    fn the_elements_of_an_array_are_events() {
+        assert_eq!(events(b"[{\"a\":1}, 5]"), [b"{\"a\":1}".as_slice(), b"5"]);
+        assert_eq!(events(b"[{"), [b"[{".as_slice()]);
+        assert_eq!(with_model(events(b"[{\"a\":1}]")[0], "m"), b"{\"model_name\":\"m\",\"a\":1}");
+    }
 }

@@ -114,6 +114,20 @@ fn statements(text: &str) -> Vec<String> {
                 while characters.next_if(|c| *c != '\n').is_some() {}
                 continue;
             }
+            (None, '/') if characters.next_if_eq(&'*').is_some() => {
+                let mut before = ' ';
+                for c in characters.by_ref() {
+                    if (before, c) == ('*', '/') {
+                        break;
+                    }
+                    before = c;
+                }
+                // A comment parts words as a blank does.
+                if let Some(last) = statements.last_mut() {
+                    last.push(' ');
+                }
+                continue;
+            }
             (None, '\'' | '"') => quote = Some(c),
             (Some(open), _) if open == c => quote = None,
             _ => {}
@@ -180,6 +194,7 @@ mod tests {
     fn semicolons_in_quotes_and_comments_do_not_split() {
         assert_eq!(statements("SELECT 1; SELECT ';' ;"), ["SELECT 1", " SELECT ';' "]);
         assert_eq!(statements("SELECT 1 -- one; two\n;"), ["SELECT 1 \n"]);
+        assert_eq!(statements("SELECT/* ; ' */1; SELECT 2 /* ; */"), ["SELECT 1", " SELECT 2  "]);
         assert_eq!(statements(" ;; "), Vec::<String>::new());
     }
 }

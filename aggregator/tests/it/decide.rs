@@ -554,8 +554,8 @@ fn tasks_are_guessed_from_what_predictions_look_like() {
     let many: Vec<(&str, f64)> = many.iter().map(|n| (n.as_str(), 0.0)).collect();
     let (binary, multiclass, regression) = (Task::Binary, Task::Multiclass, Task::Regression);
     for (shape, task, class) in [
-        (shape(0, 0, 0, 0, &[]), binary, Some("1")),
-        (shape(9, 0, 0, 0, &[]), binary, Some("1")),
+        (shape(0, 0, 0, 0, &[]), binary, None),
+        (shape(9, 0, 0, 0, &[]), binary, None),
         (shape(9, 0, 0, 0, &[("0", 0.1), ("1", 0.9)]), binary, Some("1")),
         (shape(0, 0, 0, 0, &[("0", 0.0)]), binary, Some("1")),
         (shape(0, 0, 9, 0, &[("false", 0.0)]), binary, Some("true")),

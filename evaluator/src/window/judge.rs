@@ -52,6 +52,14 @@ struct ClassNames {
     negative: Option<String>,
 }
 
+impl ClassNames {
+    /// Whether two classes that are both not positive are surely the same. Where nobody knows the positive class, only
+    /// true and false are: any others would be counted as one, and a miss as a hit.
+    fn are_known(&self, context: &EvaluationContext) -> bool {
+        context.positive_class.is_some() || self.negative.as_deref().is_none_or(|name| name == "0" || name == "false")
+    }
+}
+
 /// The SQL of a task.
 struct TaskQuery {
     /// Expressions over the table, with their names.
@@ -69,23 +77,21 @@ pub(super) async fn judge(
     groups: &Groups,
     context: &EvaluationContext,
 ) -> Result<(Vec<MetricRow>, Vec<ConfusionRow>), Error> {
-    let names = match context.task {
-        Task::Binary => Some(class_names(session, columns, context).await?),
+    let mut names = match context.task {
+        Task::Binary => Some(class_names(session, columns, context).await?).filter(|names| names.are_known(context)),
         Task::Multiclass | Task::Regression => None,
     };
-    let query = match (&names, context.task) {
-        (Some(names), _) => binary_query(columns, names, context),
-        (None, Task::Regression) => regression_query(columns),
-        (None, _) => multiclass_query(columns),
-    };
-    let mut judged = BTreeMap::new();
-    for batch in collect(session, &scan(columns, groups, &query)).await? {
-        read_groups(&batch, groups, &mut judged)?;
+    let mut judged = scanned(session, columns, groups, names.as_ref(), context).await?;
+    let has_other_classes = judged.get(&Group::default()).is_some_and(|overall| overall.misnamed > 0);
+    if has_other_classes && (context.task_is_inferred || context.positive_class.is_none()) {
+        names = None;
+        judged = scanned(session, columns, groups, None, context).await?;
     }
-    let overall = judged.entry(Group::default()).or_insert_with(|| Judged::nothing(context));
+    let task = task_of(names.as_ref(), context);
+    let overall = judged.entry(Group::default()).or_insert_with(|| Judged::nothing(task, context));
     let names = names.filter(|_| overall.misnamed == 0).map(|names| (names.positive, names.negative)).or_else(|| {
         // More than two names: all that is not positive is one class without a name of its own.
-        (context.task == Task::Binary).then(|| (positive_name(context).to_owned(), None))
+        (task == Task::Binary).then(|| (positive_name(context).to_owned(), None))
     });
     if let Versions::One(version) = &groups.versions {
         for (group, report) in judged.clone() {
@@ -100,9 +106,33 @@ pub(super) async fn judge(
     Ok((metrics, confusion))
 }
 
+/// A binary model of other classes than two is judged as a multiclass one.
+fn task_of(names: Option<&ClassNames>, context: &EvaluationContext) -> Task {
+    if names.is_none() && context.task == Task::Binary { Task::Multiclass } else { context.task }
+}
+
+async fn scanned(
+    session: &SessionContext,
+    columns: &Columns,
+    groups: &Groups,
+    names: Option<&ClassNames>,
+    context: &EvaluationContext,
+) -> Result<BTreeMap<Group, Judged>, Error> {
+    let query = match (names, task_of(names, context)) {
+        (Some(names), _) => binary_query(columns, names, context),
+        (None, Task::Regression) => regression_query(columns),
+        (None, _) => multiclass_query(columns),
+    };
+    let mut judged = BTreeMap::new();
+    for batch in collect(session, &scan(columns, groups, &query)).await? {
+        read_groups(&batch, groups, &mut judged)?;
+    }
+    Ok(judged)
+}
+
 impl Judged {
-    fn nothing(context: &EvaluationContext) -> Self {
-        let report = match context.task {
+    fn nothing(task: Task, context: &EvaluationContext) -> Self {
+        let report = match task {
             Task::Binary => BinaryState::default().value(context.score_kind == ScoreKind::Probability),
             Task::Multiclass => MulticlassState::default().value(),
             Task::Regression => PairedValues::default().report(),

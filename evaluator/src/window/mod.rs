@@ -35,7 +35,10 @@ pub struct EvaluationContext {
     pub model: String,
     /// What it predicts.
     pub task: Task,
-    /// A binary model's positive class, in canonical text. Without one, `1` and `true` are positive.
+    /// Whether nobody has said the task. A binary one then gives way where the rows are of more classes than two.
+    pub task_is_inferred: bool,
+    /// A binary model's positive class, in canonical text. Without one, `1` and `true` are positive; rows of any other
+    /// classes than these and `0` and `false` are then judged as a multiclass model's.
     pub positive_class: Option<String>,
     /// A score from here on predicts the positive class, where an event has no prediction of its own.
     pub threshold: f64,

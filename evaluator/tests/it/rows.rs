@@ -78,6 +78,7 @@ pub(crate) fn context(task: Task) -> EvaluationContext {
     EvaluationContext {
         model: "m".to_owned(),
         task,
+        task_is_inferred: false,
         positive_class: None,
         threshold: 0.5,
         score_kind: ScoreKind::Probability,

@@ -99,6 +99,34 @@ async fn many_negative_names_are_one_class() {
 }
 
 #[tokio::test]
+async fn classes_that_nobody_has_named_are_never_taken_for_one() {
+    let rows = batch(vec![
+        ("label", texts(&[Some("ok"), Some("fraud"), Some("ok"), Some("fraud")])),
+        ("prediction", texts(&[Some("ok"), Some("ok"), Some("ok"), Some("ok")])),
+        ("score", doubles(&[Some(0.1), Some(0.4), Some(0.1), None])),
+    ]);
+    let window = evaluate_everywhere(&rows, &context(Task::Binary)).await;
+    assert_eq!(overall(&window, "accuracy", None).value, Some(0.5));
+    assert_eq!(cells(&window), [("fraud", "ok", 2), ("ok", "ok", 2)]);
+}
+
+#[tokio::test]
+async fn an_inferred_binary_model_with_a_third_class_is_judged_as_multiclass() {
+    let rows = batch(vec![
+        ("label", texts(&[Some("fraud"), Some("unknown"), Some("ok")])),
+        ("prediction", texts(&[Some("fraud"), Some("ok"), Some("ok")])),
+    ]);
+    let mut context = context(Task::Binary);
+    context.positive_class = Some("fraud".to_owned());
+    let set = evaluate_everywhere(&rows, &context).await;
+    assert_eq!(cells(&set), [(OTHER, OTHER, 2), ("fraud", "fraud", 1)]);
+    context.task_is_inferred = true;
+    let inferred = evaluate_everywhere(&rows, &context).await;
+    assert_eq!(overall(&inferred, "accuracy", None).value, Some(2.0 / 3.0));
+    assert_eq!(cells(&inferred), [("fraud", "fraud", 1), ("ok", "ok", 1), ("unknown", "ok", 1)]);
+}
+
+#[tokio::test]
 async fn versions_and_segments_have_rows_of_their_own() {
     let rows = batch(vec![
         ("model_version", texts(&[Some("1"), Some("1"), Some("2"), Some("2"), None])),

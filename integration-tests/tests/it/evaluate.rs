@@ -155,6 +155,91 @@ async fn e2_a_parquet_file_of_labels_and_scores_alone_is_judged() -> Result<()> 
     Ok(())
 }
 
+/// Labels of any type, nothing configured: 4 rows, 3 of them right at the threshold of 0.5, and an AUC of 3/4.
+#[tokio::test(flavor = "multi_thread")]
+async fn e2_a_parquet_file_of_any_kind_of_label_is_judged() -> Result<()> {
+    use arrow::array::{ArrayRef, BooleanArray, StringArray};
+    let labels: [(&str, ArrayRef); 4] = [
+        ("bool", Arc::new(BooleanArray::from(vec![true, true, false, false]))),
+        ("text", Arc::new(StringArray::from(vec!["fraud", "fraud", "ok", "ok"]))),
+        ("text of numbers", Arc::new(StringArray::from(vec!["1.0", "1.0", "0.0", "0.0"]))),
+        ("float", Arc::new(Float64Array::from(vec![1.0, 1.0, 0.0, 0.0]))),
+    ];
+    for (kind, label) in labels {
+        // The last row is refused: its score is no probability.
+        let label = arrow::compute::concat(&[&label, &label.slice(0, 1)])?;
+        let score: ArrayRef = Arc::new(Float64Array::from(vec![0.9, 0.3, 0.1, 0.4, 1.5]));
+        let sandbox = Sandbox::with_config("")?;
+        write_parquet(
+            &sandbox.path("rows.parquet"),
+            &[RecordBatch::try_from_iter(vec![("label", label), ("score", score)])?],
+        )?;
+        let arguments = ["evaluate", "--predictions", "rows.parquet", "--out", "out", "--format", "json"];
+        let rows: Vec<serde_json::Value> = serde_json::from_str(&sandbox.succeed(&arguments).await?)?;
+        for (metric, value) in [("accuracy", 0.75), ("roc_auc", 0.75), ("recall", 0.5), ("precision", 1.0)] {
+            let said = rows.iter().find(|row| row["metric"] == metric).map(|row| (&row["value"], &row["n"]));
+            ensure!(said == Some((&value.into(), &4.into())), "{kind}: {metric} is {said:?}");
+        }
+    }
+    Ok(())
+}
+
+/// Windows that are read together are measured against each other, the later against the earlier.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_past_period_is_the_reference_of_windows_read_with_it() -> Result<()> {
+    let sandbox = Sandbox::with_config("[[models]]\nname = \"m\"\nreference = { last = \"1h\", offset = \"1h\" }\n")?;
+    let mut lines = String::new();
+    for (hour, scores) in [(10, [0.1, 0.2]), (11, [0.1, 0.2]), (12, [0.1, 0.9]), (13, [0.1, 0.2])] {
+        for (number, score) in scores.into_iter().enumerate() {
+            let event = serde_json::json!({"prediction_id": format!("{hour}-{number}"), "model_name": "m",
+                "timestamp": format!("2026-03-01T{hour}:00:00Z"), "score": score});
+            lines += &format!("{event}\n");
+        }
+    }
+    std::fs::write(sandbox.path("p.jsonl"), lines).context("write the events")?;
+    sandbox.succeed(&["evaluate", "--predictions", "p.jsonl", "--out", "out"]).await?;
+    let query = "SELECT date_part('hour', window_start) AS hour, statistic, reason FROM drift \
+                 WHERE column_name = 'score' AND model_version IS NULL AND (method = 'ks' OR reason IS NOT NULL) ORDER BY 1";
+    let printed = sandbox.succeed(&["--store", "out", "sql", "-c", query, "--format", "json"]).await?;
+    let rows: Vec<serde_json::Value> = serde_json::from_str(&printed)?;
+    let said: Vec<_> = rows.iter().map(|row| (row["hour"].as_i64(), row["statistic"].as_f64())).collect();
+    ensure!(said == [(Some(10), None), (Some(11), None), (Some(12), Some(0.5)), (Some(13), Some(0.0))], "{said:?}");
+    Ok(())
+}
+
+/// Nothing is configured, and what the first predictions say does not name all classes.
+#[tokio::test(flavor = "multi_thread")]
+async fn classes_that_predictions_do_not_name_are_told_apart() -> Result<()> {
+    let sandbox = Sandbox::with_config("")?;
+    let (mut predictions, mut labels) = (String::new(), String::new());
+    for (model, said) in [
+        ("one-class", serde_json::json!({"prediction": "ok", "score": 0.1})),
+        ("probabilities", serde_json::json!({"probabilities": {"fraud": 0.4, "ok": 0.6}})),
+    ] {
+        for (number, label) in ["ok", "ok", "ok", "fraud"].into_iter().enumerate() {
+            let mut event = said.clone();
+            event["model_name"] = model.into();
+            event["prediction_id"] = number.to_string().into();
+            event["timestamp"] = "2026-03-01T10:00:00Z".into();
+            predictions += &format!("{event}\n");
+            labels += &format!(
+                "{{\"model_name\":{model:?},\"prediction_id\":\"{number}\",\"timestamp\":\"2026-03-01T10:30:00Z\",\"label\":{label:?}}}\n"
+            );
+        }
+    }
+    std::fs::write(sandbox.path("p.jsonl"), predictions).context("write the predictions")?;
+    std::fs::write(sandbox.path("l.jsonl"), labels).context("write the labels")?;
+    let arguments = ["evaluate", "--predictions", "p.jsonl", "--labels", "l.jsonl", "--out", "out", "--format", "json"];
+    let rows: Vec<serde_json::Value> = serde_json::from_str(&sandbox.succeed(&arguments).await?)?;
+    let accuracies: Vec<_> = rows
+        .iter()
+        .filter(|row| row["metric"] == "accuracy")
+        .map(|row| (row["model_name"].as_str(), &row["value"]))
+        .collect();
+    ensure!(accuracies == [(Some("one-class"), &0.75.into()), (Some("probabilities"), &0.75.into())], "{accuracies:?}");
+    Ok(())
+}
+
 async fn check(sandbox: &Sandbox, set: &str) -> Result<()> {
     #[derive(Deserialize)]
     struct Metric {
