@@ -20,6 +20,7 @@ pub mod window;
 
 pub mod account;
 mod error;
+pub mod figures;
 pub mod publish;
 pub mod session;
 pub mod stage;

@@ -16,6 +16,7 @@ use driftline_store::{Store, encode_segment, paths};
 use futures::StreamExt;
 use tokio_util::sync::CancellationToken;
 
+use crate::figures::Figures;
 use crate::publish::Published;
 use crate::session::{Sessions, register_objects};
 use crate::{Error, EvaluatedWindow, EvaluationContext, Reference, account, publish, telemetry};
@@ -87,6 +88,7 @@ async fn run_once(
     while !shutdown.is_cancelled() {
         let was_judged = parts.judged.as_ref().is_some_and(CancellationToken::is_cancelled);
         let mut did_something = replica.catch_up().await? > 0;
+        telemetry::published(Vec::new(), &replica.state);
         did_something |= evaluate_mine(parts, references, &mut replica).await?;
         *pause = Duration::from_millis(200);
         let is_over = was_judged && !did_something;
@@ -108,7 +110,6 @@ async fn run_once(
 struct Subject {
     job: Job,
     record: WindowRecord,
-    is_latest: bool,
 }
 
 async fn evaluate_mine(parts: &Parts, references: &References, replica: &mut Replica) -> Result<bool, Error> {
@@ -124,15 +125,8 @@ async fn evaluate_mine(parts: &Parts, references: &References, replica: &mut Rep
         .map(|subject| async move {
             let started = Instant::now();
             let evaluated = evaluate_window(parts, references, state, &subject).await?;
-            let job = &subject.job;
-            telemetry::evaluated(
-                &job.model,
-                started.elapsed(),
-                &evaluated.metrics,
-                subject.is_latest,
-                state.models.len(),
-            );
-            let row = account::window_row(&job.model, &subject.record);
+            telemetry::evaluated(started.elapsed());
+            let row = account::window_row(&subject.job.model, &subject.record);
             Ok((subject, evaluated, row))
         })
         .buffer_unordered(WINDOWS_AT_ONCE)
@@ -157,6 +151,8 @@ async fn evaluate_mine(parts: &Parts, references: &References, replica: &mut Rep
     };
     let entries: Vec<Entry> = evaluated.iter().map(completed).collect();
     replica.append_anywhere(&entries, clock::now_micros()).await?;
+    let figures = evaluated.iter().map(|(s, evaluated, row)| (s.job.model.clone(), Figures::of(row, evaluated)));
+    telemetry::published(figures.collect(), &replica.state);
     publish_window_accounts(parts, &replica.state, &published).await?;
     if let Some(on_published) = &parts.on_published {
         for (_, evaluated, row) in &evaluated {
@@ -168,12 +164,8 @@ async fn evaluate_mine(parts: &Parts, references: &References, replica: &mut Rep
 
 fn judged_windows(state: &LedgerState) -> impl Iterator<Item = Subject> + '_ {
     state.models.values().flat_map(|model| {
-        let latest = model.windows.values().rev().find(|w| w.labels > 0).map(|w| w.window.start);
         let judged = model.windows.values().filter(|record| record.is_judged());
-        judged.filter_map(move |record| {
-            let is_latest = latest == Some(record.window.start);
-            Some(Subject { job: record.open.clone()?, record: record.clone(), is_latest })
-        })
+        judged.filter_map(|record| Some(Subject { job: record.open.clone()?, record: record.clone() }))
     })
 }
 

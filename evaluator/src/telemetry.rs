@@ -1,49 +1,108 @@
 //! One function per thing that happens.
-use std::sync::OnceLock;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use driftline_schemas::tables::MetricRow;
-use opentelemetry::metrics::{Counter, Gauge, Histogram};
+use driftline_ledger::LedgerState;
+use opentelemetry::metrics::{Counter, Histogram, Meter};
 use opentelemetry::{KeyValue, global};
+
+use crate::figures::{Exported, Figures};
 
 struct Instruments {
     evaluations: Counter<u64>,
     duration: Histogram<f64>,
-    metric: Gauge<f64>,
-    labelled: Gauge<u64>,
+    exported: Mutex<Exported>,
 }
-
-/// Series of model metrics at most; more models than that are left to SQL.
-const SERIES_MAX: usize = 2000;
 
 fn instruments() -> &'static Instruments {
     static INSTRUMENTS: OnceLock<Instruments> = OnceLock::new();
     INSTRUMENTS.get_or_init(|| {
         let meter = global::meter("driftline");
+        show_figures(&meter);
         Instruments {
-            evaluations: meter.u64_counter("driftline_evaluations").build(),
-            duration: meter.f64_histogram("driftline_evaluation_duration").with_unit("s").build(),
-            metric: meter.f64_gauge("driftline_model_metric").build(),
-            labelled: meter.u64_gauge("driftline_model_labelled").build(),
+            evaluations: meter
+                .u64_counter("driftline_evaluations")
+                .with_description("revisions of windows that were evaluated")
+                .build(),
+            duration: meter
+                .f64_histogram("driftline_evaluation_duration")
+                .with_description("from a judged window to its figures")
+                .with_unit("s")
+                .build(),
+            exported: Mutex::default(),
         }
     })
 }
 
-/// A window was evaluated. `latest` says whether it is the newest of its model with labels: its figures are exported.
-pub fn evaluated(model: &str, elapsed: Duration, rows: &[MetricRow], latest: bool, models: usize) {
+fn exported() -> MutexGuard<'static, Exported> {
+    instruments().exported.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The models' figures are asked for when they are scraped: what is no longer exported must not stay behind.
+fn show_figures(meter: &Meter) {
+    let of = |model: &str| [KeyValue::new("model", model.to_owned())];
+    meter
+        .f64_observable_gauge("driftline_model_metric")
+        .with_description("a model's metric in its newest window with labels, all versions and segments together")
+        .with_callback(|observer| {
+            for (model, figures) in exported().iter() {
+                for (metric, value) in &figures.metrics {
+                    let labels = [KeyValue::new("model", model.to_owned()), KeyValue::new("metric", metric.clone())];
+                    observer.observe(*value, &labels);
+                }
+            }
+        })
+        .build();
+    let count = |name: &'static str, about: &'static str, value: fn(&Figures) -> Option<u64>| {
+        meter
+            .u64_observable_gauge(name)
+            .with_description(about)
+            .with_callback(move |observer| {
+                for (model, figures) in exported().iter() {
+                    if let Some(value) = value(figures) {
+                        observer.observe(value, &of(model));
+                    }
+                }
+            })
+            .build();
+    };
+    count("driftline_model_predictions", "predictions in that window", |figures| Some(figures.predictions));
+    count("driftline_model_labelled", "those of them with a label", |figures| Some(figures.labelled));
+    let drifted = "columns that have drifted in that window; none without a reference";
+    count("driftline_model_drifted_columns", drifted, |figures| figures.drifted_columns);
+    meter
+        .f64_observable_gauge("driftline_model_labelled_ratio")
+        .with_description("share of that window's predictions that have a label")
+        .with_callback(move |observer| {
+            for (model, figures) in exported().iter() {
+                if let Some(ratio) = figures.labelled_ratio {
+                    observer.observe(ratio, &of(model));
+                }
+            }
+        })
+        .build();
+    meter
+        .f64_observable_gauge("driftline_model_window_end_timestamp")
+        .with_description("when that window ends, in seconds since 1970")
+        .with_unit("s")
+        .with_callback(move |observer| {
+            for (model, figures) in exported().iter() {
+                observer.observe(figures.window.1 as f64 / 1e6, &of(model));
+            }
+        })
+        .build();
+}
+
+/// A window was evaluated.
+pub fn evaluated(elapsed: Duration) {
     let i = instruments();
     i.evaluations.add(1, &[]);
     i.duration.record(elapsed.as_secs_f64(), &[]);
-    if !latest || models > SERIES_MAX / 20 {
-        return;
-    }
-    for row in rows.iter().filter(|row| row.segment.is_none() && row.model_version.is_none() && row.class.is_none()) {
-        if let Some(value) = row.value {
-            let labels = [KeyValue::new("model", model.to_owned()), KeyValue::new("metric", row.metric.clone())];
-            i.metric.record(value, &labels);
-        }
-        i.labelled.record(row.n_labelled.max(0) as u64, &[KeyValue::new("model", model.to_owned())]);
-    }
+}
+
+/// Windows may have been published, here or elsewhere: `/metrics` shows each model's newest one with labels.
+pub fn published(figures: Vec<(String, Figures)>, state: &LedgerState) {
+    exported().update(figures, state);
 }
 
 /// A step failed and will be repeated.

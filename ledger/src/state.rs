@@ -156,7 +156,8 @@ pub struct LabelObject {
 }
 
 impl WindowRecord {
-    fn new(window: Window) -> Self {
+    /// A window of which nothing is known yet.
+    pub fn new(window: Window) -> Self {
         Self {
             window,
             state: WindowState::Open,
