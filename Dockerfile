@@ -2,7 +2,7 @@
 #
 #   --build-arg FEATURES=embedded-broker    adds the broker of `driftline demo`; it is left out of what runs in production
 #
-# The steps of the second stage are run by hand by scripts/check_image.sh, on machines without a container engine too.
+# The steps of the second stage are run by hand by scripts/check_image.py, on machines without a container engine too.
 
 FROM rust:1.95-slim-bookworm AS build
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]

@@ -195,16 +195,6 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_file_can_be_named_in_the_environment() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), "hunter2\n").unwrap();
-        let mut table = Table::new();
-        override_key(&mut table, "KAFKA__PROPERTIES__SASL_PASSWORD_FILE", &file.path().display().to_string());
-        read_secrets(&mut table).unwrap();
-        assert_eq!(table["kafka"]["properties"]["sasl.password"].as_str(), Some("hunter2"));
-    }
-
-    #[test]
     fn secrets_come_from_files_and_are_never_shown() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "hunter2\n").unwrap();

@@ -84,6 +84,7 @@ impl Exported {
 
 #[cfg(test)]
 mod tests {
+    use driftline_ledger::shared::Shared;
     use driftline_ledger::{ModelState, WindowRecord};
     use driftline_schemas::clock::{MINUTE, time_of};
     use driftline_schemas::ledger::PartCounts;
@@ -129,7 +130,7 @@ mod tests {
             method: method.into(),
             statistic: None,
             p_value: None,
-            threshold: None,
+            threshold: 0.1,
             drifted,
             n: 10,
             n_reference: 10,
@@ -176,7 +177,7 @@ mod tests {
             model.windows.insert(*start, record);
         }
         let mut state = LedgerState::default();
-        state.models.insert("m".into(), model);
+        state.models.insert("m".into(), Shared::new(model));
         state
     }
 
