@@ -40,9 +40,11 @@ skip() {
 
 scratch=$(mktemp -d)
 own_broker=
-s3_server=
+own_s3=
+own_emulators=
 finish() {
-  [[ -z $s3_server ]] || kill "$s3_server" 2>/dev/null || true
+  [[ -z $own_emulators ]] || DRIFTLINE_EMULATORS_PORT=$own_emulators scripts/emulators.sh wipe || true
+  [[ -z $own_s3 ]] || DRIFTLINE_S3_PORT=$own_s3 scripts/s3.sh wipe || true
   [[ -z $own_broker ]] || DRIFTLINE_KAFKA_PORT=$own_broker scripts/kafka.sh wipe || true
   rm -rf "$scratch"
 }
@@ -57,25 +59,28 @@ start_kafka() {
   export DRIFTLINE_TEST_BROKERS=${line#brokers=}
 }
 
-# An S3 server over HTTP, on any free port, with one empty bucket.
+# Exports the NAME=VALUE lines that a script prints.
+export_lines() {
+  local line
+  while IFS= read -r line; do
+    export "${line?}"
+  done <<<"$1"
+}
+
 start_s3() {
   [[ -z ${DRIFTLINE_TEST_S3_URL:-} ]] || return 0
-  local port
-  port=$("$python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
-  "$python" -m moto.server -H 127.0.0.1 -p "$port" >"$scratch/s3.log" 2>&1 &
-  s3_server=$!
-  export AWS_ENDPOINT_URL=http://127.0.0.1:$port AWS_ALLOW_HTTP=true AWS_REGION=us-east-1
-  export AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test
-  local tries
-  for tries in {1..100}; do
-    if "$python" -c "import urllib.request as u; u.urlopen(u.Request('$AWS_ENDPOINT_URL/driftline', method='PUT'))" 2>/dev/null; then
-      export DRIFTLINE_TEST_S3_URL=s3://driftline/contract
-      return 0
-    fi
-    sleep 0.2
-  done
-  cat "$scratch/s3.log"
-  return 1
+  local lines
+  lines=$(DRIFTLINE_S3_PORT=${DRIFTLINE_S3_PORT:-free} scripts/s3.sh start) || return 1
+  export_lines "$lines"
+  own_s3=${AWS_ENDPOINT_URL##*:}
+}
+
+start_emulators() {
+  [[ -z ${DRIFTLINE_TEST_AZURE_URL:-} || -z ${DRIFTLINE_TEST_GCS_URL:-} ]] || return 0
+  local lines
+  lines=$(DRIFTLINE_EMULATORS_PORT=${DRIFTLINE_EMULATORS_PORT:-free} scripts/emulators.sh start) || return 1
+  export_lines "$lines"
+  own_emulators=${AZURITE_BLOB_STORAGE_URL##*:}
 }
 
 run_cargo_tests() {
@@ -134,8 +139,17 @@ fi
 
 if [[ -n $python ]]; then
   check "S3 server" start_s3
+  check "Azure and GCS emulators" start_emulators
 else
-  skip "S3 server" "no Python"
+  skip "S3 server, Azure and GCS emulators" "no Python, which fetches Go and Node where they are missing"
+fi
+
+if [[ -n $python ]] && have_jdk && have mvn; then
+  check "example producers" scripts/producers.sh build
+  check "Spark" scripts/spark.sh
+  DRIFTLINE_TEST_SPARK=$(scripts/spark.sh 2>/dev/null) && export DRIFTLINE_TEST_SPARK
+else
+  skip "example producers, Spark" "a JDK, Maven or Python is missing"
 fi
 
 check "cargo test" run_cargo_tests
@@ -144,6 +158,7 @@ check "demo" run_demo
 if [[ -n $python ]]; then
   check "audit by DuckDB" run_audit
   check "metrics by scikit-learn" "$python" scripts/compare_sklearn.py "$scratch/store" --all --quiet --config "$scratch/demo/driftline.toml"
+  check "deployment files" "$python" scripts/check_deploy.py
 else
   skip "outside audit and metrics" "no Python"
 fi
