@@ -5,6 +5,7 @@ mod bad_input;
 mod crash;
 mod evaluate;
 mod judge;
+mod object_stores;
 mod outside;
 mod pipeline;
 mod sandbox;
