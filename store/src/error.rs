@@ -97,26 +97,37 @@ impl Error {
             E::NotImplemented { .. } | E::NotSupported { .. } => {
                 return Self::Unsupported { what: operation.to_string(), advice: cause };
             }
-            E::Unauthenticated { .. } => {
-                "the store does not know these credentials; check the key, its secret and its expiry"
+            // How S3 servers say so of a header that they know and do not carry out.
+            _ if causes(error).any(|cause| status_in(&cause.to_string()) == Some(501)) => {
+                return Self::Unsupported { what: operation.to_string(), advice: cause };
             }
+            // versitygw answers 404 to a key that it does not know, where S3 itself answers 403.
+            E::NotFound { .. } if cause.contains("UserNotFound") => UNKNOWN_CREDENTIALS,
+            E::Unauthenticated { .. } => UNKNOWN_CREDENTIALS,
             E::PermissionDenied { .. } => {
                 "access is denied; the credentials need to read, write, delete and list under the store's root (a clock that is minutes off is answered alike)"
             }
             E::NotFound { .. } => "the bucket, container or object does not exist; check the store's url",
             E::InvalidPath { .. } => "the name is not one that a store can hold; encode its parts",
             _ if is_full(error) => "the disk is full; free some space",
+            _ if is_untrusted(error) => {
+                "the store's certificate is not trusted; if a private authority has signed it, name that authority's certificate in store.options.ca_certificate_file"
+            }
             _ => "the store refused",
         };
         Self::Permanent { operation, path, advice: advice.into(), cause }
     }
 }
 
+const UNKNOWN_CREDENTIALS: &str = "the store does not know these credentials; check the key, its secret and its expiry";
+
 /// Whether the same request may succeed later. A lost race counts: the winner's object may be gone again by now.
 pub(crate) fn is_transient(error: &object_store::Error) -> bool {
     use object_store::Error as E;
     match error {
         E::AlreadyExists { .. } | E::Precondition { .. } => true,
+        // Such a connection has failed like any other, but no time heals it.
+        _ if is_untrusted(error) => false,
         E::Generic { source, .. } => causes(source.as_ref()).find_map(judge_cause).unwrap_or(false),
         _ => false,
     }
@@ -147,13 +158,18 @@ fn judge_cause(cause: &(dyn StdError + 'static)) -> Option<bool> {
     if text.contains("Server returned error response") {
         return Some(true); // a 200 whose body says InternalError or SlowDown
     }
-    status_in(&text).map(|status| matches!(status, 408 | 409 | 425 | 429 | 500..=599))
+    status_in(&text).map(|status| matches!(status, 408 | 409 | 425 | 429 | 500 | 502..=599))
 }
 
 /// The HTTP status that the text of an error names: object_store keeps its type with the status to itself.
 fn status_in(text: &str) -> Option<u16> {
     let (_, after) = text.split_once("status code: ")?;
     after.get(..3)?.parse().ok()
+}
+
+/// Whether the TLS library refused the store's certificate; only its words reach us, not its type.
+fn is_untrusted(error: &object_store::Error) -> bool {
+    causes(error).any(|cause| cause.to_string().contains("invalid peer certificate"))
 }
 
 fn is_full(error: &object_store::Error) -> bool {
@@ -190,12 +206,28 @@ mod tests {
             (status("500 Internal Server Error: "), true),
             (status("400 Bad Request: we saw status code: 503"), false),
             (status("301 Moved Permanently"), false),
+            (status("501 Not Implemented: A header you provided implies functionality"), false),
             (generic("something else"), false),
         ] {
             assert_eq!(is_transient(&error), transient, "{error}");
             let last = Error::last(&error, Operation::Get, "a/b", 3, Duration::from_secs(1));
             assert_eq!(last.disposition() == Disposition::Retry, transient, "{last}");
         }
+    }
+
+    #[test]
+    fn a_server_that_says_it_cannot_is_not_asked_again() {
+        let refused = generic("Server returned non-2xx status code: 501 Not Implemented: NotImplemented");
+        let error = Error::last(&refused, Operation::Create, "raw/x", 1, Duration::ZERO);
+        assert!(matches!(error, Error::Unsupported { .. }), "{error}");
+    }
+
+    #[test]
+    fn an_unknown_authority_says_so_at_once() {
+        let refused = generic(std::io::Error::other("invalid peer certificate: UnknownIssuer"));
+        let error = Error::last(&refused, Operation::Create, "raw/x", 1, Duration::ZERO);
+        assert_eq!(error.disposition(), Disposition::Stop);
+        assert!(error.to_string().contains("store.options.ca_certificate_file"), "{error}");
     }
 
     #[test]

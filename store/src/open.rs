@@ -2,7 +2,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use object_store::{
-    BackoffConfig, ClientConfigKey, ObjectStore, RetryConfig,
+    BackoffConfig, Certificate, ClientConfigKey, ClientOptions, ObjectStore, RetryConfig,
     aws::{AmazonS3Builder, AmazonS3ConfigKey},
     azure::{AzureConfigKey, MicrosoftAzureBuilder},
     gcp::{GoogleCloudStorageBuilder, GoogleConfigKey},
@@ -15,13 +15,19 @@ use crate::{Error, Operation, Store, local::LocalStore};
 
 /// Of one request, body included. Shorter cuts off a large object on a slow line; longer keeps a dead connection.
 const REQUEST_TIMEOUT: &str = "120 seconds";
+/// The one option that is not object_store's: certificates in PEM that are trusted besides the system's, for a store behind
+/// a private authority. `store.options.ca_certificate_file` names a file with them.
+const CA_CERTIFICATE: &str = "ca_certificate";
+/// The same for S3 by the name that AWS's own tools know: a file.
+const AWS_CA_BUNDLE: &str = "AWS_CA_BUNDLE";
 
 impl Store {
     /// Opens `s3://bucket/prefix`, `gs://…`, `az://…`, `file:///folder`, `memory://`, or a folder's plain path (made if it
     /// is not there).
     ///
     /// Settings come from the environment (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT_URL`, `AWS_ALLOW_HTTP`, `GOOGLE_…`, `AZURE_…`),
-    /// and above that from `options`, whose keys are object_store's (`aws_access_key_id`, `endpoint_url`, `timeout`, …).
+    /// and above that from `options`, whose keys are object_store's (`aws_access_key_id`, `endpoint_url`, `timeout`, …) and
+    /// `ca_certificate`: certificates in PEM that are trusted besides the system's.
     /// Nothing is asked of the store yet: see [`Store::probe`].
     ///
     /// # Errors
@@ -56,11 +62,16 @@ impl Store {
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
 fn s3(url: &str, options: &BTreeMap<String, String>) -> Result<Arc<dyn ObjectStore>, Cause> {
-    let mut builder = AmazonS3Builder::from_env()
+    let bundle = std::env::var(AWS_CA_BUNDLE).ok().filter(|file| !file.is_empty());
+    let mut builder = AmazonS3Builder::from_env().with_client_options(client(options, bundle.as_deref())?);
+    for (key, value) in client_settings("AWS_") {
+        builder = builder.with_config(AmazonS3ConfigKey::Client(key), value);
+    }
+    builder = builder
         .with_url(url)
         .with_config(AmazonS3ConfigKey::Client(ClientConfigKey::Timeout), REQUEST_TIMEOUT)
         .with_retry(no_retries());
-    for (key, value) in options {
+    for (key, value) in clients_own(options) {
         let known = key.to_ascii_lowercase().parse::<AmazonS3ConfigKey>().map_err(|_| unknown_key(key))?;
         builder = builder.with_config(known, value);
     }
@@ -75,11 +86,15 @@ fn s3(url: &str, options: &BTreeMap<String, String>) -> Result<Arc<dyn ObjectSto
 }
 
 fn gcs(url: &str, options: &BTreeMap<String, String>) -> Result<Arc<dyn ObjectStore>, Cause> {
-    let mut builder = GoogleCloudStorageBuilder::from_env()
+    let mut builder = GoogleCloudStorageBuilder::from_env().with_client_options(client(options, None)?);
+    for (key, value) in client_settings("GOOGLE_") {
+        builder = builder.with_config(GoogleConfigKey::Client(key), value);
+    }
+    builder = builder
         .with_url(url)
         .with_config(GoogleConfigKey::Client(ClientConfigKey::Timeout), REQUEST_TIMEOUT)
         .with_retry(no_retries());
-    for (key, value) in options {
+    for (key, value) in clients_own(options) {
         let known = key.to_ascii_lowercase().parse::<GoogleConfigKey>().map_err(|_| unknown_key(key))?;
         builder = builder.with_config(known, value);
     }
@@ -87,15 +102,52 @@ fn gcs(url: &str, options: &BTreeMap<String, String>) -> Result<Arc<dyn ObjectSt
 }
 
 fn azure(url: &str, options: &BTreeMap<String, String>) -> Result<Arc<dyn ObjectStore>, Cause> {
-    let mut builder = MicrosoftAzureBuilder::from_env()
+    let mut builder = MicrosoftAzureBuilder::from_env().with_client_options(client(options, None)?);
+    for (key, value) in client_settings("AZURE_") {
+        builder = builder.with_config(AzureConfigKey::Client(key), value);
+    }
+    builder = builder
         .with_url(url)
         .with_config(AzureConfigKey::Client(ClientConfigKey::Timeout), REQUEST_TIMEOUT)
         .with_retry(no_retries());
-    for (key, value) in options {
+    for (key, value) in clients_own(options) {
         let known = key.to_ascii_lowercase().parse::<AzureConfigKey>().map_err(|_| unknown_key(key))?;
         builder = builder.with_config(known, value);
     }
     Ok(Arc::new(builder.build()?))
+}
+
+/// The HTTP client before any setting: it trusts the system's authorities and those that the options or `bundle` bring.
+fn client(options: &BTreeMap<String, String>, bundle: Option<&str>) -> Result<ClientOptions, Cause> {
+    let named = options.iter().find(|(key, _)| key.eq_ignore_ascii_case(CA_CERTIFICATE));
+    let (origin, pem) = match (named, bundle) {
+        (Some((key, pem)), _) => (format!("the store option {key}"), pem.clone().into_bytes()),
+        (None, Some(file)) => {
+            let pem = std::fs::read(file).map_err(|error| format!("{AWS_CA_BUNDLE}: cannot read {file}: {error}"))?;
+            (format!("{AWS_CA_BUNDLE} ({file})"), pem)
+        }
+        (None, None) => return Ok(ClientOptions::new()),
+    };
+    let certificates = Certificate::from_pem_bundle(&pem).map_err(|error| format!("{origin}: {error}"))?;
+    if certificates.is_empty() {
+        return Err(format!("{origin} holds no certificate; it must be PEM: -----BEGIN CERTIFICATE-----").into());
+    }
+    Ok(certificates.into_iter().fold(ClientOptions::new(), ClientOptions::with_root_certificate))
+}
+
+/// What the environment says of the HTTP client (`AWS_ALLOW_HTTP`, `AWS_PROXY_URL`, …). The builders read it too, but what
+/// they have read is lost when they are given a client that knows further authorities.
+fn client_settings(prefix: &str) -> Vec<(ClientConfigKey, String)> {
+    let settings = std::env::vars_os().filter_map(|(key, value)| {
+        let key = key.to_str()?.strip_prefix(prefix)?.to_ascii_lowercase();
+        Some((key.parse().ok()?, value.into_string().ok()?))
+    });
+    settings.collect()
+}
+
+/// The options that object_store knows.
+fn clients_own(options: &BTreeMap<String, String>) -> impl Iterator<Item = (&String, &String)> {
+    options.iter().filter(|(key, _)| !key.eq_ignore_ascii_case(CA_CERTIFICATE))
 }
 
 /// The client's own retries are off: if it put twice and handed up the second answer, "it has another version" could
@@ -146,6 +198,8 @@ mod tests {
             ("s3://bucket/a//b", &keys, "empty path segment"),
             ("s3://bucket/a/../b", &keys, ".."),
             ("s3://bucket", &[("colour", "blue")], "\"colour\" is not known"),
+            ("s3://bucket", &[("ca_certificate", "/etc/ca.pem")], "option ca_certificate holds no certificate"),
+            ("az://bucket", &[("CA_CERTIFICATE", "")], "option CA_CERTIFICATE holds no certificate"),
             (
                 "s3://bucket",
                 &[("endpoint_url", "http://localhost:9000"), ("allow_http", "false")],

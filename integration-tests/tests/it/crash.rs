@@ -126,7 +126,12 @@ fn some_run(seed: u64, predictions: usize) -> (Options, Generated) {
 }
 
 /// Produces in small steps; ends with an error unless every record was acknowledged at its place.
-fn produce_slowly(broker: &Broker, topics: &Topics, run: &Generated, over: Duration) -> JoinHandle<Result<()>> {
+pub(crate) fn produce_slowly(
+    broker: &Broker,
+    topics: &Topics,
+    run: &Generated,
+    over: Duration,
+) -> JoinHandle<Result<()>> {
     const STEPS: usize = 30;
     let (broker, topics, records) = (broker.clone(), topics.clone(), run.records.clone());
     tokio::spawn(async move {

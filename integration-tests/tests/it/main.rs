@@ -7,6 +7,7 @@ mod engines;
 mod evaluate;
 mod judge;
 mod kafka_variety;
+mod object_stores;
 mod otlp;
 mod outside;
 mod pipeline;

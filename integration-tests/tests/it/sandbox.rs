@@ -18,6 +18,9 @@ const COMMAND_MAX: Duration = Duration::from_secs(300);
 /// A consumer's session, in milliseconds: the shortest that a broker with default settings grants.
 const SESSION_TIMEOUT_MS: u32 = 6_000;
 
+/// The folder of a sandbox's local store.
+const STORE: &str = "store";
+
 /// A folder with a configuration and a store.
 pub(crate) struct Sandbox {
     dir: TempDir,
@@ -50,7 +53,18 @@ impl Sandbox {
     /// A configuration of short delays, so that what takes minutes in production takes a test's patience. `settings` come after
     /// it: `[defaults]`, `[[models]]`; `DRIFTLINE__…` variables override the rest.
     pub(crate) fn new(brokers: &str, topics: &Topics, settings: &str) -> Result<Self> {
-        let sandbox = Sandbox { dir: tempfile::tempdir().context("make a folder")? };
+        let dir = tempfile::tempdir().context("make a folder")?;
+        let store = format!("url = {:?}", dir.path().join(STORE).display().to_string());
+        Self::write(dir, brokers, topics, &store, settings)
+    }
+
+    /// As [`Sandbox::new`], but with the lines of its `[store]` section; the folder for a local store stays empty.
+    pub(crate) fn with_store(brokers: &str, topics: &Topics, store: &str, settings: &str) -> Result<Self> {
+        Self::write(tempfile::tempdir().context("make a folder")?, brokers, topics, store, settings)
+    }
+
+    fn write(dir: TempDir, brokers: &str, topics: &Topics, store: &str, settings: &str) -> Result<Self> {
+        let sandbox = Sandbox { dir };
         let text = format!(
             r#"poll_interval = "50ms"
 idle_timeout = "1s"
@@ -64,7 +78,7 @@ group = "{}"
 "session.timeout.ms" = {SESSION_TIMEOUT_MS}
 "heartbeat.interval.ms" = 500
 [store]
-url = {:?}
+{store}
 [flush]
 interval = "200ms"
 [serve]
@@ -77,7 +91,6 @@ max_amplification = 1000000
             topics.predictions,
             topics.labels,
             topics.predictions.replace("predictions", "group"),
-            sandbox.store().display().to_string(),
         );
         std::fs::write(sandbox.config(), text).context("write the configuration")?;
         Ok(sandbox)
@@ -95,7 +108,7 @@ max_amplification = 1000000
     }
 
     pub(crate) fn store(&self) -> PathBuf {
-        self.path("store")
+        self.path(STORE)
     }
 
     fn config(&self) -> PathBuf {

@@ -1,5 +1,5 @@
 //! The contract: one suite, run on memory, on a local disk, on both with faults that retries have to hide, and (in
-//! `s3.rs`) on a real S3 store.
+//! `remote.rs`) on stores over HTTP.
 use std::{collections::BTreeSet, time::Duration};
 
 use bytes::Bytes;

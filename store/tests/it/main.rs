@@ -6,5 +6,5 @@ mod faults;
 mod local;
 mod manifest;
 mod probe;
-mod s3;
+mod remote;
 mod sequence;

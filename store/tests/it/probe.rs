@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use driftline_store::{Error, Fault, FaultPlan, Store};
 use futures::stream::BoxStream;
 use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMode,
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, local::LocalFileSystem, memory::InMemory,
     path::Path,
 };
@@ -53,6 +53,56 @@ impl ObjectStore for Careless {
     }
 }
 
+/// Keeps every condition while one writer writes, for it looks first and writes later.
+#[derive(Debug)]
+struct Racy {
+    inner: InMemory,
+    races: fn(&PutMode) -> bool,
+}
+
+impl std::fmt::Display for Racy {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Racy")
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Racy {
+    async fn put_opts(&self, location: &Path, payload: PutPayload, mut options: PutOptions) -> Result<PutResult> {
+        if (self.races)(&options.mode) {
+            let found = self.inner.head(location).await.ok();
+            let holds = match (&options.mode, &found) {
+                (PutMode::Update(wanted), Some(found)) => wanted.e_tag == found.e_tag,
+                (PutMode::Create, None) => true,
+                _ => false,
+            };
+            if holds {
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                options.mode = PutMode::Overwrite;
+            }
+        }
+        self.inner.put_opts(location, payload, options).await
+    }
+    async fn put_multipart_opts(&self, at: &Path, options: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
+        self.inner.put_multipart_opts(at, options).await
+    }
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        self.inner.get_opts(location, options).await
+    }
+    fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        self.inner.delete_stream(locations)
+    }
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.inner.list(prefix)
+    }
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.inner.list_with_delimiter(prefix).await
+    }
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.inner.copy_opts(from, to, options).await
+    }
+}
+
 async fn check_refused(backend: Arc<dyn ObjectStore>, primitive: &str) {
     let store = Store::over("test://", backend);
     let error = store.probe().await.unwrap_err();
@@ -67,6 +117,13 @@ async fn a_store_that_overwrites_is_refused() {
     check_refused(careless(|mode| matches!(mode, PutMode::Create)), "create-if-absent").await;
     check_refused(careless(|mode| matches!(mode, PutMode::Update(_))), "replace-if").await;
     check_refused(careless(|_| true), "create-if-absent").await;
+}
+
+#[tokio::test]
+async fn a_store_that_looks_first_and_writes_later_is_refused() {
+    let racy = |races| Arc::new(Racy { inner: InMemory::new(), races });
+    check_refused(racy(|mode| matches!(mode, PutMode::Create)), "create-if-absent").await;
+    check_refused(racy(|mode| matches!(mode, PutMode::Update(_))), "replace-if").await;
 }
 
 #[tokio::test]
