@@ -48,7 +48,7 @@ async fn c1_kill_9_on_s3_loses_nothing_and_counts_nothing_twice() -> Result<()> 
     };
     eprintln!("DRIFTLINE_TEST_SEED={seed} repeats this run's events and delays");
     let mut rng = StdRng::seed_from_u64(seed);
-    let whole = Whole::new(&broker, &url, "", seed, 2_000).await?;
+    let whole = Whole::new(&broker, &url, "", seed, 1_500).await?;
     let producing = produce_slowly(&broker, &whole.topics, &whole.run, Duration::from_secs(8));
     for life in 1..=KILLS {
         let mut process = whole.sandbox.spawn_with("pipeline", &PIPELINE, &[SHORT_SESSION])?;
@@ -68,7 +68,7 @@ async fn a_store_that_goes_away_and_comes_back_loses_nothing() -> Result<()> {
     let (Some(_), Some(broker)) = (given(S3, TEST)?, Broker::real(TEST)?) else { return Ok(()) };
     let server = OwnServer::start().await?;
     let options = format!("[store.options]\nendpoint_url = {:?}\n", server.endpoint);
-    let whole = Whole::new(&broker, "s3://driftline/away", &options, 5, 1_500).await?;
+    let whole = Whole::new(&broker, "s3://driftline/away", &options, 5, 1_000).await?;
     let producing = produce_slowly(&broker, &whole.topics, &whole.run, Duration::from_secs(9));
     let mut process = whole.sandbox.spawn("pipeline", &PIPELINE)?;
     for _ in 0..2 {
@@ -102,7 +102,7 @@ async fn t4_the_figures_are_the_truth_on_gcs() -> Result<()> {
 
 async fn figures_are_the_truth(variable: &str, test: &str) -> Result<()> {
     let (Some(url), Some(broker)) = (given(variable, test)?, Broker::real(test)?) else { return Ok(()) };
-    let whole = Whole::new(&broker, &url, "", 3, 1_000).await?;
+    let whole = Whole::new(&broker, &url, "", 3, 600).await?;
     for records in whole.run.records.chunks(whole.run.records.len().div_ceil(2)) {
         broker.produce(&whole.topics, records).await?;
         whole.sandbox.catch_up().await?;
