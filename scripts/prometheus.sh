@@ -17,7 +17,10 @@ if [[ ! -x $home/usr/bin/promtool ]]; then
   say "fetching Prometheus"
   # As root, apt fetches as a user of its own, who must be able to write here.
   chmod 777 "$staging"
-  (cd "$staging" && apt-get download -qq prometheus >&2) || die "apt-get could not fetch the package prometheus: apt-get update first"
+  cd "$staging"
+  # A new machine has no package lists yet.
+  apt-get download -qq prometheus >&2 || { apt-get update -qq >&2 && apt-get download -qq prometheus >&2; } ||
+    die "apt-get could not fetch the package prometheus"
   dpkg-deb -x "$staging"/prometheus_*.deb "$staging/root"
   mv -T "$staging/root" "$home" 2>/dev/null || [[ -x $home/usr/bin/promtool ]]
 fi
