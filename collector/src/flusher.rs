@@ -1,7 +1,7 @@
 //! The asynchronous half of the collector: encodes full buffers, appends them to their chains, and states facts.
 //!
 //! At most one flush of a partition is under way, so a chain is appended to in order; several partitions flush together.
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use driftline_schemas::clock::{Micros, now_micros};
@@ -24,6 +24,12 @@ use crate::telemetry::Telemetry;
 const FLUSHES_AT_ONCE: usize = 4;
 /// Between two tries at a store that does not answer; the store itself has retried for seconds before.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
+
+/// The longest that a flush waits for its dead letters, and how long after a failure the next ones get [`LETTERS_AGAIN`] only: a
+/// topic that is not there must not hold up the chain at every flush.
+const LETTERS_WITHIN: Duration = Duration::from_secs(30);
+const LETTERS_FAILED_FOR: Duration = Duration::from_secs(60);
+const LETTERS_AGAIN: Duration = Duration::from_secs(1);
 
 /// What the stage asks for.
 pub(crate) enum Work {
@@ -61,6 +67,8 @@ pub(crate) struct Flusher {
     pub(crate) telemetry: Telemetry,
     pub(crate) status: Arc<CollectorStatus>,
     pub(crate) dead_letters: Option<Box<dyn DeadLetters>>,
+    /// When letters could not be published last.
+    pub(crate) letters_failed: Mutex<Option<Instant>>,
 }
 
 /// Works until the stage hangs up, then finishes what is under way.
@@ -150,7 +158,17 @@ impl Flusher {
 
     async fn publish_dead_letters(&self, sealed: &SealedBatch) {
         let Some(letters) = self.dead_letters.as_ref().filter(|_| !sealed.rejections.is_empty()) else { return };
-        match letters.publish(&sealed.partition, &sealed.rejections).await {
+        let failed = *self.letters_failed.lock().unwrap_or_else(PoisonError::into_inner);
+        let patience = match failed {
+            Some(failed) if failed.elapsed() < LETTERS_FAILED_FOR => LETTERS_AGAIN,
+            _ => LETTERS_WITHIN,
+        };
+        let published = tokio::time::timeout(patience, letters.publish(&sealed.partition, &sealed.rejections)).await;
+        let published = published.unwrap_or_else(|_| Err(format!("no acknowledgement within {patience:?}")));
+        let failed =
+            published.is_err().then(|| failed.filter(|_| patience == LETTERS_AGAIN).unwrap_or_else(Instant::now));
+        *self.letters_failed.lock().unwrap_or_else(PoisonError::into_inner) = failed;
+        match published {
             Ok(()) => {
                 self.status.set_letters_refused(None);
                 self.telemetry.dead_letters_published(&sealed.partition, sealed.rejections.len());

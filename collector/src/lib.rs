@@ -125,7 +125,7 @@ where
     };
     let thread = std::thread::Builder::new().name("driftline-collector".into());
     thread.spawn(drive).map_err(|_| Error::Ended("thread"))?;
-    let flusher = Flusher { store, telemetry, status, dead_letters };
+    let flusher = Flusher { store, telemetry, status, dead_letters, letters_failed: std::sync::Mutex::default() };
     let (flushed, driven) = tokio::join!(flusher::run(flusher, work_due, done_due), told);
     // The stage ends when the flusher has failed: the flusher's reason is the first.
     flushed?;

@@ -69,8 +69,8 @@ impl Reference {
     pub async fn from_table(context: &SessionContext, table: &str, task: Task) -> Result<Self, Error> {
         let columns = Columns::of(context, table).await?;
         let mut kept: BTreeMap<Column, ReferenceColumn> = BTreeMap::new();
-        for (column, by_version) in read_numbers(context, &columns, &columns.numeric(task)).await? {
-            let mut sample: Vec<f64> = by_version.into_values().flatten().collect();
+        for (column, by_group) in read_numbers(context, &columns, &columns.numeric(task), None).await? {
+            let mut sample: Vec<f64> = by_group.into_values().flat_map(BTreeMap::into_values).flatten().collect();
             sample.sort_unstable_by(f64::total_cmp);
             if let Some(values) = ReferenceValues::numeric(sample) {
                 kept.insert(column.clone(), ReferenceColumn { column, values });

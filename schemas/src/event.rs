@@ -8,8 +8,8 @@ use crate::clock::{MINUTE, Micros};
 pub const RECORD_BYTES_MAX: usize = 1 << 20;
 /// The longest prediction id. Every id is held in history, filters and joins, so its length is memory.
 pub const PREDICTION_ID_BYTES_MAX: usize = 128;
-/// The longest model name: it becomes a folder name, percent-encoded, and file systems allow 255 bytes.
-pub const MODEL_NAME_BYTES_MAX: usize = 256;
+/// The longest model name, percent-encoded: it becomes a folder, `model_name=…`, and file systems allow 255 bytes to one.
+pub const MODEL_NAME_ENCODED_MAX: usize = 240;
 /// The deepest nesting of objects and arrays in an event.
 pub const DEPTH_MAX: usize = 32;
 /// Event times before this are `bad_timestamp`: 2000-01-01T00:00:00Z. They are seconds read as milliseconds, or unset clocks.
@@ -114,6 +114,16 @@ impl std::fmt::Display for Reason {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.as_str())
     }
+}
+
+/// Whether a model name is too long to be a folder: every byte but `A-Za-z0-9._-` takes three there.
+#[inline]
+pub fn is_too_long(model_name: &str) -> bool {
+    if model_name.len() * 3 <= MODEL_NAME_ENCODED_MAX {
+        return false;
+    }
+    let encoded = |byte: u8| if byte.is_ascii_alphanumeric() || b"._-".contains(&byte) { 1 } else { 3 };
+    model_name.bytes().map(encoded).sum::<usize>() > MODEL_NAME_ENCODED_MAX
 }
 
 #[cfg(test)]

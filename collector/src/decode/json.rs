@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::fmt;
 
 use driftline_schemas::event::{
-    DEPTH_MAX, EventKind, MODEL_NAME_BYTES_MAX, PREDICTION_ID_BYTES_MAX, RECORD_BYTES_MAX, Reason,
+    DEPTH_MAX, EventKind, MODEL_NAME_ENCODED_MAX, PREDICTION_ID_BYTES_MAX, RECORD_BYTES_MAX, Reason, is_too_long,
 };
 use serde::Deserializer as _;
 use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -315,11 +315,11 @@ fn check_length(event: &DecodedEvent<'_>) -> Result<(), Rejection> {
             format!("`prediction_id` has {} bytes, more than {PREDICTION_ID_BYTES_MAX}", event.prediction_id.len());
         return Err(Rejection::new(Reason::IdTooLong, detail));
     }
-    if event.model_name.len() > MODEL_NAME_BYTES_MAX {
+    if is_too_long(&event.model_name) {
         let found = format!("one of {} bytes", event.model_name.len());
         return Err(field::wrong_type(
             "model_name",
-            &format!("a string of at most {MODEL_NAME_BYTES_MAX} bytes"),
+            &format!("a string of at most {MODEL_NAME_ENCODED_MAX} bytes when percent-encoded"),
             &found,
         ));
     }

@@ -46,7 +46,7 @@ impl Rejection {
 pub struct DecodedEvent<'a> {
     /// 1–128 bytes.
     pub prediction_id: Cow<'a, str>,
-    /// 1–256 bytes.
+    /// At least one byte, at most 240 when percent-encoded.
     pub model_name: Cow<'a, str>,
     /// Microseconds UTC.
     pub event_time: Micros,

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use driftline_schemas::canonical::canonical;
 use driftline_schemas::clock::Micros;
-use driftline_schemas::event::{EVENT_TIME_MIN, EventKind, MODEL_NAME_BYTES_MAX, PREDICTION_ID_BYTES_MAX};
+use driftline_schemas::event::{EVENT_TIME_MIN, EventKind, PREDICTION_ID_BYTES_MAX, is_too_long};
 
 use super::known::Known;
 use super::scan::{Scanner, Token, Unusual};
@@ -63,8 +63,8 @@ fn read_field<'a>(
     event: &mut DecodedEvent<'a>,
 ) -> Result<(), Unusual> {
     match known {
-        Known::PredictionId => event.prediction_id = name(scanner, PREDICTION_ID_BYTES_MAX)?,
-        Known::ModelName => event.model_name = name(scanner, MODEL_NAME_BYTES_MAX)?,
+        Known::PredictionId => event.prediction_id = name(scanner, |id| id.len() <= PREDICTION_ID_BYTES_MAX)?,
+        Known::ModelName => event.model_name = name(scanner, |name| !is_too_long(name))?,
         Known::Timestamp => event.event_time = optional_time(scanner)?.ok_or(Unusual)?,
         Known::ModelVersion => {
             event.model_version = match scanner.token()? {
@@ -132,9 +132,9 @@ fn map<'a, V>(
 }
 
 #[inline]
-fn name<'a>(scanner: &mut Scanner<'a>, bytes_max: usize) -> Result<Cow<'a, str>, Unusual> {
+fn name<'a>(scanner: &mut Scanner<'a>, fits: impl Fn(&str) -> bool) -> Result<Cow<'a, str>, Unusual> {
     match scanner.token()? {
-        Token::Text(text) if !text.is_empty() && text.len() <= bytes_max => Ok(Cow::Borrowed(text)),
+        Token::Text(text) if !text.is_empty() && fits(text) => Ok(Cow::Borrowed(text)),
         _ => Err(Unusual),
     }
 }

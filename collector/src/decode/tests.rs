@@ -92,7 +92,7 @@ fn every_reason_of_a_prediction() {
         (r#"{"prediction_id":"1","model_name":"m","score":1}"#.into(), MissingField, "timestamp"),
         (r#"{"prediction_id":17,"model_name":"m","timestamp":0,"score":1}"#.into(), WrongType, "prediction_id"),
         (r#"{"prediction_id":"1","model_name":["m"],"timestamp":0,"score":1}"#.into(), WrongType, "model_name"),
-        (long_model, WrongType, "256"),
+        (long_model, WrongType, "240"),
         (r#"{"prediction_id":"1","model_name":"m","timestamp":true,"score":1}"#.into(), WrongType, "timestamp"),
         (prediction(r#","score":"0.9""#), WrongType, "score"),
         (prediction(r#","score":[1]"#), WrongType, "score"),

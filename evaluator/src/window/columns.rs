@@ -28,6 +28,8 @@ pub enum Column {
     Score,
     /// The prediction: a class, or a regression's number.
     Prediction,
+    /// The truth, of the rows that have it: a class, or a regression's number.
+    Label,
     /// A feature, by name.
     Feature(String),
 }
@@ -38,6 +40,7 @@ impl Column {
         match self {
             Self::Score => "score",
             Self::Prediction => "prediction",
+            Self::Label => "label",
             Self::Feature(name) => name,
         }
     }
@@ -159,6 +162,9 @@ impl Columns {
         if task == Task::Regression && self.has("prediction_value") {
             columns.push((Column::Prediction, self.double("prediction_value")));
         }
+        if task == Task::Regression && self.has("label_value") {
+            columns.push((Column::Label, self.double("label_value")));
+        }
         let features = self.types.iter().filter(|(_, data_type)| data_type.is_numeric());
         columns.extend(features.filter_map(|(column, _)| {
             Some((Column::Feature(column.strip_prefix("feature_")?.to_owned()), self.double(column)))
@@ -172,6 +178,9 @@ impl Columns {
         if task != Task::Regression && self.has("prediction") {
             columns.push((Column::Prediction, self.text("prediction")));
         }
+        if task != Task::Regression && self.has("label") {
+            columns.push((Column::Label, self.text("label")));
+        }
         let features = self.types.iter().filter(|(_, data_type)| is_text(data_type));
         columns.extend(features.filter_map(|(column, _)| {
             let name = column.strip_prefix("feature_")?.strip_suffix("_text")?;
@@ -181,35 +190,72 @@ impl Columns {
     }
 }
 
-/// Reads the whole values of numeric columns by version (the empty one if the table has none).
+/// What rows are told apart by: the value of a segment (empty without one), and the version (empty without versions).
+pub(crate) type ByGroup<T> = BTreeMap<String, BTreeMap<String, T>>;
+
+/// Reads the whole values of numeric columns, sorted, by group; `segment` is the SQL expression of a row's segment value.
 pub(crate) async fn read_numbers(
     context: &SessionContext,
     columns: &Columns,
     wanted: &[ReadColumn],
-) -> Result<BTreeMap<Column, BTreeMap<String, Vec<f64>>>, Error> {
-    let mut samples: BTreeMap<Column, BTreeMap<String, Vec<f64>>> = BTreeMap::new();
-    let version = columns.version();
+    segment: Option<&str>,
+) -> Result<BTreeMap<Column, ByGroup<Vec<f64>>>, Error> {
+    let mut samples: BTreeMap<Column, ByGroup<Vec<f64>>> = BTreeMap::new();
+    let rows = GroupedRows::of(columns, segment);
     for chunk in wanted.chunks(COLUMNS_PER_SCAN) {
-        let values: Vec<String> =
-            chunk.iter().enumerate().map(|(i, (_, read))| format!("sorted_values({read}) AS v{i}")).collect();
-        let (version, group) = match &version {
-            Some(version) => (version.as_str(), format!("GROUP BY {version}")),
-            None => ("''", String::new()),
-        };
-        let query = format!("SELECT {version} AS version, {} FROM {} {group}", values.join(", "), columns.valid_rows());
+        let inputs: String = chunk.iter().enumerate().map(|(i, (_, read))| format!(", {read} AS x{i}")).collect();
+        let values: String = (0..chunk.len()).map(|i| format!(", sorted_values(x{i}) AS v{i}")).collect();
+        let query = format!("SELECT {}{values} FROM {} {}", rows.keys, rows.with(&inputs), rows.group_by);
         for batch in collect(context, &query).await? {
-            let versions = text_column(&batch, "version")?;
+            let (segments, versions) = (text_column(&batch, "segment")?, text_column(&batch, "version")?);
             for (i, (column, _)) in chunk.iter().enumerate() {
-                let lists = batch.column(i + 1).as_list::<i64>();
+                let lists = batch.column(i + 2).as_list::<i64>();
                 for row in 0..batch.num_rows() {
                     let values = lists.value(row).as_primitive::<Float64Type>().values().to_vec();
+                    let segment = segments.as_string::<i32>().value(row).to_owned();
                     let version = versions.as_string::<i32>().value(row).to_owned();
-                    samples.entry(column.clone()).or_default().insert(version, values);
+                    samples.entry(column.clone()).or_default().entry(segment).or_default().insert(version, values);
                 }
             }
         }
     }
     Ok(samples)
+}
+
+/// The valid rows with their group, as SQL. Without segments and versions it is a plain aggregate, which reads no other column.
+struct GroupedRows {
+    inputs: String,
+    keys: &'static str,
+    group_by: &'static str,
+    rows: String,
+}
+
+impl GroupedRows {
+    fn of(columns: &Columns, segment: Option<&str>) -> Self {
+        let version = columns.version();
+        let (keys, group_by) = match (segment, &version) {
+            (None, None) => ("'' AS segment, '' AS version", ""),
+            (None, Some(_)) => ("'' AS segment, version", "GROUP BY version"),
+            (Some(_), None) => ("segment, '' AS version", "GROUP BY segment"),
+            (Some(_), Some(_)) => ("segment, version", "GROUP BY segment, version"),
+        };
+        let mut inputs = "TRUE AS valid".to_owned();
+        let mut rows = columns.valid_rows();
+        if let Some(version) = &version {
+            inputs += &format!(", {version} AS version");
+        }
+        if let Some(segment) = segment {
+            inputs += &format!(", {segment} AS segment");
+            // Rows that lack the segment's value belong to none.
+            rows += &format!(" AND ({segment}) IS NOT NULL");
+        }
+        Self { inputs, keys, group_by, rows }
+    }
+
+    /// With further columns; each begins with a comma.
+    fn with(&self, inputs: &str) -> String {
+        format!("(SELECT {}{inputs} FROM {})", self.inputs, self.rows)
+    }
 }
 
 /// Reads the most frequent categories of a text column over all rows.
@@ -239,26 +285,29 @@ pub(crate) async fn read_categories(
     Ok(categories)
 }
 
-/// Counts known categories of a text column by version; all others are counted together, so the answer is bounded.
+/// Counts known categories of a text column by group; all others are counted together, so the answer is bounded.
 pub(crate) async fn count_categories(
     context: &SessionContext,
     columns: &Columns,
     read: &str,
     known: impl IntoIterator<Item = &str>,
-) -> Result<BTreeMap<String, Categories>, Error> {
-    let version = columns.version().unwrap_or_else(|| "''".to_owned());
+    segment: Option<&str>,
+) -> Result<ByGroup<Categories>, Error> {
+    let rows = GroupedRows::of(columns, segment);
     let known = sql::texts(known);
+    let inputs = format!(", CASE WHEN {read} IN ({known}) THEN {read} END AS category, {read} IS NULL AS is_missing");
+    let group_by = if rows.group_by.is_empty() { "GROUP BY".to_owned() } else { format!("{},", rows.group_by) };
     let query = format!(
-        "SELECT version, category, count(*) AS n FROM (SELECT {version} AS version, \
-         CASE WHEN {read} IN ({known}) THEN {read} END AS category FROM {} AND {read} IS NOT NULL) \
-         GROUP BY version, category",
-        columns.valid_rows()
+        "SELECT {}, category, count(*) AS n FROM {} WHERE NOT is_missing {group_by} category",
+        rows.keys,
+        rows.with(&inputs)
     );
-    let mut by_version: BTreeMap<String, Categories> = BTreeMap::new();
+    let mut by_group: ByGroup<Categories> = BTreeMap::new();
     for batch in collect(context, &query).await? {
-        let (versions, texts) = (text_column(&batch, "version")?, text_column(&batch, "category")?);
-        let counts = batch.column(2).as_primitive::<Int64Type>();
+        let (segments, versions) = (text_column(&batch, "segment")?, text_column(&batch, "version")?);
+        let (texts, counts) = (text_column(&batch, "category")?, batch.column(3).as_primitive::<Int64Type>());
         for row in 0..batch.num_rows() {
+            let by_version = by_group.entry(segments.as_string::<i32>().value(row).to_owned()).or_default();
             let categories = by_version.entry(versions.as_string::<i32>().value(row).to_owned()).or_default();
             let count = counts.value(row) as u64;
             if texts.is_null(row) {
@@ -268,7 +317,7 @@ pub(crate) async fn count_categories(
             }
         }
     }
-    Ok(by_version)
+    Ok(by_group)
 }
 
 /// Runs a query to its end.

@@ -1,4 +1,4 @@
-//! Drift of every column against the reference, over all versions and by version.
+//! Drift of every column against the reference: over all rows and by segment, over all versions and by version.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use driftline_schemas::tables::DriftRow;
 use super::{
     EvaluationContext,
     columns::{Categories, Column, Columns, ReadColumn, count_categories, read_numbers},
-    groups::{Groups, Versions},
+    groups::{Groups, Segment, Versions},
 };
 use crate::{Error, Reference, metrics::Undefined, reference::ReferenceValues};
 
@@ -38,13 +38,37 @@ pub(super) async fn measure(
 ) -> Result<Vec<DriftRow>, Error> {
     let Some(reference) = &context.reference else { return Ok(without_reference(context)) };
     let mut rows = Vec::new();
+    let segments = groups.segments.iter().map(Some);
+    for segment in std::iter::once(None).chain(segments) {
+        measure_by(session, columns, groups, segment, reference, context, &mut rows).await?;
+    }
+    Ok(rows)
+}
+
+/// One pass over the columns: all rows, or those of each value of a segment.
+async fn measure_by(
+    session: &SessionContext,
+    columns: &Columns,
+    groups: &Groups,
+    segment: Option<&Segment>,
+    reference: &Reference,
+    context: &EvaluationContext,
+    rows: &mut Vec<DriftRow>,
+) -> Result<(), Error> {
+    let key = segment.map(|segment| segment.value.as_str());
+    let group = |value: &str, version| Group {
+        version,
+        segment: segment.map(|segment| (segment.names.clone(), value.to_owned())),
+    };
     let numeric =
         known(columns.numeric(context.task), reference, |values| matches!(values, ReferenceValues::Numeric { .. }));
-    for (column, by_version) in read_numbers(session, columns, &numeric).await? {
+    for (column, by_segment) in read_numbers(session, columns, &numeric, key).await? {
         let Some(values) = reference.column(&column) else { continue };
-        for (version, sample) in with_overall(by_version, &groups.versions, merge_samples) {
-            for distance in numeric_distances(values, &sample) {
-                rows.push(drift_row(version.clone(), &column, values.n(), &distance, context));
+        for (value, by_version) in by_segment {
+            for (version, sample) in with_overall(by_version, &groups.versions, merge_samples) {
+                for distance in numeric_distances(values, &sample) {
+                    rows.push(drift_row(group(&value, version.clone()), &column, values.n(), &distance, context));
+                }
             }
         }
     }
@@ -55,13 +79,28 @@ pub(super) async fn measure(
         let Some(values @ ReferenceValues::Categorical { categories, .. }) = reference.column(&column) else {
             continue;
         };
-        let by_version = count_categories(session, columns, &read, categories.keys().map(String::as_str)).await?;
-        for (version, counts) in with_overall(by_version, &groups.versions, merge_categories) {
-            let distance = categorical_distance(values, &counts);
-            rows.push(drift_row(version, &column, values.n(), &distance, context));
+        let known = categories.keys().map(String::as_str);
+        let mut by_segment = count_categories(session, columns, &read, known, key).await?;
+        if segment.is_none() {
+            // A column without a single value in all rows says so.
+            by_segment.entry(String::new()).or_default();
+        }
+        for (value, by_version) in by_segment {
+            for (version, counts) in with_overall(by_version, &groups.versions, merge_categories) {
+                let distance = categorical_distance(values, &counts);
+                rows.push(drift_row(group(&value, version), &column, values.n(), &distance, context));
+            }
         }
     }
-    Ok(rows)
+    Ok(())
+}
+
+/// Whose rows a distance is of.
+#[derive(Default)]
+struct Group {
+    version: Option<String>,
+    /// Names and value.
+    segment: Option<(String, String)>,
 }
 
 /// The columns to read: those that the reference has, of the same kind.
@@ -115,11 +154,14 @@ fn categorical_distance(reference: &ReferenceValues, current: &Categories) -> Di
 
 fn without_reference(context: &EvaluationContext) -> Vec<DriftRow> {
     let distance = Distance { method: "psi", threshold: PSI_THRESHOLD, outcome: Err(Undefined::NoReference), n: 0 };
-    [Column::Score, Column::Prediction].iter().map(|column| drift_row(None, column, 0, &distance, context)).collect()
+    [Column::Score, Column::Prediction]
+        .iter()
+        .map(|column| drift_row(Group::default(), column, 0, &distance, context))
+        .collect()
 }
 
 fn drift_row(
-    model_version: Option<String>,
+    group: Group,
     column: &Column,
     n_reference: u64,
     distance: &Distance,
@@ -127,11 +169,12 @@ fn drift_row(
 ) -> DriftRow {
     let (statistic, p_value) = distance.outcome.map_or((None, None), |(statistic, p)| (Some(statistic), p));
     let rejected = p_value.is_none_or(|p| p < KS_LEVEL);
+    let (segment, segment_value) = group.segment.unzip();
     DriftRow {
         model: context.model.clone(),
-        model_version,
-        segment: None,
-        segment_value: None,
+        model_version: group.version,
+        segment,
+        segment_value,
         window_start: context.window_start,
         window_end: context.window_end,
         column_name: column.name().to_owned(),

@@ -211,6 +211,57 @@ async fn drift_is_measured_on_all_valid_rows_against_the_frozen_reference() {
 }
 
 #[tokio::test]
+async fn drift_of_a_segment_and_of_the_labels_is_that_of_its_rows() {
+    let count = 256;
+    let region = |i: usize| ["eu", "us", ""][i % 4 % 3];
+    // Only the scores of `us` have moved; a fifth of the rows has a label yet, and these are all `a`.
+    let moved = |i: usize| if region(i) == "us" { 0.5 } else { 0.0 };
+    let rows = |is_moved: bool| {
+        let score = |i: usize| (i / 4) as f64 / 64.0 + if is_moved { moved(i) } else { 0.0 };
+        let label = |i: usize| if is_moved { (i % 5 == 0).then_some("a") } else { Some(["a", "b"][i % 2]) };
+        batch(vec![
+            ("model_version", texts(&(0..count).map(|i| Some(["1", "2"][i / 4 % 2])).collect::<Vec<_>>())),
+            ("score", doubles(&(0..count).map(|i| Some(score(i))).collect::<Vec<_>>())),
+            ("label", texts(&(0..count).map(label).collect::<Vec<_>>())),
+            ("tag_region", texts(&(0..count).map(|i| Some(region(i)).filter(|r| !r.is_empty())).collect::<Vec<_>>())),
+        ])
+    };
+    let reference = Reference::from_table(&session(&rows(false), 1), "rows", Task::Binary).await.expect("reads");
+    let mut context = context(Task::Binary);
+    context.segments = vec![vec!["region".to_owned()]];
+    context.reference = Some(Arc::new(reference));
+    let window = evaluate_everywhere(&rows(true), &context).await;
+    let drift = |column: &str, method: &str, value: Option<&str>, version: Option<&str>| -> &DriftRow {
+        let mut found = window.drift.iter().filter(|row| {
+            row.column_name == column
+                && row.method == method
+                && row.segment.as_deref() == value.map(|_| "region")
+                && row.segment_value.as_deref() == value
+                && row.model_version.as_deref() == version
+        });
+        let row = found.next().expect("measured");
+        assert!(found.next().is_none(), "once");
+        row
+    };
+    for version in [None, Some("1"), Some("2")] {
+        let share = if version.is_some() { 2 } else { 1 };
+        assert_eq!(drift("score", "ks", Some("us"), version).n, 64 / share);
+        assert_eq!(drift("score", "ks", Some("us"), version).drifted, Some(true));
+        assert_eq!(drift("score", "ks", Some("eu"), version).n, 128 / share);
+        assert_eq!(drift("score", "ks", Some("eu"), version).drifted, Some(false));
+        assert_eq!(drift("score", "ks", None, version).n, 256 / share, "rows without a region count here only");
+        assert_eq!(drift("label", "psi", Some("us"), version).drifted, Some(true));
+    }
+    assert_eq!((drift("label", "psi", None, None).n, drift("label", "psi", None, None).n_reference), (52, 256));
+    assert!(window.drift.iter().all(|row| row.segment_value.as_deref() != Some("")));
+    assert_eq!(
+        window.drift.len(),
+        27,
+        "all, eu and us, by two versions and over both: KS and PSI of scores, PSI of labels"
+    );
+}
+
+#[tokio::test]
 async fn without_a_reference_drift_says_so() {
     let rows = batch(vec![("score", doubles(&[Some(0.5)]))]);
     let window = evaluate(&session(&rows, 1), "rows", &context(Task::Binary)).await.expect("evaluates");
