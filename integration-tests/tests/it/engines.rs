@@ -24,19 +24,19 @@ const PIPELINE: [&str; 3] = ["run", "--roles", "collector,aggregator,evaluator"]
 /// Names that a path must encode, one beyond ASCII and one that looks like a number.
 const MODELS: [&str; 4] = ["card-fraud", "fraud/eu v2", "é", "042"];
 const PARTITIONS: i32 = 2;
-const HOURS: i64 = 6;
-const PREDICTIONS: i64 = 1_200;
+const HOURS: i64 = 4;
+const PREDICTIONS: i64 = 800;
 /// Predictions that are there before the engines begin.
-const AT_FIRST: i64 = 600;
+const AT_FIRST: i64 = 400;
 const START: i64 = 1_768_003_200; // 2026-01-10T00:00:00Z, so that two dates are met: the last hours are the next day
-const START_HOUR: i64 = 21;
+const START_HOUR: i64 = 22;
 /// Steps in which the rest comes, and the pause between them.
 const STEPS: i64 = 30;
 const PAUSE: Duration = Duration::from_millis(250);
 /// So many reads of each engine while windows are revised; corrections of labels go on until then.
 const READS: usize = 4;
 /// And so many revisions meanwhile: as many as there are windows.
-const REVISIONS: i64 = 24;
+const REVISIONS: i64 = 16;
 /// Spark starts in seconds on a machine of its own, and in minutes on one that is crowded.
 const PATIENCE: Duration = Duration::from_secs(420);
 
@@ -158,7 +158,7 @@ async fn lake(broker: &Broker) -> Result<Lake> {
         .map(|name| {
             format!(
                 "[[models]]\nname = {name:?}\ntask = \"binary\"\npositive_class = 1\nwindow = \"1h\"\nlabel_horizon = \"30d\"\n\
-                 segments = [\"region\"]\nreference = {:?}\n",
+                 reference = {:?}\n",
                 reference.display().to_string()
             )
         })
@@ -403,8 +403,8 @@ impl<'a> Source<'a> {
     /// A label of each window is corrected.
     async fn correct(&mut self) -> Result<()> {
         self.corrections += 1;
-        let (round, step) = (self.corrections, PREDICTIONS / 48);
-        self.send((0..48).map(|at| (Topic::Labels, label(at * step + round % step, round)))).await
+        let (round, step) = (self.corrections, PREDICTIONS / 32);
+        self.send((0..32).map(|at| (Topic::Labels, label(at * step + round % step, round)))).await
     }
 }
 
@@ -428,13 +428,13 @@ fn prediction(serial: i64) -> Value {
     if serial % 5 == 0 {
         event["attributions"] = json!({"amount": score - 0.5});
     }
-    if hour >= 3 {
+    if hour >= 2 {
         event["features"]["later"] = json!(serial as f64 / 16.0);
         if serial % 5 == 0 {
             event["features"]["amount"] = json!("n/a");
         }
     }
-    if hour >= 4 {
+    if hour >= 3 {
         event["tags"]["later"] = json!("yes");
     }
     event
