@@ -75,9 +75,10 @@ pub(crate) fn topic<C: ClientContext>(client: &Client<C>, name: &str) -> Describ
     unsafe {
         let result = sys::rd_kafka_event_DescribeTopics_result(event.0);
         let mut count = 0;
-        let topics = match result.is_null() {
-            true => std::ptr::null_mut(),
-            false => sys::rd_kafka_DescribeTopics_result_topics(result, &raw mut count),
+        let topics = if result.is_null() {
+            std::ptr::null_mut()
+        } else {
+            sys::rd_kafka_DescribeTopics_result_topics(result, &raw mut count)
         };
         if topics.is_null() || count == 0 {
             return Described { error: event.error(), ..Described::default() };
@@ -111,9 +112,10 @@ pub(crate) fn group<C: ClientContext>(client: &Client<C>, name: &str) -> Describ
     unsafe {
         let result = sys::rd_kafka_event_DescribeConsumerGroups_result(event.0);
         let mut count = 0;
-        let groups = match result.is_null() {
-            true => std::ptr::null_mut(),
-            false => sys::rd_kafka_DescribeConsumerGroups_result_groups(result, &raw mut count),
+        let groups = if result.is_null() {
+            std::ptr::null_mut()
+        } else {
+            sys::rd_kafka_DescribeConsumerGroups_result_groups(result, &raw mut count)
         };
         if groups.is_null() || count == 0 {
             return Described { error: event.error(), ..Described::default() };

@@ -246,9 +246,10 @@ pub fn examine(settings: &CollectorSettings) -> Vec<Finding> {
     let asker = Asker::new(&settings.brokers, &settings.properties);
     findings.push(finding(
         "group",
-        match needed.group.forbids(Operation::Read) {
-            true => Err(asker.denied(Operation::Read, Resource::Group(&settings.group))),
-            false => Ok(settings.group.clone()),
+        if needed.group.forbids(Operation::Read) {
+            Err(asker.denied(Operation::Read, Resource::Group(&settings.group)))
+        } else {
+            Ok(settings.group.clone())
         },
     ));
     findings

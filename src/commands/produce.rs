@@ -145,7 +145,7 @@ impl Publisher {
         let started = Instant::now();
         loop {
             let failed = match self.producer.client().fetch_metadata(Some(topic), REACH_FOR / 5) {
-                Ok(metadata) => match metadata.topics().iter().find_map(|found| found.error()) {
+                Ok(metadata) => match metadata.topics().iter().find_map(rdkafka::metadata::MetadataTopic::error) {
                     Some(code) => KafkaError::MetadataFetch(code.into()),
                     None => return Ok(()),
                 },

@@ -94,7 +94,7 @@ pub(crate) fn event(start: chrono::DateTime<chrono::FixedOffset>, number: usize)
         if score > 0.5 { "fraud" } else { "ok" },
         score * 1000.0,
         ["NL", "DE", "FR"][number % 3],
-        number % 2 == 0,
+        number.is_multiple_of(2),
         number % 90,
         ["eu", "us"][number % 2],
         score * 20.0,

@@ -32,8 +32,8 @@ impl<'a> Scanner<'a> {
     /// A text in which every quote begins or ends a string, or [`Unusual`].
     pub(super) fn new(text: &'a str) -> Result<Self, Unusual> {
         // Without a way out of the loop the compiler makes vector instructions of it.
-        let is_odd = text.bytes().fold(false, |is_odd, byte| is_odd | (byte == b'\\') | (byte < b' '));
-        if is_odd { Err(Unusual) } else { Ok(Self { text, at: 0 }) }
+        let odd = text.bytes().fold(0, |odd, byte| odd | u8::from(byte == b'\\') | u8::from(byte < b' '));
+        if odd != 0 { Err(Unusual) } else { Ok(Self { text, at: 0 }) }
     }
 
     /// Reads an object: `entry` gets each name and must read the value that follows. Returns how many there were.

@@ -333,11 +333,10 @@ async fn rejected_events_are_published_before_their_object_stands_so_that_a_cras
         .await
         .unwrap();
     world.assert_collected(&store).await;
+    let (predictions, labels) = (read_chain(&store, PREDICTIONS, 0).await, read_chain(&store, LABELS, 0).await);
+    let footers = predictions.footers.iter().chain(&labels.footers);
+    let rejected: u64 = footers.map(driftline_schemas::raw::RawFooter::rejected_total).sum();
     let published = published.lock().unwrap();
-    let rejected: u64 = {
-        let (predictions, labels) = (read_chain(&store, PREDICTIONS, 0).await, read_chain(&store, LABELS, 0).await);
-        predictions.footers.iter().chain(&labels.footers).map(driftline_schemas::raw::RawFooter::rejected_total).sum()
-    };
     assert_eq!(published.len() as u64, rejected, "each once, when nothing goes wrong");
     assert!(published.iter().all(|(_, committed)| !committed), "none after its commit");
 }

@@ -203,9 +203,10 @@ pub(crate) async fn read_numbers(
     let mut samples: BTreeMap<Column, ByGroup<Vec<f64>>> = BTreeMap::new();
     let rows = GroupedRows::of(columns, segment);
     for chunk in wanted.chunks(COLUMNS_PER_SCAN) {
-        let inputs: String = chunk.iter().enumerate().map(|(i, (_, read))| format!(", {read} AS x{i}")).collect();
-        let values: String = (0..chunk.len()).map(|i| format!(", sorted_values(x{i}) AS v{i}")).collect();
-        let query = format!("SELECT {}{values} FROM {} {}", rows.keys, rows.with(&inputs), rows.group_by);
+        let inputs: Vec<String> = chunk.iter().enumerate().map(|(i, (_, read))| format!("{read} AS x{i}")).collect();
+        let values: Vec<String> = (0..chunk.len()).map(|i| format!("sorted_values(x{i}) AS v{i}")).collect();
+        let from = rows.with(&inputs.join(", "));
+        let query = format!("SELECT {}, {} FROM {from} {}", rows.keys, values.join(", "), rows.group_by);
         for batch in collect(context, &query).await? {
             let (segments, versions) = (text_column(&batch, "segment")?, text_column(&batch, "version")?);
             for (i, (column, _)) in chunk.iter().enumerate() {
@@ -252,9 +253,9 @@ impl GroupedRows {
         Self { inputs, keys, group_by, rows }
     }
 
-    /// With further columns; each begins with a comma.
+    /// With further columns.
     fn with(&self, inputs: &str) -> String {
-        format!("(SELECT {}{inputs} FROM {})", self.inputs, self.rows)
+        format!("(SELECT {}, {inputs} FROM {})", self.inputs, self.rows)
     }
 }
 
@@ -295,7 +296,7 @@ pub(crate) async fn count_categories(
 ) -> Result<ByGroup<Categories>, Error> {
     let rows = GroupedRows::of(columns, segment);
     let known = sql::texts(known);
-    let inputs = format!(", CASE WHEN {read} IN ({known}) THEN {read} END AS category, {read} IS NULL AS is_missing");
+    let inputs = format!("CASE WHEN {read} IN ({known}) THEN {read} END AS category, {read} IS NULL AS is_missing");
     let group_by = if rows.group_by.is_empty() { "GROUP BY".to_owned() } else { format!("{},", rows.group_by) };
     let query = format!(
         "SELECT {}, category, count(*) AS n FROM {} WHERE NOT is_missing {group_by} category",

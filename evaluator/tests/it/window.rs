@@ -218,7 +218,7 @@ async fn drift_of_a_segment_and_of_the_labels_is_that_of_its_rows() {
     let moved = |i: usize| if region(i) == "us" { 0.5 } else { 0.0 };
     let rows = |is_moved: bool| {
         let score = |i: usize| (i / 4) as f64 / 64.0 + if is_moved { moved(i) } else { 0.0 };
-        let label = |i: usize| if is_moved { (i % 5 == 0).then_some("a") } else { Some(["a", "b"][i % 2]) };
+        let label = |i: usize| if is_moved { i.is_multiple_of(5).then_some("a") } else { Some(["a", "b"][i % 2]) };
         batch(vec![
             ("model_version", texts(&(0..count).map(|i| Some(["1", "2"][i / 4 % 2])).collect::<Vec<_>>())),
             ("score", doubles(&(0..count).map(|i| Some(score(i))).collect::<Vec<_>>())),

@@ -153,7 +153,7 @@ async fn lake(broker: &Broker) -> Result<Lake> {
     let reference = sandbox.path("reference.jsonl");
     let rows: Vec<String> = (0..300).map(|serial| with_label(prediction(serial * 3), serial % 2).to_string()).collect();
     std::fs::write(&reference, rows.join("\n")).context("write the reference")?;
-    let models: String = MODELS
+    let models: Vec<String> = MODELS
         .iter()
         .map(|name| {
             format!(
@@ -165,7 +165,7 @@ async fn lake(broker: &Broker) -> Result<Lake> {
         .collect();
     let config = sandbox.path("driftline.toml");
     let text = std::fs::read_to_string(&config).context("read the configuration")?;
-    std::fs::write(&config, text + &models).context("write the configuration")?;
+    std::fs::write(&config, text + &models.concat()).context("write the configuration")?;
     Ok(Lake { sandbox, topics })
 }
 

@@ -159,9 +159,9 @@ fn labels(name: &str, count: usize) -> Vec<(String, String)> {
 fn configure(sandbox: &Sandbox, kafka: &str, properties: &[(&str, &str)]) -> Result<()> {
     let file = sandbox.path("driftline.toml");
     let text = std::fs::read_to_string(&file).context("read the configuration")?;
-    let lines: String = properties.iter().map(|(key, value)| format!("{key:?} = {value:?}\n")).collect();
+    let lines: Vec<String> = properties.iter().map(|(key, value)| format!("{key:?} = {value:?}\n")).collect();
     let text = text.replace("[kafka]\n", &format!("[kafka]\n{kafka}\n"));
-    let text = text.replace("[kafka.properties]\n", &format!("[kafka.properties]\n{lines}"));
+    let text = text.replace("[kafka.properties]\n", &format!("[kafka.properties]\n{}", lines.concat()));
     std::fs::write(&file, text).context("write the configuration")
 }
 

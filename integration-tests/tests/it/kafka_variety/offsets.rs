@@ -76,7 +76,7 @@ async fn c1_offsets_that_the_broker_has_lost_halt_until_a_person_gives_them_up()
     for words in ["offsets 10 to 18", &topics.predictions, "retention", &command] {
         ensure!(said.stderr.contains(words), "it does not say {words}:\n{}", said.stderr);
     }
-    eprintln!("{}", said.stderr.lines().filter(|line| line.contains("accept-gap")).last().unwrap_or_default());
+    eprintln!("{}", said.stderr.lines().rfind(|line| line.contains("accept-gap")).unwrap_or_default());
     // Labels are read meanwhile: one partition that halts stops no other.
     let found = account(&sandbox, &topics.labels).await?;
     ensure!(found == terms(&[("records", 15), ("accepted", 15)]) || unapplied(&found) == 5, "{found:?}");

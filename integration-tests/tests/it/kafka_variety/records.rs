@@ -138,9 +138,9 @@ async fn transaction(producer: &FutureProducer, topics: &Topics, name: &str, cou
     producer.begin_transaction()?;
     publish_with(producer, topics, name, count).await?;
     if commit {
-        producer.commit_transaction(PATIENCE)?
+        producer.commit_transaction(PATIENCE)?;
     } else {
-        producer.abort_transaction(PATIENCE)?
+        producer.abort_transaction(PATIENCE)?;
     }
     Ok(())
 }
