@@ -56,7 +56,7 @@ async fn check(url: &str, rounds: usize) {
 }
 
 const RACERS: usize = 16;
-/// On the server that the store's users run: one that looks first and writes later was caught within 15 rounds.
+/// On the server that the store's users run. Chance decides: moto, which races, was caught in one run of two.
 const ROUNDS: usize = 40;
 /// On an emulator, whose races say nothing of the service that it stands for: only that the client copes.
 const ROUNDS_OF_EMULATORS: usize = 5;
