@@ -113,7 +113,8 @@ check "set-up" scripts/setup.sh --tests
 check "one copy of each seam crate" scripts/check_lock.sh
 check "formatting" cargo fmt --all --check
 check "lints" cargo clippy --locked --workspace --all-targets -- -D warnings
-check "build" cargo build --locked --workspace
+# With all targets, as the tests are built: other features of dependencies would build half of them twice.
+check "build" cargo build --locked --workspace --all-targets
 
 python=
 if have_venv; then
