@@ -30,6 +30,9 @@ use crate::{describe, refusal, topics};
 /// Bounds of one poll: enough to spend little on bookkeeping, little enough that memory cannot run far over its bound.
 const RECORDS_A_POLL: usize = 8192;
 const BYTES_A_POLL: usize = 4 << 20;
+/// Callbacks that one poll serves. They stand in the same queue as records: if each ended its poll, the statistics of many
+/// partitions, which come twice a second, would hold records up for ever.
+const CALLBACKS_A_POLL: usize = 64;
 /// How long a question to the broker may take. The thread that polls waits for it.
 const ASK_FOR: Duration = Duration::from_secs(3);
 /// How long a description of a topic is good for: one assignment asks once for each of its partitions.
@@ -55,6 +58,9 @@ type KafkaConsumer = BaseConsumer<Context>;
 /// A member of the consumer group.
 pub(crate) struct KafkaSource {
     consumer: Option<Arc<KafkaConsumer>>,
+    /// Asks on connections of its own: on the consumer's, each question would wait for the fetch before it, which the
+    /// broker holds until there is something to fetch.
+    asker: Arc<KafkaConsumer>,
     connected: bool,
     /// The latest statistics, waiting for everything that was delivered before them to have been handed over.
     awaiting_quiet: Option<Vec<PartitionStatistics>>,
@@ -88,7 +94,8 @@ impl KafkaSource {
         until: Until,
         stop: &CancellationToken,
     ) -> Result<Option<Self>, Error> {
-        let consumer = client(settings, Arc::clone(&starts))?;
+        let asker = Arc::new(client(settings, Arc::clone(&starts))?);
+        let consumer = subscriber(settings, Arc::clone(&starts), Some(asker))?;
         let mut wait = Duration::from_millis(100);
         let mut told = false;
         let began = Instant::now();
@@ -129,6 +136,7 @@ impl KafkaSource {
         let names: Vec<&str> = topics.iter().map(|topic| topic.name.as_str()).collect();
         consumer.subscribe(&names).map_err(|source| Error::broker("subscribe", source))?;
         Ok(Some(Self {
+            asker: consumer.context().asker.clone().expect("the client that subscribes has been given one"),
             consumer: Some(Arc::new(consumer)),
             connected: true,
             awaiting_quiet: None,
@@ -268,7 +276,9 @@ impl EventSource for KafkaSource {
         let consumer = Arc::clone(self.consumer());
         let context = Arc::clone(consumer.context());
         self.settle_doubt(on);
-        let (mut wait, mut records, mut bytes) = (timeout, 0, 0);
+        // Its complaints are those of the consumer; they only have to be taken away.
+        self.asker.poll(Duration::ZERO);
+        let (mut wait, mut records, mut bytes, mut served) = (timeout, 0, 0, 0);
         while records < RECORDS_A_POLL && bytes < BYTES_A_POLL {
             let callbacks = context.callbacks.load(Ordering::Relaxed);
             let polled = consumer.poll(wait);
@@ -294,6 +304,7 @@ impl EventSource for KafkaSource {
                     on(SourceEvent::Record(at, record));
                 }
                 Some(Err(error)) => self.tell_error(error, on)?,
+                None if called_back && served < CALLBACKS_A_POLL => served += 1,
                 None => {
                     if !called_back {
                         self.tell_ends(on);
@@ -326,7 +337,7 @@ impl EventSource for KafkaSource {
     }
 
     fn broker(&self) -> &dyn Broker {
-        self.consumer().as_ref()
+        self.asker.as_ref()
     }
 
     fn commit(&mut self, partition: PartitionRef, offset: i64) {
@@ -354,8 +365,21 @@ impl EventSource for KafkaSource {
     }
 }
 
-/// A consumer that has not subscribed: it can ask the broker.
+/// A client that only asks: it joins no group and reads nothing.
 pub(crate) fn client(settings: &CollectorSettings, starts: Arc<ChainStarts>) -> Result<KafkaConsumer, Error> {
+    let mut config = base_config(settings);
+    // An end is that of the committed records, as it is for whoever reads.
+    config.set("client.id", format!("driftline-{}-asks", settings.instance)).set("isolation.level", "read_committed");
+    let context = Context::new(settings.topics(), starts, None);
+    config.create_with_context(context).map_err(|source| Error::broker("create the client", source))
+}
+
+/// A consumer that has not subscribed yet. What its callbacks have to ask goes to `asker`, if there is one.
+fn subscriber(
+    settings: &CollectorSettings,
+    starts: Arc<ChainStarts>,
+    asker: Option<Arc<KafkaConsumer>>,
+) -> Result<KafkaConsumer, Error> {
     let mut config = base_config(settings);
     let queue_kbytes = (settings.memory_max / 8 / 1024).clamp(1024, QUEUE_KBYTES_MAX);
     // Ours come last: nothing that a user sets for TLS or SASL can undo them.
@@ -380,7 +404,7 @@ pub(crate) fn client(settings: &CollectorSettings, starts: Arc<ChainStarts>) -> 
             config.set(key, value);
         }
     }
-    let context = Context::new(settings.topics(), starts);
+    let context = Context::new(settings.topics(), starts, asker);
     config.create_with_context(context).map_err(|source| Error::broker("create the consumer", source))
 }
 
@@ -397,6 +421,7 @@ pub(crate) fn base_config(settings: &CollectorSettings) -> ClientConfig {
 pub(crate) struct Context {
     topics: Vec<SourceTopic>,
     starts: Arc<ChainStarts>,
+    asker: Option<Arc<KafkaConsumer>>,
     inbox: Mutex<Inbox>,
     /// How often any callback was called: a poll that returned nothing may have served one.
     callbacks: AtomicU64,
@@ -416,9 +441,9 @@ enum Assignment {
 }
 
 impl Context {
-    fn new(topics: Vec<SourceTopic>, starts: Arc<ChainStarts>) -> Self {
+    fn new(topics: Vec<SourceTopic>, starts: Arc<ChainStarts>, asker: Option<Arc<KafkaConsumer>>) -> Self {
         let (inbox, described, complaint) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Self { topics, starts, inbox, callbacks: AtomicU64::new(0), described, complaint }
+        Self { topics, starts, asker, inbox, callbacks: AtomicU64::new(0), described, complaint }
     }
 
     /// What the client complained of lately about its connections, if a person can do something about it.
@@ -461,7 +486,8 @@ impl Context {
 
     /// Puts each partition's start into the assignment itself; those that cannot be read yet are paused at once.
     fn assign(&self, consumer: &KafkaConsumer, list: &mut TopicPartitionList) -> KafkaResult<()> {
-        let starts = self.starts.resolve(&self.partitions_in(list), consumer);
+        let broker = self.asker.as_deref().unwrap_or(consumer);
+        let starts = self.starts.resolve(&self.partitions_in(list), broker);
         let mut waiting = TopicPartitionList::new();
         for start in &starts {
             let (name, partition) = (&self.topics[start.partition.topic].name, start.partition.partition as i32);
@@ -496,6 +522,7 @@ impl Context {
 
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.called();
         tracing::debug!(target: "librdkafka", ?level, facility, message);
     }
 

@@ -28,6 +28,9 @@ use crate::telemetry::Telemetry;
 const POLL_FOR: Duration = Duration::from_millis(20);
 /// How often the state of all partitions is looked over. Smaller costs time on processes with many partitions.
 const LOOK_OVER_EVERY: Duration = Duration::from_millis(50);
+/// How long looking them over may keep the thread from polling: with hundreds of partitions, each of which is a question
+/// to the broker, the rest waits for the next time. Smaller delays facts; larger delays records.
+const LOOK_OVER_FOR: Duration = Duration::from_millis(100);
 /// After an answer that was not the one hoped for: the broker's end is further on, or it did not answer.
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(500);
 /// How often a partition that is not read is tried again: an operator may have given up its gap.
@@ -237,14 +240,16 @@ impl<S: EventSource> Stage<S> {
     fn look_over(&mut self) -> Result<(), Error> {
         let all = std::mem::take(&mut self.state.out_of_range);
         let now = self.state.now;
-        let due: Vec<PartitionRef> = self
-            .state
-            .partitions
-            .iter()
-            .filter(|(_, partition)| partition.ask_at <= now || all)
-            .map(|(at, _)| *at)
-            .collect();
-        for at in due {
+        let is_due = |partition: &Partition| partition.ask_at <= now || all;
+        let partitions = self.state.partitions.iter().filter(|(_, partition)| is_due(partition));
+        let mut due: Vec<(Instant, PartitionRef)> = partitions.map(|(at, partition)| (partition.ask_at, *at)).collect();
+        // Those that have waited longest come first, so that none waits for ever.
+        due.sort_unstable();
+        let began = Instant::now();
+        for (_, at) in due {
+            if began.elapsed() >= LOOK_OVER_FOR && !all {
+                break;
+            }
             let is_read = self.state.partitions.get(&at).is_some_and(|partition| partition.progress().is_some());
             let asked = if is_read {
                 self.ask_end(at, all)
