@@ -53,10 +53,12 @@ trap 'exit 130' INT TERM
 
 start_kafka() {
   [[ -z ${DRIFTLINE_TEST_BROKERS:-} ]] || return 0
-  local line
-  line=$(DRIFTLINE_KAFKA_PORT=${DRIFTLINE_KAFKA_PORT:-free} scripts/kafka.sh start) || return 1
-  own_broker=${line##*:}
-  export DRIFTLINE_TEST_BROKERS=${line#brokers=}
+  local lines
+  # With TLS, SCRAM and an authorizer too: the tests of rights and secrets use the same broker.
+  lines=$(DRIFTLINE_KAFKA_SECURE=1 DRIFTLINE_KAFKA_PORT=${DRIFTLINE_KAFKA_PORT:-free} scripts/kafka.sh start) || return 1
+  DRIFTLINE_TEST_BROKERS=$(sed -n 's/^brokers=//p' <<<"$lines")
+  own_broker=${DRIFTLINE_TEST_BROKERS##*:}
+  export DRIFTLINE_TEST_BROKERS DRIFTLINE_TEST_SECURE_PORT=$own_broker
 }
 
 # Exports the NAME=VALUE lines that a script prints.

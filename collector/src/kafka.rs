@@ -369,7 +369,11 @@ impl EventSource for KafkaSource {
 pub(crate) fn client(settings: &CollectorSettings, starts: Arc<ChainStarts>) -> Result<KafkaConsumer, Error> {
     let mut config = base_config(settings);
     // An end is that of the committed records, as it is for whoever reads.
-    config.set("client.id", format!("driftline-{}-asks", settings.instance)).set("isolation.level", "read_committed");
+    config
+        .set("group.id", &settings.group)
+        .set("client.id", format!("driftline-{}-asks", settings.instance))
+        .set("enable.auto.commit", "false")
+        .set("isolation.level", "read_committed");
     let context = Context::new(settings.topics(), starts, None);
     config.create_with_context(context).map_err(|source| Error::broker("create the client", source))
 }
