@@ -336,7 +336,8 @@ def repeated(remote: bool, read):
         except BaseException as error:
             if isinstance(error, KeyboardInterrupt | SystemExit) or not remote or failed + 1 == TRIES:
                 raise
-            time.sleep(0.1)
+            # Longer from try to try: a slow read wants the windows to rest a while.
+            time.sleep(min(0.1 * 2**failed, 2))
     raise AssertionError("the last try returns or raises")
 
 

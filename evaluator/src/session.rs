@@ -135,17 +135,24 @@ fn mounted(path: &str) -> Result<ListingTableUrl, Error> {
     Ok(ListingTableUrl::parse(format!("{MOUNT}{}", path.replace('%', "%25")))?)
 }
 
+/// What the error of a read says that met a replacement: a new session sees the new version.
+pub const REPLACED: &str = "the object was replaced while it was being read";
+
 /// An object store whose objects do not change under a reader: the first version seen is asked for ever after, and a
 /// read of another fails instead of mixing two.
+///
+/// DataFusion takes an object's size from the listing and finds the footer by it, so a version of another size than was
+/// listed counts as another too. (Not by the listing's ETag: some stores spell it differently there.)
 #[derive(Debug)]
 struct Pinned {
     inner: Arc<dyn ObjectStore>,
     etags: Mutex<HashMap<Path, Option<String>>>,
+    sizes: Arc<Mutex<HashMap<Path, u64>>>,
 }
 
 impl Pinned {
     fn new(inner: Arc<dyn ObjectStore>) -> Self {
-        Self { inner, etags: Mutex::default() }
+        Self { inner, etags: Mutex::default(), sizes: Arc::default() }
     }
 
     fn pin(&self, path: &Path, etag: Option<String>) {
@@ -155,6 +162,10 @@ impl Pinned {
     fn pinned(&self, path: &Path) -> Option<String> {
         self.etags.lock().unwrap_or_else(PoisonError::into_inner).get(path).cloned().flatten()
     }
+}
+
+fn replaced(path: String) -> object_store::Error {
+    object_store::Error::Precondition { path, source: REPLACED.into() }
 }
 
 impl fmt::Display for Pinned {
@@ -181,7 +192,14 @@ impl ObjectStore for Pinned {
         if options.if_match.is_none() {
             options.if_match = self.pinned(path);
         }
-        let mut result = self.inner.get_opts(path, options).await?;
+        let mut result = self.inner.get_opts(path, options).await.map_err(|error| match error {
+            object_store::Error::Precondition { path, .. } => replaced(path),
+            other => other,
+        })?;
+        let listed = self.sizes.lock().unwrap_or_else(PoisonError::into_inner).get(path).copied();
+        if listed.is_some_and(|size| size != result.meta.size) {
+            return Err(replaced(path.to_string()));
+        }
         self.pin(path, result.meta.e_tag.clone());
         // A store that is rooted at a prefix answers with the whole name; DataFusion compares it with what it asked for.
         result.meta.location = path.clone();
@@ -189,9 +207,6 @@ impl ObjectStore for Pinned {
     }
 
     async fn get_ranges(&self, path: &Path, ranges: &[Range<u64>]) -> object_store::Result<Vec<Bytes>> {
-        if self.pinned(path).is_none() {
-            return self.inner.get_ranges(path, ranges).await;
-        }
         let read = async |range: Range<u64>| {
             let options = GetOptions { range: Some(range.into()), ..GetOptions::default() };
             self.get_opts(path, options).await?.bytes().await
@@ -207,7 +222,11 @@ impl ObjectStore for Pinned {
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
-        self.inner.list(prefix).boxed()
+        let sizes = Arc::clone(&self.sizes);
+        let remember = move |meta: &ObjectMeta| {
+            sizes.lock().unwrap_or_else(PoisonError::into_inner).insert(meta.location.clone(), meta.size);
+        };
+        self.inner.list(prefix).inspect_ok(remember).boxed()
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> object_store::Result<ListResult> {
@@ -216,5 +235,47 @@ impl ObjectStore for Pinned {
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> object_store::Result<()> {
         self.inner.copy_opts(from, to, options).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use object_store::ObjectStoreExt;
+    use object_store::memory::InMemory;
+
+    use super::*;
+
+    async fn put(store: &InMemory, text: &'static str) {
+        store.put(&Path::from("t/a"), text.into()).await.unwrap();
+    }
+
+    fn says_replaced<T: fmt::Debug>(result: object_store::Result<T>) {
+        let error = result.expect_err("two versions were mixed").to_string();
+        assert!(error.contains(REPLACED), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_version_that_was_read_is_read_or_nothing_is() {
+        let (inner, path) = (Arc::new(InMemory::new()), Path::from("t/a"));
+        put(&inner, "first").await;
+        let pinned = Pinned::new(inner.clone());
+        for _ in 0..2 {
+            assert_eq!(pinned.get_range(&path, 0..5).await.unwrap(), "first");
+        }
+        put(&inner, "other").await;
+        says_replaced(pinned.get_range(&path, 0..5).await);
+        says_replaced(pinned.get_ranges(&path, &[0..2, 3..5]).await);
+        assert_eq!(Pinned::new(inner).get_ranges(&path, &[0..2, 3..5]).await.unwrap(), ["ot", "er"]);
+    }
+
+    #[tokio::test]
+    async fn a_version_of_another_size_than_was_listed_is_not_read() {
+        let (inner, path) = (Arc::new(InMemory::new()), Path::from("t/a"));
+        put(&inner, "a long first version").await;
+        let pinned = Pinned::new(inner.clone());
+        let listed: Vec<ObjectMeta> = pinned.list(None).try_collect().await.unwrap();
+        put(&inner, "a short one").await;
+        says_replaced(pinned.get_range(&path, listed[0].size - 8..listed[0].size).await);
+        says_replaced(pinned.get_ranges(&path, &[0..4]).await);
     }
 }

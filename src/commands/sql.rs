@@ -1,8 +1,10 @@
 //! `sql`: everything that is kept, as tables.
+use std::time::Duration;
+
 use anyhow::{Context, Result};
 use datafusion::execution::context::SQLOptions;
 use datafusion::prelude::SessionContext;
-use driftline_evaluator::session::{Sessions, register_folder};
+use driftline_evaluator::session::{REPLACED, Sessions, register_folder};
 use driftline_store::{Manifest, Store};
 use rustyline::error::ReadlineError;
 
@@ -24,6 +26,12 @@ const TABLES: &[&str] = &[
     "alerts",
 ];
 
+/// How often a statement is asked while objects are replaced under it. Fewer: queries fail on a busy store. More: a query that
+/// takes longer than the pause between two revisions is asked in vain for longer.
+const TRIES: u32 = 8;
+/// Doubled from try to try, to six seconds: somewhere in between the windows rest.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+
 pub(crate) async fn run(global: &Global, args: &SqlArgs) -> Result<()> {
     let config = config::load(global)?;
     let store = Store::open(&config.store.url, &config.store.options).context("open the store")?;
@@ -34,14 +42,28 @@ pub(crate) async fn run(global: &Global, args: &SqlArgs) -> Result<()> {
     let sessions = pipeline::sessions(&config, &store);
     match &args.query {
         Some(query) => {
-            let session = open(&sessions, &store).await?;
             for statement in statements(query) {
-                print!("{}", answer(&session, &statement, args.format).await?);
+                print!("{}", ask(&sessions, &store, &statement, args.format).await?);
             }
             Ok(())
         }
         None => prompt(&sessions, &store, args.format).await,
     }
+}
+
+/// Runs one statement on the store as it is now. A session reads one version of each object, and fails when one is
+/// replaced meanwhile; then a new one is asked.
+async fn ask(sessions: &Sessions, store: &Store, statement: &str, format: Format) -> Result<String> {
+    let mut pause = FIRST_PAUSE;
+    for _ in 1..TRIES {
+        let asked = async { answer(&open(sessions, store).await?, statement, format).await };
+        match asked.await {
+            Err(error) if format!("{error:#}").contains(REPLACED) => tokio::time::sleep(pause).await,
+            said => return said,
+        }
+        pause *= 2;
+    }
+    answer(&open(sessions, store).await?, statement, format).await
 }
 
 /// A session with all tables that there are.
@@ -143,9 +165,8 @@ async fn prompt(sessions: &Sessions, store: &Store, format: Format) -> Result<()
     use std::io::IsTerminal;
     if !std::io::stdin().is_terminal() {
         let text = std::io::read_to_string(std::io::stdin()).context("read queries from standard input")?;
-        let session = open(sessions, store).await?;
         for statement in statements(&text) {
-            print!("{}", answer(&session, &statement, format).await?);
+            print!("{}", ask(sessions, store, &statement, format).await?);
         }
         return Ok(());
     }
@@ -175,10 +196,8 @@ async fn prompt(sessions: &Sessions, store: &Store, format: Format) -> Result<()
         }
         // History is a convenience; a prompt without it still works.
         let _ = editor.add_history_entry(pending.trim());
-        // Each answer sees the store as it is now.
-        let session = open(sessions, store).await?;
         for statement in statements(&std::mem::take(&mut pending)) {
-            match answer(&session, &statement, format).await {
+            match ask(sessions, store, &statement, format).await {
                 Ok(text) => print!("{text}"),
                 Err(error) => eprintln!("error: {error:#}"),
             }
