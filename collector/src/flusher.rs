@@ -29,7 +29,7 @@ const RETRY_AFTER: Duration = Duration::from_millis(500);
 /// topic that is not there must not hold up the chain at every flush.
 const LETTERS_WITHIN: Duration = Duration::from_secs(30);
 const LETTERS_FAILED_FOR: Duration = Duration::from_secs(60);
-const LETTERS_AGAIN: Duration = Duration::from_secs(1);
+const LETTERS_AGAIN: Duration = Duration::from_secs(5);
 
 /// What the stage asks for.
 pub(crate) enum Work {
