@@ -15,8 +15,8 @@ use crate::error::Error;
 use crate::refusal::Asker;
 use crate::settings::CollectorSettings;
 
-/// How long a letter may take to be acknowledged. Flushes of its partition wait for it.
-const PUBLISH_WITHIN: Duration = Duration::from_secs(30);
+/// How long a letter may take to be acknowledged. Its flush waits for it, unless others wait already.
+pub(crate) const PUBLISH_WITHIN: Duration = Duration::from_secs(30);
 
 /// Where rejected events are published.
 #[async_trait]
@@ -42,6 +42,7 @@ impl KafkaDeadLetters {
         config.extend(settings.properties.iter().map(|(key, value)| (key.clone(), value.clone())));
         config.set("bootstrap.servers", &settings.brokers);
         config.set("enable.idempotence", "true").set("acks", "all").set("linger.ms", "20");
+        config.set("message.timeout.ms", PUBLISH_WITHIN.as_millis().to_string());
         let producer =
             config.create().map_err(|source| Error::broker("create the producer of dead letters", source))?;
         let asker = Asker::new(&settings.brokers, &settings.properties);

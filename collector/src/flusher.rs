@@ -1,7 +1,8 @@
 //! The asynchronous half of the collector: encodes full buffers, appends them to their chains, and states facts.
 //!
 //! At most one flush of a partition is under way, so a chain is appended to in order; several partitions flush together.
-use std::sync::{Arc, Mutex, PoisonError};
+use std::pin::pin;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use driftline_schemas::clock::{Micros, now_micros};
@@ -13,9 +14,9 @@ use tokio::sync::mpsc;
 
 use crate::batch::{PartitionBuffer, SealedBatch};
 use crate::chain;
-use crate::dead_letter::DeadLetters;
 use crate::error::{Disposition, Error};
 use crate::flush::{self, Appended, EncodedObject};
+use crate::outbox::Outbox;
 use crate::source::PartitionRef;
 use crate::status::CollectorStatus;
 use crate::telemetry::Telemetry;
@@ -24,12 +25,6 @@ use crate::telemetry::Telemetry;
 const FLUSHES_AT_ONCE: usize = 4;
 /// Between two tries at a store that does not answer; the store itself has retried for seconds before.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
-
-/// The longest that a flush waits for its dead letters, and how long after a failure the next ones get [`LETTERS_AGAIN`] only: a
-/// topic that is not there must not hold up the chain at every flush.
-const LETTERS_WITHIN: Duration = Duration::from_secs(30);
-const LETTERS_FAILED_FOR: Duration = Duration::from_secs(60);
-const LETTERS_AGAIN: Duration = Duration::from_secs(5);
 
 /// What the stage asks for.
 pub(crate) enum Work {
@@ -66,9 +61,7 @@ pub(crate) struct Flusher {
     pub(crate) store: Store,
     pub(crate) telemetry: Telemetry,
     pub(crate) status: Arc<CollectorStatus>,
-    pub(crate) dead_letters: Option<Box<dyn DeadLetters>>,
-    /// When letters could not be published last.
-    pub(crate) letters_failed: Mutex<Option<Instant>>,
+    pub(crate) outbox: Outbox,
 }
 
 /// Works until the stage hangs up, then finishes what is under way.
@@ -78,6 +71,7 @@ pub(crate) async fn run(
     done: mpsc::Sender<FlushDone>,
 ) -> Result<(), Error> {
     let mut under_way = FuturesUnordered::new();
+    let mut letters = pin!(flusher.outbox.try_again());
     let mut open = true;
     while open || !under_way.is_empty() {
         tokio::select! {
@@ -91,8 +85,10 @@ pub(crate) async fn run(
                     let _ = done.send(finished).await;
                 }
             }
+            never = &mut letters => match never {},
         }
     }
+    flusher.outbox.finish().await;
     Ok(())
 }
 
@@ -119,7 +115,7 @@ impl Flusher {
         };
         let (sealed, object) = tokio::task::spawn_blocking(encode).await.map_err(|_| Error::Ended("encoder"))??;
         // Before the commit: a process that dies between the two publishes them again, instead of never.
-        self.publish_dead_letters(&sealed).await;
+        self.outbox.publish(&sealed.partition, &sealed.rejections).await;
         let appended = self.append(&sealed, &object).await?;
         match &appended {
             Appended::Ours => {
@@ -152,30 +148,6 @@ impl Flusher {
                     self.status.set_store_ok(answer.is_ok());
                     return answer;
                 }
-            }
-        }
-    }
-
-    async fn publish_dead_letters(&self, sealed: &SealedBatch) {
-        let Some(letters) = self.dead_letters.as_ref().filter(|_| !sealed.rejections.is_empty()) else { return };
-        let failed = *self.letters_failed.lock().unwrap_or_else(PoisonError::into_inner);
-        let patience = match failed {
-            Some(failed) if failed.elapsed() < LETTERS_FAILED_FOR => LETTERS_AGAIN,
-            _ => LETTERS_WITHIN,
-        };
-        let published = tokio::time::timeout(patience, letters.publish(&sealed.partition, &sealed.rejections)).await;
-        let published = published.unwrap_or_else(|_| Err(format!("no acknowledgement within {patience:?}")));
-        let failed =
-            published.is_err().then(|| failed.filter(|_| patience == LETTERS_AGAIN).unwrap_or_else(Instant::now));
-        *self.letters_failed.lock().unwrap_or_else(PoisonError::into_inner) = failed;
-        match published {
-            Ok(()) => {
-                self.status.set_letters_refused(None);
-                self.telemetry.dead_letters_published(&sealed.partition, sealed.rejections.len());
-            }
-            Err(why) => {
-                self.status.set_letters_refused(Some(&why));
-                self.telemetry.dead_letters_failed(&sealed.partition, &why);
             }
         }
     }

@@ -36,6 +36,7 @@ mod dead_letter;
 mod describe;
 mod kafka;
 pub mod memory;
+mod outbox;
 pub mod refusal;
 mod topics;
 
@@ -59,6 +60,7 @@ pub use topics::{Finding, examine};
 
 use dead_letter::KafkaDeadLetters;
 use flusher::Flusher;
+use outbox::Outbox;
 use source::EventSource;
 use stage::Stage;
 use telemetry::Telemetry;
@@ -125,7 +127,8 @@ where
     };
     let thread = std::thread::Builder::new().name("driftline-collector".into());
     thread.spawn(drive).map_err(|_| Error::Ended("thread"))?;
-    let flusher = Flusher { store, telemetry, status, dead_letters, letters_failed: std::sync::Mutex::default() };
+    let outbox = Outbox::new(dead_letters, Arc::clone(&status), telemetry.clone());
+    let flusher = Flusher { store, telemetry, status, outbox };
     let (flushed, driven) = tokio::join!(flusher::run(flusher, work_due, done_due), told);
     // The stage ends when the flusher has failed: the flusher's reason is the first.
     flushed?;

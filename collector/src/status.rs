@@ -66,9 +66,7 @@ impl CollectorStatus {
 
     /// Returns whether this is news.
     pub(crate) fn set_refused(&self, why: &str) -> bool {
-        let is_news = self.refused().is_none_or(|known| known != why);
-        *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some((why.to_owned(), Instant::now()));
-        is_news
+        refuse(&self.refused, why)
     }
 
     /// Whether the store takes flushes, as far as is known.
@@ -98,9 +96,13 @@ impl CollectorStatus {
         self.refused.lock().unwrap_or_else(PoisonError::into_inner).take().is_some()
     }
 
-    pub(crate) fn set_letters_refused(&self, why: Option<&str>) {
-        *self.letters_refused.lock().unwrap_or_else(PoisonError::into_inner) =
-            why.map(|why| (why.to_owned(), Instant::now()));
+    /// Returns whether this is news.
+    pub(crate) fn set_letters_refused(&self, why: &str) -> bool {
+        refuse(&self.letters_refused, why)
+    }
+
+    pub(crate) fn set_letters_granted(&self) {
+        self.letters_refused.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
     /// Returns whether this is news.
@@ -119,6 +121,12 @@ impl CollectorStatus {
     pub(crate) fn set_partitions(&self, partitions: BTreeMap<TopicPartition, PartitionStatus>) {
         *self.partitions.lock().unwrap_or_else(PoisonError::into_inner) = partitions;
     }
+}
+
+fn refuse(refused: &Mutex<Option<(String, Instant)>>, why: &str) -> bool {
+    let is_news = held(refused).is_none_or(|known| known != why);
+    *refused.lock().unwrap_or_else(PoisonError::into_inner) = Some((why.to_owned(), Instant::now()));
+    is_news
 }
 
 fn held(refused: &Mutex<Option<(String, Instant)>>) -> Option<String> {

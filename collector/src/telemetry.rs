@@ -24,6 +24,7 @@ pub(crate) struct Telemetry {
     adopted: Counter<u64>,
     paused: Counter<u64>,
     dead_letters: Counter<u64>,
+    letters_given_up: Counter<u64>,
 }
 
 impl Default for Telemetry {
@@ -73,9 +74,15 @@ impl Default for Telemetry {
                 .u64_counter("driftline_dead_letters_published")
                 .with_description("rejected events that were published to the dead letter topic")
                 .build(),
+            letters_given_up: meter
+                .u64_counter("driftline_dead_letters_given_up")
+                .with_description(
+                    "rejected events that the dead letter topic did not take; they are in the raw objects",
+                )
+                .build(),
         };
         // What has never happened is 0, not absent: else its first time would not show as a rate.
-        for counter in [&telemetry.adopted, &telemetry.paused, &telemetry.dead_letters] {
+        for counter in [&telemetry.adopted, &telemetry.paused, &telemetry.dead_letters, &telemetry.letters_given_up] {
             counter.add(0, &[]);
         }
         telemetry
@@ -176,7 +183,12 @@ impl Telemetry {
     }
 
     pub(crate) fn dead_letters_failed(&self, partition: &TopicPartition, why: &str) {
-        tracing::warn!(%partition, why, "dead letters could not be published; they stay in the raw object");
+        tracing::warn!(%partition, why, "dead letters are not published; trying again until they are");
+    }
+
+    pub(crate) fn dead_letters_given_up(&self, partition: &TopicPartition, count: usize) {
+        self.letters_given_up.add(count as u64, &[]);
+        tracing::warn!(%partition, count, "dead letters were never published; they are in the raw objects only");
     }
 
     pub(crate) fn lag(&self, partition: &TopicPartition, events: i64) {
