@@ -81,7 +81,10 @@ fn readable(payload: Option<&[u8]>) -> Result<&str, Rejection> {
     if bytes.is_empty() {
         return Err(Rejection::new(Reason::Empty, "the record's value has no bytes"));
     }
-    std::str::from_utf8(bytes).map_err(|error| Rejection::new(Reason::NotUtf8, error.to_string()))
+    simdutf8::basic::from_utf8(bytes).map_err(|_| {
+        let why = simdutf8::compat::from_utf8(bytes).err().map(|error| error.to_string());
+        Rejection::new(Reason::NotUtf8, why.unwrap_or_default())
+    })
 }
 
 /// The elements of an array, each with its own text; an array of none is a record of no events.

@@ -23,6 +23,39 @@ struct Step {
     to: usize,
     name_from: usize,
     name_to: usize,
+    /// Those bytes, if they are no more than [`WIDE`], and which bits of so many bytes they take: nearly every name fits,
+    /// and is compared without a call.
+    wide: Option<Wide>,
+}
+
+/// Bytes that are compared at once.
+const WIDE: usize = 32;
+
+#[derive(Debug, Clone, Copy)]
+struct Wide {
+    expected: [u64; WIDE / 8],
+    mask: [u64; WIDE / 8],
+}
+
+impl Wide {
+    fn of(bytes: &[u8]) -> Option<Self> {
+        let (mut expected, mut mask) = ([0; WIDE], [0; WIDE]);
+        expected.get_mut(..bytes.len())?.copy_from_slice(bytes);
+        mask[..bytes.len()].fill(0xff);
+        Some(Self { expected: words(&expected), mask: words(&mask) })
+    }
+
+    #[inline]
+    fn begins(&self, text: &[u8; WIDE]) -> bool {
+        let text = words(text);
+        (0..WIDE / 8).fold(0, |differ, at| differ | ((text[at] ^ self.expected[at]) & self.mask[at])) == 0
+    }
+}
+
+#[inline]
+fn words(bytes: &[u8; WIDE]) -> [u64; WIDE / 8] {
+    let (words, _) = bytes.as_chunks::<8>();
+    std::array::from_fn(|at| u64::from_le_bytes(words[at]))
 }
 
 impl Shape {
@@ -31,8 +64,11 @@ impl Shape {
     #[inline]
     pub(super) fn matches(&self, step: usize, text: &[u8]) -> Option<(usize, std::ops::Range<usize>)> {
         let step = self.steps.get(step)?;
-        let expected = &self.bytes[step.from..step.to];
-        text.starts_with(expected).then_some((expected.len(), step.name_from..step.name_to))
+        let is_next = match (&step.wide, text.first_chunk()) {
+            (Some(wide), Some(text)) => wide.begins(text),
+            _ => text.starts_with(&self.bytes[step.from..step.to]),
+        };
+        is_next.then_some((step.to - step.from, step.name_from..step.name_to))
     }
 
     /// Remembers entry number `step`, and forgets what came after it.
@@ -45,7 +81,8 @@ impl Shape {
         let from = self.steps.last().map_or(0, |step| step.to);
         self.bytes.truncate(from);
         self.bytes.extend_from_slice(before_value);
-        self.steps.push(Step { from, to: self.bytes.len(), name_from: name.start, name_to: name.end });
+        let wide = Wide::of(before_value);
+        self.steps.push(Step { from, to: self.bytes.len(), name_from: name.start, name_to: name.end, wide });
     }
 
     /// Whether no two of the `read` entries that an object had are equal; `entries` are those that were kept.
@@ -114,6 +151,25 @@ mod tests {
         assert_eq!(shape.matches(1, b", \"bc\": 2}"), None, "what followed another entry is forgotten");
         shape.learn(7, b",\"q\":", 2..3);
         assert_eq!(shape.matches(7, b",\"q\":"), None, "there is no eighth entry without a seventh");
+    }
+
+    #[test]
+    fn names_of_every_length_are_told_from_those_that_differ_in_any_byte() {
+        for length in 1..=2 * WIDE {
+            let step: Vec<u8> = (0..length as u8).map(|at| b'A' + at % 26).collect();
+            let mut shape = Shape::default();
+            shape.learn(0, &step, 0..length);
+            for after in [0, 1, WIDE] {
+                let text = [&step[..], &vec![b'z'; after]].concat();
+                assert_eq!(shape.matches(0, &text), Some((length, 0..length)), "{length} bytes, {after} after them");
+                for at in 0..length {
+                    let mut other = text.clone();
+                    other[at] ^= 1;
+                    assert_eq!(shape.matches(0, &other), None, "{length} bytes, {after} after them, not byte {at}");
+                }
+                assert_eq!(shape.matches(0, &text[..length - 1]), None);
+            }
+        }
     }
 
     #[test]
