@@ -1,12 +1,21 @@
 //! Windows: which one an event belongs to (**T1**: exactly one of its model).
-use chrono::{DateTime, Datelike, Days, LocalResult, Months, NaiveDate, NaiveDateTime, NaiveTime, TimeZone, Utc};
-use chrono_tz::Tz;
+//!
+//! Calendar windows follow the rules of IANA's time zone database as it is compiled into this build ([`TZDATA`]). Another
+//! build may know other rules; so a window that the ledger holds is taken from there, and never computed again.
+use chrono::{Datelike, Days, LocalResult, Months, NaiveDate, NaiveTime, TimeZone};
+use chrono_tz::{GapInfo, Tz};
 use serde::{Deserialize, Serialize};
 
 use crate::clock::{DAY, MINUTE, Micros, time_of};
 
 /// The length of a base window. Frozen in the manifest: every model window is a union of base windows.
 pub const BASE_WINDOW: Micros = MINUTE;
+
+/// The release of IANA's time zone database in this build.
+pub const TZDATA: &str = chrono_tz::IANA_TZDB_VERSION;
+
+/// The years 0001 to 9999: a time outside lies in the first or last window. A label may name any time, and must not stop us.
+const TIME_RANGE: (Micros, Micros) = (-62_135_596_800_000_000, 253_402_300_799_999_999);
 
 /// The base window's number that holds `event_time`.
 pub fn base_window_index(event_time: Micros) -> i64 {
@@ -87,6 +96,7 @@ impl WindowSpec {
 
     /// The one window that holds `event_time`.
     pub fn window_of(&self, event_time: Micros) -> Window {
+        let event_time = event_time.clamp(TIME_RANGE.0, TIME_RANGE.1);
         match self.length {
             WindowLength::Fixed(length) => {
                 let start = event_time.div_euclid(length) * length;
@@ -96,28 +106,48 @@ impl WindowSpec {
         }
     }
 
-    /// An upper bound of the length in microseconds.
+    /// An upper bound of the length in microseconds. Zones have moved by up to a day: a day then lasts two.
     pub fn length_max(&self) -> Micros {
-        match self.length {
-            WindowLength::Fixed(length) => length,
-            WindowLength::Day => 25 * 60 * MINUTE,
-            WindowLength::Week => 7 * DAY + 60 * MINUTE,
-            WindowLength::Month => 31 * DAY + 60 * MINUTE,
+        let days = match self.length {
+            WindowLength::Fixed(length) => return length,
+            WindowLength::Day => 1,
+            WindowLength::Week => 7,
+            WindowLength::Month => 31,
+        };
+        (days + 1) * DAY + 60 * MINUTE
+    }
+
+    /// The time `by` before the start of a window. In calendar windows whole days are days of the calendar: a week before
+    /// a midnight is a midnight, whatever the clocks did between.
+    pub fn back(&self, start: Micros, by: Micros) -> Micros {
+        let is_calendar = !matches!(self.length, WindowLength::Fixed(_));
+        let start = start.clamp(TIME_RANGE.0, TIME_RANGE.1);
+        match u64::try_from(by / DAY) {
+            Ok(days) if is_calendar && by % DAY == 0 => {
+                self.local_date(start).checked_sub_days(Days::new(days)).map_or(TIME_RANGE.0, |day| self.midnight(day))
+            }
+            _ => start.saturating_sub(by),
         }
     }
 
+    fn local_date(&self, time: Micros) -> NaiveDate {
+        time_of(time).with_timezone(&self.timezone).date_naive()
+    }
+
     fn calendar_window(&self, event_time: Micros) -> Window {
-        let today = time_of(event_time).with_timezone(&self.timezone).date_naive();
-        let first = self.first_day(today);
-        let window = self.between(first);
-        // A midnight that is skipped moves a boundary past it: the instants before still belong to the day before.
-        if event_time < window.start {
-            self.between(self.first_day(first - Days::new(1)))
-        } else if event_time >= window.end {
-            self.between(self.next_first_day(first))
-        } else {
-            window
+        let mut first = self.first_day(self.local_date(event_time));
+        let mut window = self.between(first);
+        // Clocks that go back over midnight repeat the end of a day that is over, and a boundary lies on the next whole
+        // minute: then the local date is not that of the window. Days that a zone has left out are empty, and passed by.
+        while event_time < window.start {
+            first = self.first_day(first - Days::new(1));
+            window = self.between(first);
         }
+        while event_time >= window.end {
+            first = self.next_first_day(first);
+            window = self.between(first);
+        }
+        window
     }
 
     fn between(&self, first: NaiveDate) -> Window {
@@ -140,24 +170,26 @@ impl WindowSpec {
         }
     }
 
-    /// The first instant of a local day; a midnight that does not exist is the first instant that does.
+    /// The first instant of a local day; a midnight that does not exist is the first instant that does, one that comes twice
+    /// is the first of the two.
+    ///
+    /// A boundary is put on the next whole minute, because a base window has one window of every model. That moves none since
+    /// 1972: until then zones had offsets with seconds.
     fn midnight(&self, day: NaiveDate) -> Micros {
-        let mut local: NaiveDateTime = day.and_time(NaiveTime::MIN);
-        loop {
-            match self.timezone.from_local_datetime(&local) {
-                LocalResult::Single(time) | LocalResult::Ambiguous(time, _) => {
-                    let time: DateTime<Utc> = time.with_timezone(&Utc);
-                    return time.timestamp_micros();
-                }
-                LocalResult::None => local += chrono::Duration::minutes(1),
-            }
-        }
+        let local = day.and_time(NaiveTime::MIN);
+        let first = match self.timezone.from_local_datetime(&local) {
+            LocalResult::Single(time) | LocalResult::Ambiguous(time, _) => Some(time),
+            LocalResult::None => GapInfo::new(&local, &self.timezone).and_then(|gap| gap.end),
+        };
+        let first = first.map_or_else(|| local.and_utc(), |time| time.to_utc()).timestamp_micros();
+        -(-first).div_euclid(BASE_WINDOW) * BASE_WINDOW
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use chrono::{DateTime, Offset};
     use proptest::prelude::*;
 
     fn at(text: &str) -> Micros {
@@ -200,22 +232,126 @@ mod tests {
         assert_eq!((month.start, month.end), (at("2026-03-01T05:00:00Z"), at("2026-04-01T04:00:00Z")));
     }
 
+    #[test]
+    fn a_time_beyond_all_calendars_has_a_window_too() {
+        for zone in ["UTC", "Asia/Kolkata", "America/New_York", "Pacific/Apia"] {
+            for length in [WindowLength::Fixed(7 * MINUTE), WindowLength::Day, WindowLength::Week, WindowLength::Month]
+            {
+                let spec = calendar(length, zone);
+                for time in [Micros::MIN, Micros::MAX, TIME_RANGE.0, TIME_RANGE.1] {
+                    assert!(spec.window_of(time).contains(time.clamp(TIME_RANGE.0, TIME_RANGE.1)), "{spec:?} {time}");
+                    spec.back(time, 7 * DAY);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_week_before_midnight_is_midnight_across_daylight_saving() {
+        let day = calendar(WindowLength::Day, "Europe/Amsterdam");
+        assert_eq!(day.back(at("2026-03-31T22:00:00Z"), 7 * DAY), at("2026-03-24T23:00:00Z"));
+        assert_eq!(day.back(at("2026-03-31T22:00:00Z"), 7 * DAY + MINUTE), at("2026-03-24T21:59:00Z"));
+        assert_eq!(WindowSpec::fixed(DAY).back(at("2026-03-31T00:00:00Z"), 7 * DAY), at("2026-03-24T00:00:00Z"));
+        // The day after a midnight that was skipped starts at 01:00, its predecessors do not.
+        let skipped = calendar(WindowLength::Day, "America/Sao_Paulo");
+        assert_eq!(skipped.back(at("2018-11-04T03:00:00Z"), DAY), at("2018-11-03T03:00:00Z"));
+        assert_eq!(skipped.back(at("2018-11-05T02:00:00Z"), DAY), at("2018-11-04T03:00:00Z"));
+    }
+
+    /// Every boundary of the present that a zone's rules give lies on a whole minute as it is, so base windows never bend one.
+    #[test]
+    fn t1_no_zone_has_midnights_between_whole_minutes_since_2000() {
+        for zone in chrono_tz::TZ_VARIANTS {
+            for quarter in 0..200i64 {
+                let time = time_of(at("2000-01-01T00:00:00Z") + quarter * 91 * DAY).with_timezone(&zone);
+                assert_eq!(time.offset().fix().local_minus_utc() % 60, 0, "{zone} {time}");
+            }
+        }
+    }
+
+    fn any_length() -> impl Strategy<Value = WindowLength> {
+        prop_oneof![
+            Just(WindowLength::Day),
+            Just(WindowLength::Week),
+            Just(WindowLength::Month),
+            (1i64..5000).prop_map(|minutes| WindowLength::Fixed(minutes * MINUTE))
+        ]
+    }
+
+    /// Zones that did odd things at midnight.
+    const ODD_ZONES: &[&str] = &[
+        "Africa/Cairo",
+        "America/Havana",
+        "America/Juneau",
+        "America/Sao_Paulo",
+        "America/St_Johns",
+        "Antarctica/Casey",
+        "Asia/Kathmandu",
+        "Asia/Manila",
+        "Australia/Lord_Howe",
+        "Europe/Amsterdam",
+        "Pacific/Apia",
+        "Pacific/Kwajalein",
+    ];
+
+    fn any_zone() -> impl Strategy<Value = Tz> {
+        prop_oneof![
+            proptest::sample::select(&chrono_tz::TZ_VARIANTS[..]),
+            proptest::sample::select(ODD_ZONES).prop_map(|name| name.parse().unwrap())
+        ]
+    }
+
+    /// A time, often near one of the zone's changes of its clocks.
+    fn time_in(zone: Tz) -> impl Strategy<Value = Micros> {
+        let (from, to) = (at("1840-01-01T00:00:00Z"), at("2110-01-01T00:00:00Z"));
+        (from..to, any::<bool>(), -2 * DAY..2 * DAY).prop_map(move |(time, is_near, off)| {
+            let offset = |at: Micros| time_of(at).with_timezone(&zone).offset().fix().local_minus_utc();
+            let (mut low, mut high) = (time, (time + 400 * DAY).min(to));
+            if !is_near || offset(low) == offset(high) {
+                return time;
+            }
+            while high - low > 1 {
+                let middle = low + (high - low) / 2;
+                if offset(middle) == offset(low) { low = middle } else { high = middle }
+            }
+            high + off / [1, 1_000, 1_000_000, 1_000_000_000][(time.rem_euclid(4)) as usize]
+        })
+    }
+
     proptest! {
-        /// T1: an instant lies in exactly one window, and its window is the window of every instant in it.
+        #![proptest_config(ProptestConfig::with_cases(4000))]
+
+        /// T1: an instant lies in exactly one window, its window is the window of every instant in it, and the next begins
+        /// where it ends; no base window is cut, and none is longer than is said.
         #[test]
         fn t1_an_event_has_exactly_one_window(
-            time in 946_684_800_000_000i64..4_102_444_800_000_000,
-            length in prop_oneof![Just(WindowLength::Day), Just(WindowLength::Week), Just(WindowLength::Month),
-                (1i64..5000).prop_map(|minutes| WindowLength::Fixed(minutes * MINUTE))],
-            zone in prop_oneof![Just("UTC"), Just("Europe/Amsterdam"), Just("America/Sao_Paulo"), Just("Africa/Cairo"),
-                Just("Asia/Kathmandu"), Just("Pacific/Apia"), Just("America/Havana")],
+            (zone, time) in any_zone().prop_flat_map(|zone| (Just(zone), time_in(zone))),
+            length in any_length(),
+            inside in 0.0..1.0f64,
         ) {
-            let spec = calendar(length, zone);
+            let spec = WindowSpec { length, timezone: zone };
             let window = spec.window_of(time);
             prop_assert!(window.contains(time));
+            let inside = window.start + (window.length() as f64 * inside) as Micros;
             prop_assert_eq!(spec.window_of(window.start), window);
+            prop_assert_eq!(spec.window_of(inside), window);
             prop_assert_eq!(spec.window_of(window.end - 1), window);
             prop_assert_eq!(spec.window_of(window.end).start, window.end);
+            prop_assert_eq!(spec.window_of(window.start - 1).end, window.start);
+            prop_assert_eq!((window.start % BASE_WINDOW, window.end % BASE_WINDOW), (0, 0));
+            prop_assert!(window.length() <= spec.length_max());
+        }
+
+        /// Weeks and months are unions of days.
+        #[test]
+        fn t1_days_lie_in_one_week_and_one_month(
+            (zone, time) in any_zone().prop_flat_map(|zone| (Just(zone), time_in(zone))),
+        ) {
+            let of = |length| WindowSpec { length, timezone: zone }.window_of(time);
+            let day = of(WindowLength::Day);
+            for longer in [of(WindowLength::Week), of(WindowLength::Month)] {
+                prop_assert!(longer.start <= day.start && day.end <= longer.end);
+            }
         }
     }
 }
