@@ -233,6 +233,11 @@ fn read_config(root: &mut Reader) -> Config {
     }
 }
 
+/// Longest window of a fixed length: longer ones are slips of the pen, and must not leave the range of times.
+const WINDOW_MAX: Micros = 366 * DAY;
+/// Longest wait for a label or for disorder: a century; sums with it stay in the range of times.
+const DELAY_MAX: Micros = 36_525 * DAY;
+
 /// librdkafka properties that would break the chain, and why.
 const REFUSED_PROPERTIES: &[(&str, &str)] = &[
     ("group.id", "set kafka.group instead"),
@@ -304,10 +309,12 @@ fn read_judge(root: &mut Reader) -> JudgeConfig {
         }
         revise
     });
-    let defaults = root.section("defaults", |section| read_model(section, ModelSettings::default()));
+    let mut defaults =
+        root.section("defaults", |section| read_model(section, ModelSettings::default(), IsFor::Defaults));
     let mut models = BTreeMap::new();
     for mut section in root.tables("models") {
-        let settings = read_model(&mut section, defaults.clone());
+        let mut settings = read_model(&mut section, defaults.clone(), IsFor::Model);
+        settings.window = settings.window.plain();
         match section.text("name") {
             None => section.fault("name", "is missing".into()),
             Some(name) if models.contains_key(&name) => section.fault("name", format!("{name:?} is listed twice")),
@@ -317,6 +324,8 @@ fn read_judge(root: &mut Reader) -> JudgeConfig {
         }
         root.absorb(section);
     }
+    // Only now: a listed model with calendar windows takes its zone from here.
+    defaults.window = defaults.window.plain();
     JudgeConfig {
         revise,
         idle_timeout: root.duration("idle_timeout", MINUTE),
@@ -329,32 +338,72 @@ fn read_judge(root: &mut Reader) -> JudgeConfig {
     }
 }
 
-fn read_model(section: &mut Reader, base: ModelSettings) -> ModelSettings {
+/// Whose settings are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum IsFor {
+    /// Those that models start from.
+    Defaults,
+    /// One listed model.
+    Model,
+}
+
+fn read_model(section: &mut Reader, base: ModelSettings, is_for: IsFor) -> ModelSettings {
     let task = section.choice(
         "task",
         &[("binary", Task::Binary), ("multiclass", Task::Multiclass), ("regression", Task::Regression)],
     );
     let score_kind = section.choice("score_kind", &[("probability", ScoreKind::Probability), ("any", ScoreKind::Any)]);
-    let timezone = section.text("timezone").map_or(base.window.timezone, |name| {
-        name.parse().unwrap_or_else(|_| {
-            section.fault("timezone", format!("{name:?} is no IANA time zone (like \"Europe/Amsterdam\")"));
-            Tz::UTC
-        })
-    });
-    let length = section.window_length("window").unwrap_or(base.window.length);
-    let out_of_orderness = section.duration("out_of_orderness", base.out_of_orderness);
-    let label_horizon = section.duration("label_horizon", base.label_horizon);
+    let window = read_window(section, base.window, is_for);
+    let out_of_orderness = section.duration_up_to("out_of_orderness", base.out_of_orderness, DELAY_MAX);
+    let label_horizon = section.duration_up_to("label_horizon", base.label_horizon, DELAY_MAX);
+    let reference = section.reference("reference").or(base.reference);
+    // Windows lie whole in the period, so in a shorter one there are none, ever, and nobody would know why.
+    if let Some(ReferenceSpec::Past { last, .. }) = &reference
+        && *last < window.ordinary_length()
+        && is_for == IsFor::Model
+    {
+        let shown = humantime::format_duration(Duration::from_micros(*last as u64));
+        section.fault("reference", format!("`last` is {shown}, and windows are longer: none would lie whole in it"));
+    }
     ModelSettings {
         task: task.or(base.task),
         positive_class: section.class("positive_class").or(base.positive_class),
         threshold: section.float("threshold", base.threshold),
         score_kind: score_kind.unwrap_or(base.score_kind),
-        window: WindowSpec { length, timezone },
+        window,
         out_of_orderness,
         label_horizon,
         segments: section.segments("segments").unwrap_or(base.segments),
-        reference: section.reference("reference").or(base.reference),
+        reference,
     }
+}
+
+fn read_window(section: &mut Reader, base: WindowSpec, is_for: IsFor) -> WindowSpec {
+    let named = section.text("timezone");
+    let timezone = named.as_ref().map(|name| section.zone("timezone", name));
+    let length = section.window_length("window").unwrap_or(base.length);
+    let window = WindowSpec { length, timezone: timezone.flatten().unwrap_or(base.timezone) };
+    // Somebody who names a zone wants local days, and would get others without a word.
+    if let (WindowLength::Fixed(_), Some(Some(zone)), IsFor::Model) = (length, timezone, is_for)
+        && zone != Tz::UTC
+    {
+        let message = "has no effect on windows of a fixed length, which align to 1970-01-01T00:00Z: for local days set \
+                       window = \"day\" (or \"week\", \"month\")";
+        section.fault("timezone", message.into());
+    }
+    window
+}
+
+/// The zone whose name is nearest to what was typed: without regard to case, or by its city alone.
+fn nearest_zone(typed: &str) -> Option<&'static str> {
+    let typed = typed.to_lowercase().replace(' ', "_");
+    let distance = |name: &str| {
+        let name = name.to_lowercase();
+        let city = name.rsplit('/').next().unwrap_or(&name);
+        strsim::damerau_levenshtein(&name, &typed).min(strsim::damerau_levenshtein(city, &typed))
+    };
+    let nearest = chrono_tz::TZ_VARIANTS.iter().map(|zone| (distance(zone.name()), zone.name())).min();
+    nearest.filter(|(distance, _)| *distance <= typed.len() / 4).map(|(_, name)| name)
 }
 
 /// Takes keys out of a table, one by one; what is left at the end is unknown.
@@ -525,6 +574,26 @@ impl Reader {
         default
     }
 
+    fn duration_up_to(&mut self, key: &str, default: Micros, most: Micros) -> Micros {
+        let duration = self.duration(key, default);
+        if duration > most {
+            self.fault(key, format!("must be at most {}d", most / DAY));
+        }
+        duration.min(most)
+    }
+
+    fn zone(&mut self, key: &str, name: &str) -> Option<Tz> {
+        if let Ok(zone) = name.parse() {
+            return Some(zone);
+        }
+        let hint = nearest_zone(name).map_or_else(
+            || "such as \"Europe/Amsterdam\" or \"UTC\"".to_owned(),
+            |nearest| format!("did you mean {nearest:?}?"),
+        );
+        self.fault(key, format!("{name:?} is no IANA time zone; {hint}"));
+        None
+    }
+
     fn bytes(&mut self, key: &str, default: u64) -> u64 {
         let Some(value) = self.take(key) else { return default };
         match &value {
@@ -593,17 +662,27 @@ impl Reader {
             _ => {}
         }
         let micros = humantime::parse_duration(&text).ok().and_then(|d| Micros::try_from(d.as_micros()).ok());
+        // humantime's month is a twelfth of 365.25 days.
+        let is_month =
+            text.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ').to_lowercase().starts_with("month")
+                || text.ends_with('M');
         match micros {
-            Some(micros) if micros > 0 && micros % BASE_WINDOW == 0 => Some(WindowLength::Fixed(micros)),
-            Some(_) => {
-                self.fault(key, format!("{text:?} is no whole number of minutes"));
-                None
+            _ if is_month => {
+                self.fault(key, format!("{text:?} has no fixed length; for calendar months set \"month\""))
             }
+            Some(micros) if micros > WINDOW_MAX => self.fault(key, format!("{text:?} is longer than 366d")),
+            Some(micros) if micros > 0 && micros % BASE_WINDOW == 0 => return Some(WindowLength::Fixed(micros)),
+            Some(_) => self.fault(key, format!("{text:?} is no whole number of minutes")),
             None => {
-                self.fault(key, format!("{text:?} is no duration like \"1h\", nor \"day\", \"week\" or \"month\""));
-                None
+                let near = ["day", "week", "month"].into_iter().find(|name| is_near(name, &text.to_lowercase()));
+                let hint = near.map_or_else(String::new, |name| format!("; did you mean {name:?}?"));
+                self.fault(
+                    key,
+                    format!("{text:?} is no duration like \"1h\", nor \"day\", \"week\" or \"month\"{hint}"),
+                );
             }
         }
+        None
     }
 
     fn segments(&mut self, key: &str) -> Option<Vec<Vec<String>>> {
@@ -663,6 +742,10 @@ impl Reader {
         }
         self.faults
     }
+}
+
+fn is_near(name: &str, typed: &str) -> bool {
+    strsim::damerau_levenshtein(name, typed) <= 2
 }
 
 fn describe(value: &Value) -> String {
@@ -756,11 +839,97 @@ mod tests {
             "flush.interval: must be a duration",
             r#"models[0].task: "clustering" is none of "binary""#,
             r#"models[0].window: "90s" is no whole number of minutes"#,
-            r#"models[0].timezone: "Mars/Olympus""#,
+            r#"models[0].timezone: "Mars/Olympus" is no IANA time zone; such as "Europe/Amsterdam" or "UTC""#,
             "models[0].tresholds: is not a known key; did you mean `threshold`?",
         ] {
             assert!(all.contains(part), "{part} is not in\n{all}");
         }
         assert_eq!(faults.len(), 8, "{all}");
+    }
+
+    /// The faults of one `[[models]]` section, named `a`.
+    fn faults_of(lines: &str) -> Vec<String> {
+        read(&format!("[[models]]\nname = \"a\"\n{lines}")).err().unwrap_or_default()
+    }
+
+    #[test]
+    fn windows_that_cannot_be_are_faults_that_say_what_would_be_right() {
+        for (lines, fault) in [
+            (
+                r#"window = "daily""#,
+                r#"models[0].window: "daily" is no duration like "1h", nor "day", "week" or "month"; did you mean "day"?"#,
+            ),
+            (
+                r#"window = "1month""#,
+                r#"models[0].window: "1month" has no fixed length; for calendar months set "month""#,
+            ),
+            (r#"window = "1M""#, r#"models[0].window: "1M" has no fixed length; for calendar months set "month""#),
+            (r#"window = "90s""#, r#"models[0].window: "90s" is no whole number of minutes"#),
+            (r#"window = "0m""#, r#"models[0].window: "0m" is no whole number of minutes"#),
+            (r#"window = "2y""#, r#"models[0].window: "2y" is longer than 366d"#),
+            (
+                "window = \"day\"\ntimezone = \"Europe/Amsterdm\"",
+                r#"models[0].timezone: "Europe/Amsterdm" is no IANA time zone; did you mean "Europe/Amsterdam"?"#,
+            ),
+            (
+                "window = \"day\"\ntimezone = \"asia/kolkata\"",
+                r#"models[0].timezone: "asia/kolkata" is no IANA time zone; did you mean "Asia/Kolkata"?"#,
+            ),
+            (
+                "window = \"day\"\ntimezone = \"sao paulo\"",
+                r#"models[0].timezone: "sao paulo" is no IANA time zone; did you mean "America/Sao_Paulo"?"#,
+            ),
+            (
+                "window = \"day\"\ntimezone = \"+02:00\"",
+                r#"models[0].timezone: "+02:00" is no IANA time zone; such as "Europe/Amsterdam" or "UTC""#,
+            ),
+            ("window = \"day\"\ntimezone = true", "models[0].timezone: must be a string, not true"),
+            (
+                "window = \"24h\"\ntimezone = \"Europe/Amsterdam\"",
+                "models[0].timezone: has no effect on windows of a fixed length",
+            ),
+            (r#"timezone = "Europe/Amsterdam""#, "models[0].timezone: has no effect on windows of a fixed length"),
+            (
+                "window = \"month\"\nreference = { last = \"7d\" }",
+                "models[0].reference: `last` is 7days, and windows are longer",
+            ),
+            (
+                "window = \"2h\"\nreference = { last = \"1h\" }",
+                "models[0].reference: `last` is 1h, and windows are longer",
+            ),
+            (r#"label_horizon = "900000d""#, "models[0].label_horizon: must be at most 36525d"),
+            (r#"out_of_orderness = "200000y""#, "models[0].out_of_orderness: must be at most 36525d"),
+        ] {
+            let faults = faults_of(lines);
+            assert!(faults.len() == 1 && faults[0].starts_with(fault), "{lines}: {faults:?}");
+        }
+        for lines in [
+            "window = \"24h\"\ntimezone = \"UTC\"",
+            "window = \"7h\"",
+            "window = \"366d\"",
+            "window = \"month\"\nreference = { last = \"31d\", offset = \"0s\" }",
+            "window = \"week\"\ntimezone = \"Australia/Lord_Howe\"\nreference = { last = \"7d\" }",
+        ] {
+            assert_eq!(faults_of(lines), [""; 0], "{lines}");
+        }
+    }
+
+    #[test]
+    fn a_zone_among_the_defaults_is_that_of_calendar_windows_and_of_no_others() {
+        let text = r#"
+            [defaults]
+            timezone = "Asia/Kolkata"
+            [[models]]
+            name = "daily"
+            window = "day"
+            [[models]]
+            name = "hourly"
+            window = "1h"
+            "#;
+        let config = read(text).unwrap().judge;
+        assert_eq!(config.model("daily").window.timezone, Tz::Asia__Kolkata);
+        // What has no effect must not make a new epoch of the configuration either.
+        assert_eq!(config.model("hourly").window, WindowSpec::fixed(60 * MINUTE));
+        assert_eq!(config.model("unlisted").window, WindowSpec::fixed(60 * MINUTE));
     }
 }

@@ -67,7 +67,7 @@ pub enum WindowLength {
 pub struct WindowSpec {
     /// The length.
     pub length: WindowLength,
-    /// IANA time zone; fixed lengths ignore it.
+    /// IANA time zone; of a fixed length, which ignores it, UTC.
     #[serde(with = "timezone_name")]
     pub timezone: Tz,
 }
@@ -106,15 +106,30 @@ impl WindowSpec {
         }
     }
 
+    /// The same windows, said in one way only: fixed lengths have no zone.
+    pub fn plain(self) -> Self {
+        match self.length {
+            WindowLength::Fixed(length) => Self::fixed(length),
+            _ => self,
+        }
+    }
+
+    /// The length in microseconds of a window across which the clocks do not change; of the longest month.
+    pub fn ordinary_length(&self) -> Micros {
+        match self.length {
+            WindowLength::Fixed(length) => length,
+            WindowLength::Day => DAY,
+            WindowLength::Week => 7 * DAY,
+            WindowLength::Month => 31 * DAY,
+        }
+    }
+
     /// An upper bound of the length in microseconds. Zones have moved by up to a day: a day then lasts two.
     pub fn length_max(&self) -> Micros {
-        let days = match self.length {
-            WindowLength::Fixed(length) => return length,
-            WindowLength::Day => 1,
-            WindowLength::Week => 7,
-            WindowLength::Month => 31,
-        };
-        (days + 1) * DAY + 60 * MINUTE
+        match self.length {
+            WindowLength::Fixed(length) => length,
+            _ => self.ordinary_length() + DAY + 60 * MINUTE,
+        }
     }
 
     /// The time `by` before the start of a window. In calendar windows whole days are days of the calendar: a week before
