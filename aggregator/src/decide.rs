@@ -1,8 +1,8 @@
 //! What to judge, and when a window's state moves on: a pure function of the ledger's state and the clock.
 use driftline_ledger::{LedgerState, ModelState, WindowRecord, watermark};
 use driftline_schemas::clock::Micros;
-use driftline_schemas::config::{JudgeConfig, ModelSettings, ReviseConfig};
-use driftline_schemas::ledger::{Entry, Job, Shape, WindowState};
+use driftline_schemas::config::ReviseConfig;
+use driftline_schemas::ledger::{ConfigEpoch, Entry, Job, Shape, WindowState};
 use driftline_schemas::tables::Task;
 
 /// Whether delays are kept.
@@ -27,17 +27,19 @@ pub fn decide(state: &LedgerState, now: Micros, urgency: Urgency) -> Vec<Entry> 
     let idle_until = watermark::idle_until(&state.chains, config.idle_timeout);
     let mut entries = Vec::new();
     for (name, model) in &state.models {
-        let settings = config.model(name);
-        let inferred = infer_task(model, settings);
+        let inferred = infer_task(state, name, model);
         if let Some((task, positive_class)) = &inferred {
             let positive_class = positive_class.clone();
             entries.push(Entry::Task { model: name.clone(), task: *task, positive_class });
         }
         let known = inferred.as_ref().or(model.task.as_ref());
-        let subject = Subject { name, model, settings, config, epoch: epoch.epoch, known };
+        let horizons = state.horizons(name);
         let passed = watermark::of_everything(model, &state.chains);
         for window in model.windows.values() {
-            let next = next_state(model, window, settings, &config.revise, Clock { now, idle_until, passed, urgency });
+            let Some(epoch) = state.epoch_of(name, window) else { continue };
+            let label_horizon = horizons.of(window.window.start);
+            let subject = Subject { name, model, revise: &config.revise, epoch, label_horizon, known };
+            let next = next_state(&subject, window, Clock { now, idle_until, passed, urgency });
             if next != window.state {
                 entries.push(Entry::State { model: name.clone(), window: window.window, state: next });
             }
@@ -58,13 +60,8 @@ struct Clock {
     urgency: Urgency,
 }
 
-fn next_state(
-    model: &ModelState,
-    window: &WindowRecord,
-    settings: &ModelSettings,
-    revise: &ReviseConfig,
-    clock: Clock,
-) -> WindowState {
+fn next_state(subject: &Subject<'_>, window: &WindowRecord, clock: Clock) -> WindowState {
+    let (model, revise) = (subject.model, subject.revise);
     let end = window.window.end;
     let is_sealed = window.state >= WindowState::Sealed
         || model.watermark.is_some_and(|watermark| watermark >= end)
@@ -73,7 +70,7 @@ fn next_state(
     if !is_sealed {
         return WindowState::Open;
     }
-    let horizon = settings.label_horizon;
+    let horizon = subject.label_horizon;
     let is_over = clock.passed.is_some_and(|passed| passed >= end.saturating_add(horizon))
         || window.first_decided_at.is_some_and(|first| clock.now >= first.max(end).saturating_add(horizon));
     let is_quiet = clock.now >= window.touched_at.saturating_add(revise.max_delay);
@@ -85,21 +82,25 @@ fn next_state(
     }
 }
 
-/// A model, and what its jobs follow.
+/// A window's model, and what its jobs follow.
 struct Subject<'a> {
     name: &'a str,
     model: &'a ModelState,
-    settings: &'a ModelSettings,
-    config: &'a JudgeConfig,
-    epoch: u64,
+    /// When windows are judged again; as it is now, for all windows.
+    revise: &'a ReviseConfig,
+    /// What the window's figures depend on: as it is where the window begins, or as `reevaluate` has said.
+    epoch: &'a ConfigEpoch,
+    /// How long its labels count.
+    label_horizon: Micros,
     known: Option<&'a (Task, Option<String>)>,
 }
 
 impl Subject<'_> {
     fn refusal(&self) -> Option<&'static str> {
-        if !self.config.accepts(self.name) {
+        let config = &self.epoch.config;
+        if !config.accepts(self.name) {
             Some("unknown_model")
-        } else if self.model.ordinal >= self.config.models_max && !self.config.models.contains_key(self.name) {
+        } else if self.model.ordinal >= config.models_max && !config.models.contains_key(self.name) {
             Some("too_many_models")
         } else {
             None
@@ -114,7 +115,7 @@ fn next_job(
     now: Micros,
     urgency: Urgency,
 ) -> Option<Job> {
-    let (model, settings) = (subject.model, subject.settings);
+    let (model, settings) = (subject.model, subject.epoch.config.model(subject.name));
     let is_new = !window.pending.is_empty() || window.rejudge || window.judged_state != Some(state);
     if window.completed != window.revision || !is_new || !is_due(subject, window, state, now, urgency) {
         return None;
@@ -133,7 +134,7 @@ fn next_job(
         state,
         inputs: window.pending.clone(),
         rejudge: window.rejudge,
-        epoch: subject.epoch,
+        epoch: subject.epoch.epoch,
         task,
         positive_class: settings.positive_class.clone().or(positive_class).or_else(|| guess(&model.shape).1),
         refusal: subject.refusal().map(str::to_owned),
@@ -144,7 +145,7 @@ fn next_job(
 /// The debounce: growth after `min_delay`, anything new after a delay that grows with the window's age, both stretched
 /// so that the rewritten bytes keep their bound.
 fn is_due(subject: &Subject<'_>, window: &WindowRecord, state: WindowState, now: Micros, urgency: Urgency) -> bool {
-    let (model, revise) = (subject.model, &subject.config.revise);
+    let (model, revise) = (subject.model, subject.revise);
     let becomes_final = state == WindowState::Final && window.judged_state != Some(WindowState::Final);
     if urgency == Urgency::CaughtUp || becomes_final || window.rejudge {
         return true;
@@ -156,7 +157,7 @@ fn is_due(subject: &Subject<'_>, window: &WindowRecord, state: WindowState, now:
     };
     let delay = age.clamp(revise.min_delay, revise.max_delay.max(revise.min_delay));
     let has_changed_state = window.judged_state.is_some_and(|judged| judged != state);
-    let spacing = match spacing(window, state, subject.settings.label_horizon, revise) {
+    let spacing = match spacing(window, state, subject.label_horizon, revise) {
         Some(spacing) if has_changed_state => spacing.min(revise.min_delay),
         Some(spacing) => spacing,
         // Not affordable; a mere change of state costs nothing.
@@ -234,8 +235,9 @@ fn parts(model: &ModelState, window: &WindowRecord) -> u32 {
 }
 
 /// The task of a model whose settings do not say: from what its predictions look like so far. `None` if it is known.
-fn infer_task(model: &ModelState, settings: &ModelSettings) -> Option<(Task, Option<String>)> {
-    if settings.task.is_some() || model.predictions == 0 || !model.windows.values().any(|w| !w.pending.is_empty()) {
+fn infer_task(state: &LedgerState, name: &str, model: &ModelState) -> Option<(Task, Option<String>)> {
+    let is_said = state.all_settings(name).all(|settings| settings.task.is_some());
+    if is_said || model.predictions == 0 || !model.windows.values().any(|w| !w.pending.is_empty()) {
         return None;
     }
     let (task, positive_class) = guess(&model.shape);

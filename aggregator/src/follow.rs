@@ -7,7 +7,7 @@ use arrow::array::AsArray;
 use arrow::datatypes::Float64Type;
 use bytes::Bytes;
 use driftline_ledger::LedgerState;
-use driftline_ledger::state::{LabelObject, ModelState};
+use driftline_ledger::state::LabelObject;
 use driftline_schemas::clock::Micros;
 use driftline_schemas::config::ModelSettings;
 use driftline_schemas::ledger::{Applied, AppliedModel, ChainInfo, Entry, Input, Shape, WindowState};
@@ -256,7 +256,7 @@ impl Follower {
                 applied.shape = shape_if_wanted(&step.state, &object.bytes, share)?;
                 let state = &step.state;
                 let hashes = prediction_hashes(&object.bytes, share, |base| {
-                    Some(window_of(state, &share.model, base * BASE_WINDOW))
+                    Some(state.window_of(&share.model, base * BASE_WINDOW))
                 })?;
                 predictions.push((share.model.clone(), hashes));
             }
@@ -295,7 +295,7 @@ impl Follower {
         model: &str,
         windows: BTreeMap<Window, Vec<u64>>,
     ) -> Result<(), Error> {
-        let settings = settings_of(&step.state, model);
+        let horizons = step.state.horizons(model);
         for (window, hashes) in windows {
             let is_final =
                 step.state.window(model, window.start).is_some_and(|record| record.state == WindowState::Final);
@@ -303,16 +303,16 @@ impl Follower {
                 continue;
             }
             let hits: Vec<(String, i64, Vec<u64>)> = self.index.models.get(model).map_or_else(Vec::new, |ids| {
-                let objects = ids.label_objects_of(window, &hashes, &settings);
+                let objects = ids.label_objects_of(window, &hashes, &horizons);
                 objects.map(|(labels, hits)| (labels.chain.clone(), labels.from, hits)).collect()
             });
             for (chain, from, mut hits) in hits {
                 hits.sort_unstable();
                 let labels = self.labels_of_object(step, &chain, from, model).await?;
                 for label in labels.iter() {
-                    let named = label.hint.map(|hint| window_of(&step.state, model, hint));
+                    let named = label.hint.map(|hint| step.state.window_of(model, hint));
                     let concerns = hits.binary_search(&id_hash(&label.id)).is_ok()
-                        && is_in_time(window, label.time, &settings)
+                        && is_in_time(window, label.time, &horizons)
                         && named.is_none_or(|named| named == window);
                     if concerns {
                         step.route(model, window, label);
@@ -346,12 +346,12 @@ impl Follower {
     }
 
     fn route_labels(&self, step: &mut Step, model: &str, labels: &[LabelRow]) {
-        let settings = settings_of(&step.state, model);
+        let horizons = step.state.horizons(model);
         let nothing = ModelIds::default();
         let ids = self.index.models.get(model).unwrap_or(&nothing);
         for label in labels {
-            let named = label.hint.map(|hint| window_of(&step.state, model, hint));
-            for window in ids.windows_of(model, label, named, &settings) {
+            let named = label.hint.map(|hint| step.state.window_of(model, hint));
+            for window in ids.windows_of(model, label, named, &horizons) {
                 step.route(model, window, label);
             }
         }
@@ -420,23 +420,11 @@ pub(crate) fn footer_of(path: &str, bytes: &Bytes) -> Result<RawFooter, Error> {
     RawFooter::from_bytes(bytes).map_err(|source| Error::Footer { path: path.to_owned(), source })
 }
 
-fn settings_of(state: &LedgerState, model: &str) -> ModelSettings {
-    state.judge_config().map_or_else(ModelSettings::default, |config| config.model(model).clone())
-}
-
-fn window_of(state: &LedgerState, model: &str, event_time: Micros) -> Window {
-    let fallback = state.judge_config().map_or_else(|| ModelSettings::default().window, |c| c.model(model).window);
-    match state.models.get(model) {
-        Some(known) => known.window_of(event_time, &fallback),
-        None => ModelState::default().window_of(event_time, &fallback),
-    }
-}
-
 /// The windows that a model's rows belong to: unions of their base windows.
 fn windows_of(state: &LedgerState, share: &ModelIndex) -> Vec<(Window, u64)> {
     let mut windows: BTreeMap<Window, u64> = BTreeMap::new();
     for (base, rows) in &share.base_windows {
-        *windows.entry(window_of(state, &share.model, base * BASE_WINDOW)).or_default() += rows;
+        *windows.entry(state.window_of(&share.model, base * BASE_WINDOW)).or_default() += rows;
     }
     windows.into_iter().collect()
 }
@@ -476,9 +464,9 @@ fn read_labels(bytes: &Bytes, footer: &RawFooter, model: &str) -> Result<Vec<Lab
 /// What the predictions look like, as long as the model's task may still be inferred from it.
 fn shape_if_wanted(state: &LedgerState, bytes: &Bytes, share: &ModelIndex) -> Result<Option<Shape>, Error> {
     let known = state.models.get(&share.model).and_then(|model| model.task.as_ref());
-    let settings = settings_of(state, &share.model);
-    let wants_task = settings.task.is_none() && matches!(known, None | Some((Task::Binary, _)));
-    let wants_class = settings.task == Some(Task::Binary) && settings.positive_class.is_none();
+    let has = |wanted: fn(&ModelSettings) -> bool| state.all_settings(&share.model).any(wanted);
+    let wants_task = has(|settings| settings.task.is_none()) && matches!(known, None | Some((Task::Binary, _)));
+    let wants_class = has(|settings| settings.task == Some(Task::Binary) && settings.positive_class.is_none());
     if !wants_task && !wants_class {
         return Ok(None);
     }

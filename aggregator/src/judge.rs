@@ -128,7 +128,8 @@ async fn make(
         revision: job.revision,
         task: job.task,
         score_kind: settings.score_kind,
-        label_horizon: settings.label_horizon,
+        // Which labels belong to a window is settled where it begins; `reevaluate` does not change it.
+        label_horizon: state.era_settings(&job.model, job.window.start).label_horizon,
         refusal: job.refusal.clone(),
         columns_max: config.max_feature_columns,
     };

@@ -5,8 +5,8 @@
 //! it through the filters of the label objects that are still findable.
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use driftline_ledger::Horizons;
 use driftline_schemas::clock::Micros;
-use driftline_schemas::config::ModelSettings;
 use driftline_schemas::event::MAX_SKEW;
 use driftline_schemas::window::Window;
 
@@ -102,23 +102,17 @@ impl WindowIds {
 impl ModelIds {
     /// The windows that a label may concern: those that it could count for by its time and that may know its id.
     /// `named` is the window of its `prediction_timestamp`.
-    pub fn windows_of(
-        &self,
-        model: &str,
-        label: &LabelRow,
-        named: Option<Window>,
-        settings: &ModelSettings,
-    ) -> Vec<Window> {
+    pub fn windows_of(&self, model: &str, label: &LabelRow, named: Option<Window>, horizons: &Horizons) -> Vec<Window> {
         let hash = id_hash(&label.id);
         let knows =
-            |ids: &&WindowIds| is_in_time(ids.window, label.time, settings) && ids.may_contain(model, &label.id, hash);
+            |ids: &&WindowIds| is_in_time(ids.window, label.time, horizons) && ids.may_contain(model, &label.id, hash);
         if let Some(named) = named {
             return self.windows.get(&named.start).filter(knows).map(|ids| ids.window).into_iter().collect();
         }
-        // From the newest back. Windows may have had other lengths once, but they lie one after the other: before the first
-        // that ended too long ago there is none that did not.
+        // From the newest back. Windows may have had other lengths and horizons once, but they lie one after the other: before
+        // the first that ended too long ago for the longest horizon there is none that did not.
         let until = label.time.saturating_add(MAX_SKEW);
-        let may_count = |ids: &&WindowIds| ids.window.end.saturating_add(settings.label_horizon) > label.time;
+        let may_count = |ids: &&WindowIds| ids.window.end.saturating_add(horizons.longest()) > label.time;
         let in_time = || self.windows.range(..=until).rev().map(|(_, ids)| ids).take_while(may_count);
         // Most labels name one window, and an id with a time in it names that window first.
         let likely = time_in_id(&label.id);
@@ -132,11 +126,11 @@ impl ModelIds {
         &'a self,
         window: Window,
         hashes: &'a [u64],
-        settings: &'a ModelSettings,
+        horizons: &'a Horizons,
     ) -> impl Iterator<Item = (&'a LabelIds, Vec<u64>)> {
         self.labels.values().filter_map(move |labels| {
             let overlaps = labels.newest >= window.start.saturating_sub(MAX_SKEW)
-                && labels.oldest <= window.end.saturating_add(settings.label_horizon);
+                && labels.oldest <= window.end.saturating_add(horizons.of(window.start));
             if !overlaps {
                 return None;
             }
@@ -147,9 +141,9 @@ impl ModelIds {
 }
 
 /// Whether a label of this time could count for some prediction of the window.
-pub fn is_in_time(window: Window, label_time: Micros, settings: &ModelSettings) -> bool {
+pub fn is_in_time(window: Window, label_time: Micros, horizons: &Horizons) -> bool {
     label_time >= window.start.saturating_sub(MAX_SKEW)
-        && label_time < window.end.saturating_add(settings.label_horizon)
+        && label_time < window.end.saturating_add(horizons.of(window.start))
 }
 
 #[cfg(test)]
@@ -177,17 +171,17 @@ mod tests {
 
     #[test]
     fn a_label_finds_every_window_that_knows_its_id_and_no_other() {
-        let settings = ModelSettings::default();
+        let horizons = Horizons::always(30 * DAY);
         let model = index(&[("a", 10), ("b", 11), ("a", 12)]);
         let starts = |windows: Vec<Window>| windows.iter().map(|w| w.start / HOUR).collect::<Vec<_>>();
-        assert_eq!(starts(model.windows_of("m", &label("a", 13 * HOUR), None, &settings)), [12, 10]);
-        assert_eq!(starts(model.windows_of("m", &label("c", 13 * HOUR), None, &settings)), [0i64; 0]);
+        assert_eq!(starts(model.windows_of("m", &label("a", 13 * HOUR), None, &horizons)), [12, 10]);
+        assert_eq!(starts(model.windows_of("m", &label("c", 13 * HOUR), None, &horizons)), [0i64; 0]);
         // Too early for 12:00 by more than the skew, and too late for 10:00 by the horizon.
-        assert_eq!(starts(model.windows_of("m", &label("a", 11 * HOUR), None, &settings)), [10]);
-        assert_eq!(starts(model.windows_of("m", &label("a", 30 * DAY + 11 * HOUR + 1), None, &settings)), [12]);
+        assert_eq!(starts(model.windows_of("m", &label("a", 11 * HOUR), None, &horizons)), [10]);
+        assert_eq!(starts(model.windows_of("m", &label("a", 30 * DAY + 11 * HOUR + 1), None, &horizons)), [12]);
         let named = Window { start: 12 * HOUR, end: 13 * HOUR };
-        assert_eq!(starts(model.windows_of("m", &label("a", 13 * HOUR), Some(named), &settings)), [12]);
-        assert_eq!(starts(model.windows_of("m", &label("b", 13 * HOUR), Some(named), &settings)), [0i64; 0]);
+        assert_eq!(starts(model.windows_of("m", &label("a", 13 * HOUR), Some(named), &horizons)), [12]);
+        assert_eq!(starts(model.windows_of("m", &label("b", 13 * HOUR), Some(named), &horizons)), [0i64; 0]);
     }
 
     #[test]
@@ -195,7 +189,7 @@ mod tests {
         let ulid = "01ARZ3NDEKTSV4RRFFQ69G5FAV"; // 2016-07-30T23:54:10.259Z
         let hour = 1_469_922_850_259_000 / HOUR;
         let model = index(&[(ulid, hour), (ulid, hour + 1)]);
-        let windows = model.windows_of("m", &label(ulid, (hour + 2) * HOUR), None, &ModelSettings::default());
+        let windows = model.windows_of("m", &label(ulid, (hour + 2) * HOUR), None, &Horizons::always(DAY));
         assert_eq!(windows.iter().map(|w| w.start / HOUR).collect::<Vec<_>>(), [hour, hour + 1]);
     }
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use driftline_ledger::{LedgerState, Members, Outcome, Replica};
 use driftline_schemas::clock;
 use driftline_schemas::config::JudgeConfig;
-use driftline_schemas::ledger::{ConfigEpoch, Entry, Job, Record};
+use driftline_schemas::ledger::{Entry, Job, Record};
 use driftline_store::{Store, paths};
 use futures::StreamExt;
 use tokio_util::sync::CancellationToken;
@@ -66,12 +66,20 @@ async fn run_once(
         announce(parts, &mut replica).await?;
         *has_announced = true;
     }
+    let mut warned_of = None;
     while !shutdown.is_cancelled() {
         let urgency = match &parts.collected {
             Some(collected) if collected.is_cancelled() => Urgency::CaughtUp,
             _ => Urgency::Ordinary,
         };
         let mut did_something = replica.catch_up().await? > 0;
+        if let Some(epoch) = &replica.state.config
+            && epoch.config != parts.config
+            && warned_of != Some(epoch.epoch)
+        {
+            telemetry::other_configuration(epoch.epoch);
+            warned_of = Some(epoch.epoch);
+        }
         if parts.members.is_mine(ROLE, "decide") {
             did_something |= advance(parts, &mut replica, &mut follower, urgency).await?;
         }
@@ -92,10 +100,10 @@ async fn run_once(
 /// files do not argue.
 async fn announce(parts: &Parts, replica: &mut Replica) -> Result<(), Error> {
     while replica.state.judge_config() != Some(&parts.config) {
-        let epoch = replica.state.config.as_ref().map_or(0, |epoch| epoch.epoch) + 1;
-        let entry = Entry::Config(Box::new(ConfigEpoch { epoch, config: parts.config.clone() }));
+        let epoch = replica.state.next_epoch(parts.config.clone());
+        let entry = Entry::Config(Box::new(epoch.clone()));
         if let Outcome::Mine = replica.append(&[entry], None, clock::now_micros()).await? {
-            tracing::info!(epoch, "configuration recorded in the ledger");
+            telemetry::configured(&epoch);
         }
     }
     Ok(())

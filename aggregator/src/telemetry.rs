@@ -4,11 +4,14 @@ use std::time::Duration;
 
 use driftline_ledger::LedgerState;
 use driftline_schemas::clock::{Micros, SECOND};
-use driftline_schemas::ledger::{Entry, Job, WindowState};
+use driftline_schemas::ledger::{ConfigEpoch, Entry, Job, WindowState};
 use opentelemetry::metrics::{Counter, Gauge, Histogram};
 use opentelemetry::{KeyValue, global};
 
 use crate::follow::Findings;
+
+/// Models whose change of configuration has a line of the log.
+const MODELS_SHOWN: usize = 20;
 
 struct Instruments {
     objects: Counter<u64>,
@@ -38,6 +41,22 @@ fn instruments() -> &'static Instruments {
             unjudged: meter.u64_gauge("driftline_unjudged_rows").build(),
         }
     })
+}
+
+/// This process's configuration is the one in force.
+pub fn configured(epoch: &ConfigEpoch) {
+    tracing::info!(epoch = epoch.epoch, "configuration recorded in the ledger");
+    for (model, from) in epoch.from.iter().take(MODELS_SHOWN) {
+        tracing::info!(model, from = %driftline_schemas::clock::show(*from), "its windows follow the new configuration from here on");
+    }
+}
+
+/// Another process has recorded another configuration, and all follow it.
+pub fn other_configuration(epoch: u64) {
+    tracing::warn!(
+        epoch,
+        "the ledger follows another configuration than this process was given, the one recorded last"
+    );
 }
 
 /// Raw objects were applied and windows decided, by the ledger's word.

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
 use datafusion::prelude::SessionContext;
-use driftline_ledger::LedgerState;
 use driftline_ledger::state::WindowRecord;
+use driftline_ledger::{Horizons, LedgerState};
 use driftline_schemas::clock::{self, show};
 use driftline_schemas::event::MAX_SKEW;
 use driftline_schemas::ledger::WindowState;
@@ -90,8 +90,7 @@ pub async fn labels(sessions: &Sessions, state: &LedgerState, model: &str) -> Re
         let folder = format!("history/model_name={}", encode_segment(model));
         let has_history = register_folder(&session, "history", &folder, &["date"]).await?;
         register_small_tables(&session, state, model)?;
-        let horizon = state.judge_config().map_or(0, |config| config.model(model).label_horizon);
-        let sql = labels_sql(model, &sources, horizon, has_history);
+        let sql = labels_sql(model, &sources, &state.horizons(model), has_history);
         for batch in session.sql(&sql).await?.collect().await? {
             add_terms(&batch, &mut terms);
         }
@@ -159,7 +158,8 @@ fn register_small_tables(session: &SessionContext, state: &LedgerState, model: &
     Ok(())
 }
 
-fn labels_sql(model: &str, sources: &[(String, i64)], horizon: i64, has_history: bool) -> String {
+fn labels_sql(model: &str, sources: &[(String, i64)], horizons: &Horizons, has_history: bool) -> String {
+    let horizon = horizon_sql(horizons);
     let columns = "topic, partition, \"offset\", \"index\", prediction_id, CAST(event_time AS BIGINT) AS at, label, \
                    CAST(prediction_timestamp AS BIGINT) AS hint";
     let union: Vec<String> = sources
@@ -210,6 +210,17 @@ fn labels_sql(model: &str, sources: &[(String, i64)], horizon: i64, has_history:
          FROM unique_labels GROUP BY 1",
         labels = union.join(" UNION ALL "),
     )
+}
+
+/// The horizon of a history row, by the start of its window.
+fn horizon_sql(horizons: &Horizons) -> String {
+    let eras: Vec<(i64, i64)> = horizons.iter().collect();
+    let [(_, first), later @ ..] = &eras[..] else { return "0".into() };
+    if later.is_empty() {
+        return first.to_string();
+    }
+    let newest_first = later.iter().rev().map(|(from, horizon)| format!("WHEN h_start >= {from} THEN {horizon} "));
+    format!("CASE {}ELSE {first} END", newest_first.collect::<String>())
 }
 
 fn row(model: &str, scope: &str, key: &str, term: &str, count: u64) -> AccountRow {

@@ -196,9 +196,11 @@ fn reference_windows<'a>(
     last: Micros,
     offset: Micros,
 ) -> impl Iterator<Item = &'a WindowRecord> {
-    let until = job.window.start.saturating_sub(offset);
+    let spec = state.era_settings(&job.model, job.window.start).window;
+    let until = spec.back(job.window.start, offset);
+    let from = spec.back(until, last);
     let windows = state.models.get(&job.model).map(|model| &model.windows);
-    let inside = windows.into_iter().flat_map(move |windows| windows.range(until.saturating_sub(last)..until));
+    let inside = windows.into_iter().flat_map(move |windows| windows.range(from..until.max(from)));
     inside.map(|(_, record)| record).filter(move |record| record.window.end <= until)
 }
 

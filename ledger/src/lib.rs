@@ -4,10 +4,12 @@
 //! ctl/<seq>.json ─► Replica (reads by known next names, appends by create-if-absent)
 //!                      │ apply(record)
 //!                      ▼
-//!                  LedgerState ─ watermark: how far event time has come
+//!                  LedgerState ─ eras: which configuration a window follows
+//!                              └ watermark: how far event time has come
 //! ```
 //!
 //! Aggregators decide and judge by it, evaluators publish by it; neither imports the other.
+pub mod eras;
 pub mod error;
 pub mod members;
 pub mod replica;
@@ -15,6 +17,7 @@ pub mod shared;
 pub mod state;
 pub mod watermark;
 
+pub use eras::Horizons;
 pub use error::Error;
 pub use members::Members;
 pub use replica::{Outcome, Replica};

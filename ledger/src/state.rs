@@ -2,16 +2,17 @@
 use std::collections::BTreeMap;
 
 use driftline_schemas::clock::{MINUTE, Micros};
-use driftline_schemas::config::JudgeConfig;
+use driftline_schemas::config::{JudgeConfig, ModelSettings};
 use driftline_schemas::event::{MAX_SKEW, Reason};
 use driftline_schemas::ledger::{
     Applied, AppliedModel, ChainInfo, ConfigEpoch, Entry, Input, Job, PartCounts, Record, Shape, WindowState,
 };
 use driftline_schemas::raw::{Facts, RawKind};
 use driftline_schemas::tables::Task;
-use driftline_schemas::window::{Window, WindowSpec};
+use driftline_schemas::window::Window;
 use serde::{Deserialize, Serialize};
 
+use crate::eras::{self, Era};
 use crate::shared::Shared;
 use crate::watermark;
 
@@ -62,8 +63,8 @@ pub struct ModelState {
     pub task: Option<(Task, Option<String>)>,
     /// What its predictions look like, while nobody has said its task.
     pub shape: Shape,
-    /// Its windows' lengths: each holds from an event time on.
-    pub specs: Vec<(Micros, WindowSpec)>,
+    /// Which configuration its windows follow, the oldest first.
+    pub eras: Vec<Era>,
     /// Event time has passed this; it never goes back (**T2**).
     pub watermark: Option<Micros>,
     /// Newest event of each partition, by chain name.
@@ -136,6 +137,8 @@ pub struct WindowRecord {
     pub decided_at: Option<Micros>,
     /// The configuration changed: judge all rows anew.
     pub rejudge: bool,
+    /// The configuration that `reevaluate` put it under; else it follows that of its era.
+    pub epoch: Option<u64>,
     /// Bytes of `history/` written for it so far.
     pub bytes_written: u64,
 }
@@ -182,6 +185,7 @@ impl WindowRecord {
             first_decided_at: None,
             decided_at: None,
             rejudge: false,
+            epoch: None,
             bytes_written: 0,
         }
     }
@@ -214,37 +218,6 @@ pub fn sum(parts: &BTreeMap<u32, PartCounts>) -> PartCounts {
         total.add(counts);
     }
     total
-}
-
-impl ModelState {
-    /// The window of an event time, under the lengths that hold there.
-    pub fn window_of(&self, event_time: Micros, fallback: &WindowSpec) -> Window {
-        let spec = self.specs.iter().rev().find(|(from, _)| *from <= event_time).map_or(fallback, |(_, spec)| spec);
-        spec.window_of(event_time)
-    }
-
-    /// A new length or time zone holds from the first boundary common to both after the newest event applied.
-    fn follow_spec(&mut self, spec: &WindowSpec) {
-        let Some((_, last)) = self.specs.last().copied() else {
-            self.specs.push((Micros::MIN, *spec));
-            return;
-        };
-        if last == *spec {
-            return;
-        }
-        let newest = self.partitions.values().map(|p| p.max_event_time).max().unwrap_or(0);
-        let newest = newest.max(self.specs.last().map_or(newest, |(from, _)| *from));
-        let mut boundary = spec.window_of(newest).end;
-        // Two lengths may share boundaries only rarely; after so many windows the new one begins regardless, on a
-        // boundary of the old.
-        for _ in 0..100_000 {
-            if last.window_of(boundary).start == boundary {
-                break;
-            }
-            boundary = spec.window_of(boundary).end;
-        }
-        self.specs.push((boundary, *spec));
-    }
 }
 
 impl LedgerState {
@@ -306,9 +279,11 @@ impl LedgerState {
                 self.retire_labels(at);
             }
             Entry::Reevaluate { model, from, to } => {
+                let epoch = self.config.as_ref().map(|epoch| epoch.epoch);
                 for window in self.model_mut(model).windows.values_mut() {
                     if from.is_none_or(|from| window.window.end > from) && to.is_none_or(|to| window.window.start < to)
                     {
+                        window.epoch = epoch;
                         window.rejudge = true;
                         window.dirty_since.get_or_insert(at);
                     }
@@ -324,10 +299,10 @@ impl LedgerState {
             .entry(model.to_owned())
             .or_insert_with(|| Shared::new(ModelState { ordinal, ..ModelState::default() }));
         let state = state.make_mut();
-        if state.specs.is_empty()
+        if state.eras.is_empty()
             && let Some(config) = &self.config
         {
-            state.follow_spec(&config.config.model(model).window);
+            state.begin(Micros::MIN, config.epoch);
         }
         state
     }
@@ -337,9 +312,7 @@ impl LedgerState {
     }
 
     fn apply_config(&mut self, epoch: &ConfigEpoch) {
-        for (name, model) in &mut self.models {
-            model.make_mut().follow_spec(&epoch.config.model(name).window);
-        }
+        eras::begin_all(self, epoch);
         let epoch = Shared::new(epoch.clone());
         self.epochs.insert(epoch.epoch, epoch.clone());
         self.config = Some(epoch);
@@ -425,13 +398,19 @@ impl LedgerState {
     }
 
     /// What was judged by another guess is judged again: the outcome must not depend on what came first (**T4**).
-    fn apply_task(&mut self, model: &str, task: (Task, Option<String>), at: Micros) {
-        let model = self.model_mut(model);
+    fn apply_task(&mut self, name: &str, task: (Task, Option<String>), at: Micros) {
+        let is_guessed =
+            |window: &WindowRecord| self.epoch_of(name, window).is_none_or(|e| e.config.model(name).task.is_none());
+        let judged = self.models.get(name).into_iter().flat_map(|model| model.windows.values());
+        let judged = judged.filter(|w| w.revision > 0 && w.state != WindowState::Final && is_guessed(w));
+        let judged: Vec<Micros> = judged.map(|window| window.window.start).collect();
+        let model = self.model_mut(name);
         if model.task.as_ref().is_some_and(|known| *known != task) {
-            let judged = model.windows.values_mut().filter(|w| w.revision > 0 && w.state != WindowState::Final);
-            for window in judged {
-                window.rejudge = true;
-                window.dirty_since.get_or_insert(at);
+            for start in judged {
+                if let Some(window) = model.windows.get_mut(&start) {
+                    window.rejudge = true;
+                    window.dirty_since.get_or_insert(at);
+                }
             }
         }
         model.task = Some(task);
@@ -486,20 +465,23 @@ impl LedgerState {
     /// Lets go of label objects that no window can need any more: the windows that there are have become final, and for
     /// one that is still to come the time has passed, by the partitions' own events or, where one is idle, by the clock.
     fn retire_labels(&mut self, at: Micros) {
-        let models = &self.models;
-        let chains = &self.chains;
-        let config = self.config.clone();
-        self.labels.retain(|object| {
+        let labels = std::mem::take(&mut self.labels);
+        let (models, chains) = (&self.models, &self.chains);
+        let horizon = |name: &str| {
+            let of_era = |settings: &ModelSettings| settings.label_horizon + settings.window.length_max();
+            self.all_settings(name).map(of_era).max().unwrap_or(0)
+        };
+        let is_needed = |object: &LabelObject| {
             object.models.iter().any(|(name, (_, newest))| {
                 let Some(model) = models.get(name) else { return true };
-                let settings = config.as_ref().map(|c| c.config.model(name));
-                let horizon = settings.map_or(0, |s| s.label_horizon + s.window.length_max());
+                let horizon = horizon(name);
                 let until = newest + MAX_SKEW;
                 let waiting = model.windows.range(..until).any(|(_, window)| window.state != WindowState::Final);
                 let passed = watermark::of_everything(model, chains).is_some_and(|time| time >= until + horizon)
                     || at >= object.applied_at.max(*newest) + horizon;
                 waiting || !passed
             })
-        });
+        };
+        self.labels = labels.into_iter().filter(is_needed).collect();
     }
 }

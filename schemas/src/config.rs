@@ -119,6 +119,17 @@ impl JudgeConfig {
         self.models.get(name).unwrap_or(&self.defaults)
     }
 
+    /// Whether figures of a model are the same under both. How soon windows are judged, and when they are taken for complete,
+    /// is another matter: such settings hold at once, for all windows.
+    pub fn judges_alike(&self, other: &JudgeConfig, name: &str) -> bool {
+        let of = |config: &JudgeConfig| {
+            let settings = ModelSettings { out_of_orderness: 0, ..config.model(name).clone() };
+            let admission = (config.accepts(name), config.models.contains_key(name), config.models_max);
+            (settings, admission, config.max_feature_columns, config.max_segment_values)
+        };
+        of(self) == of(other)
+    }
+
     /// Whether predictions of this model take part in metrics.
     pub fn accepts(&self, name: &str) -> bool {
         self.accept_unknown_models || self.models.contains_key(name)
@@ -668,7 +679,7 @@ impl Reader {
                 || text.ends_with('M');
         match micros {
             _ if is_month => {
-                self.fault(key, format!("{text:?} has no fixed length; for calendar months set \"month\""))
+                self.fault(key, format!("{text:?} has no fixed length; for calendar months set \"month\""));
             }
             Some(micros) if micros > WINDOW_MAX => self.fault(key, format!("{text:?} is longer than 366d")),
             Some(micros) if micros > 0 && micros % BASE_WINDOW == 0 => return Some(WindowLength::Fixed(micros)),
@@ -676,10 +687,8 @@ impl Reader {
             None => {
                 let near = ["day", "week", "month"].into_iter().find(|name| is_near(name, &text.to_lowercase()));
                 let hint = near.map_or_else(String::new, |name| format!("; did you mean {name:?}?"));
-                self.fault(
-                    key,
-                    format!("{text:?} is no duration like \"1h\", nor \"day\", \"week\" or \"month\"{hint}"),
-                );
+                let wanted = "no duration like \"1h\", nor \"day\", \"week\" or \"month\"";
+                self.fault(key, format!("{text:?} is {wanted}{hint}"));
             }
         }
         None

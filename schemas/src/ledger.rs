@@ -123,6 +123,10 @@ pub struct ConfigEpoch {
     pub epoch: u64,
     /// What judging depends on.
     pub config: JudgeConfig,
+    /// The event time at which it begins, for each model that was known and that it changes: windows that start before it
+    /// keep what they had.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub from: BTreeMap<String, Micros>,
 }
 
 /// What a chain carries.

@@ -88,6 +88,11 @@ mod timezone_name {
     }
 }
 
+/// A time in the years 0001 to 9999: what lies outside counts as their first or last instant.
+pub fn within_calendars(time: Micros) -> Micros {
+    time.clamp(TIME_RANGE.0, TIME_RANGE.1)
+}
+
 impl WindowSpec {
     /// Windows of a fixed length in microseconds.
     pub fn fixed(micros: Micros) -> Self {
@@ -96,7 +101,7 @@ impl WindowSpec {
 
     /// The one window that holds `event_time`.
     pub fn window_of(&self, event_time: Micros) -> Window {
-        let event_time = event_time.clamp(TIME_RANGE.0, TIME_RANGE.1);
+        let event_time = within_calendars(event_time);
         match self.length {
             WindowLength::Fixed(length) => {
                 let start = event_time.div_euclid(length) * length;
@@ -107,6 +112,7 @@ impl WindowSpec {
     }
 
     /// The same windows, said in one way only: fixed lengths have no zone.
+    #[must_use]
     pub fn plain(self) -> Self {
         match self.length {
             WindowLength::Fixed(length) => Self::fixed(length),
@@ -136,7 +142,7 @@ impl WindowSpec {
     /// a midnight is a midnight, whatever the clocks did between.
     pub fn back(&self, start: Micros, by: Micros) -> Micros {
         let is_calendar = !matches!(self.length, WindowLength::Fixed(_));
-        let start = start.clamp(TIME_RANGE.0, TIME_RANGE.1);
+        let start = within_calendars(start);
         match u64::try_from(by / DAY) {
             Ok(days) if is_calendar && by % DAY == 0 => {
                 self.local_date(start).checked_sub_days(Days::new(days)).map_or(TIME_RANGE.0, |day| self.midnight(day))
@@ -254,7 +260,7 @@ mod tests {
             {
                 let spec = calendar(length, zone);
                 for time in [Micros::MIN, Micros::MAX, TIME_RANGE.0, TIME_RANGE.1] {
-                    assert!(spec.window_of(time).contains(time.clamp(TIME_RANGE.0, TIME_RANGE.1)), "{spec:?} {time}");
+                    assert!(spec.window_of(time).contains(within_calendars(time)), "{spec:?} {time}");
                     spec.back(time, 7 * DAY);
                 }
             }

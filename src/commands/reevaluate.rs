@@ -2,7 +2,7 @@
 use anyhow::{Context, Result, bail};
 use driftline_ledger::{Outcome, Replica};
 use driftline_schemas::clock;
-use driftline_schemas::ledger::{ConfigEpoch, Entry};
+use driftline_schemas::ledger::Entry;
 
 use crate::cli::{Global, ReevaluateArgs};
 use crate::{config, pipeline};
@@ -22,8 +22,7 @@ pub(crate) async fn run(global: &Global, args: &ReevaluateArgs) -> Result<()> {
         let windows = model.windows.values().filter(|w| inside(w.window.start, w.window.end)).count();
         let mut entries = Vec::new();
         if replica.state.judge_config() != Some(&config.judge) {
-            let epoch = replica.state.config.as_ref().map_or(0, |epoch| epoch.epoch) + 1;
-            entries.push(Entry::Config(Box::new(ConfigEpoch { epoch, config: config.judge.clone() })));
+            entries.push(Entry::Config(Box::new(replica.state.next_epoch(config.judge.clone()))));
         }
         entries.push(Entry::Reevaluate { model: args.model.clone(), from, to });
         if let Outcome::Mine = replica.append(&entries, None, clock::now_micros()).await.context("write the ledger")? {

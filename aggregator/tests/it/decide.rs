@@ -45,7 +45,7 @@ impl World {
 
     fn with(config: JudgeConfig) -> Self {
         let mut world = Self { state: LedgerState::default(), now: TEN };
-        world.apply(Entry::Config(Box::new(ConfigEpoch { epoch: 1, config })));
+        world.apply(Entry::Config(Box::new(ConfigEpoch { epoch: 1, config, from: BTreeMap::new() })));
         let chain = |(name, kind): (&str, RawKind)| {
             let info = ChainInfo { topic: name.into(), partition: 0, kind, current: true, genesis: Some(0) };
             (name.to_owned(), info)
@@ -69,18 +69,16 @@ impl World {
 
     /// An object of one model with rows in one window, up to an event time.
     fn rows(&mut self, chain: &str, model: &str, rows: u64, newest: Micros) {
+        self.rows_of(chain, model, rows, newest, None);
+    }
+
+    fn rows_of(&mut self, chain: &str, model: &str, rows: u64, newest: Micros, shape: Option<Shape>) {
         let known = &self.state.chains[chain];
         let (from, kind) = (known.applied_to.unwrap(), known.info.kind);
         let spec = WindowSpec::fixed(HOUR);
         let windows = if kind == RawKind::Predictions { vec![(spec.window_of(newest), rows)] } else { vec![] };
-        let of_model = AppliedModel {
-            model: model.into(),
-            rows,
-            min_event_time: newest,
-            max_event_time: newest,
-            windows,
-            shape: None,
-        };
+        let of_model =
+            AppliedModel { model: model.into(), rows, min_event_time: newest, max_event_time: newest, windows, shape };
         self.apply(Entry::Applied(Applied {
             chain: chain.into(),
             from,
@@ -93,6 +91,12 @@ impl World {
             gap: false,
             models: vec![of_model],
         }));
+    }
+
+    /// Announces a configuration, as a process does that starts with it.
+    fn configure(&mut self, config: JudgeConfig) {
+        let epoch = self.state.next_epoch(config);
+        self.apply(Entry::Config(Box::new(epoch)));
     }
 
     fn labels(&mut self, labels: u64) {
@@ -430,9 +434,85 @@ fn models_beyond_the_bound_and_unlisted_ones_are_refused_not_lost() {
     let mut strict = config();
     strict.accept_unknown_models = false;
     strict.models.insert("c".into(), config().defaults);
-    world.apply(Entry::Config(Box::new(ConfigEpoch { epoch: 2, config: strict })));
+    world.configure(strict);
+    assert_eq!(refusals(&world), [None, None, Some("too_many_models".to_owned())], "what there is stays as it was");
+    for model in ["a", "b", "c"] {
+        world.apply(Entry::Reevaluate { model: model.into(), from: None, to: None });
+    }
     assert_eq!(refusals(&world), [Some("unknown_model".to_owned()), Some("unknown_model".to_owned()), None]);
     assert!(world.jobs().iter().all(|job| job.epoch == 2));
+}
+
+/// What a model's figures depend on changes at a seam of event time; how soon they are judged, at once.
+#[test]
+fn a_new_configuration_holds_from_its_seam_and_rewrites_nothing_before() {
+    let mut world = World::new();
+    world.rows("p0", "m", 10, TEN);
+    world.after(MINUTE).settle();
+    let mut later = config();
+    later.defaults =
+        ModelSettings { threshold: 0.9, task: Some(Task::Regression), label_horizon: HOUR, ..later.defaults };
+    later.defaults.positive_class = Some("x".into());
+    later.revise.min_delay = 30 * MINUTE;
+    world.configure(later);
+    assert_eq!(world.after(MINUTE).jobs(), [], "a configuration is no reason to judge again");
+    world.rows("p0", "m", 10, TEN + MINUTE);
+    world.rows("p0", "m", 10, TEN + HOUR);
+    assert_eq!(world.after(28 * MINUTE).jobs(), [], "the new delay holds for all windows");
+    let of = |job: &Job| (job.window.start, job.epoch, job.task, job.positive_class.clone());
+    let (old, new) = ((TEN, 1, Task::Binary, None), (TEN + HOUR, 2, Task::Regression, Some("x".to_owned())));
+    let jobs = world.after(2 * MINUTE).step();
+    assert_eq!(jobs.iter().map(of).collect::<Vec<_>>(), [old, new.clone()]);
+    jobs.iter().for_each(|job| world.complete(job));
+    // Reevaluated, the old window is judged as the new ones are, and its labels still have 30 days.
+    world.apply(Entry::Reevaluate { model: "m".into(), from: None, to: Some(TEN + HOUR) });
+    assert_eq!(world.step().iter().map(of).collect::<Vec<_>>(), [(TEN, new.1, new.2, new.3)]);
+    let horizon = |start| world.state.horizons("m").of(start);
+    assert_eq!([horizon(TEN), horizon(TEN + HOUR)], [30 * DAY, HOUR]);
+}
+
+#[test]
+fn each_window_is_final_after_the_horizon_that_it_began_with() {
+    let mut world = World::new();
+    world.rows("p0", "m", 10, TEN);
+    world.after(MINUTE).settle();
+    let mut later = config();
+    later.defaults.label_horizon = HOUR;
+    world.configure(later);
+    world.rows("p0", "m", 10, TEN + HOUR);
+    world.after(MINUTE).settle();
+    let states = |world: &World| world.state.models["m"].windows.values().map(|w| w.state).collect::<Vec<_>>();
+    world.now = TEN + 4 * DAY;
+    for chain in ["p0", "p1"] {
+        world.at_end(chain, world.now - HOUR, world.now);
+    }
+    world.settle();
+    assert_eq!(states(&world), [WindowState::Sealed, WindowState::Final]);
+    world.after(31 * DAY).settle();
+    assert_eq!(states(&world), [WindowState::Final, WindowState::Final]);
+}
+
+/// T4: a task that is said for later windows leaves those of which it was guessed to be guessed on.
+#[test]
+fn t4_a_task_that_is_guessed_on_concerns_only_windows_without_one() {
+    let mut guessing = config();
+    guessing.defaults.task = None;
+    let mut world = World::with(guessing.clone());
+    let classes = |names: &[&str]| {
+        let mut shape = Shape { textual: names.len() as u64, ..Shape::default() };
+        names.iter().for_each(|name| shape.push_class(name, 1, 0.0));
+        Some(shape)
+    };
+    world.rows_of("p0", "m", 10, TEN, classes(&["cat", "dog"]));
+    world.after(MINUTE).settle();
+    world.configure(config());
+    world.rows_of("p0", "m", 10, TEN + HOUR, None);
+    world.after(MINUTE).settle();
+    world.rows_of("p0", "m", 10, TEN + MINUTE, classes(&["owl"]));
+    let jobs = world.after(2 * DAY).step();
+    assert_eq!(jobs.iter().map(|job| (job.window.start, job.task)).collect::<Vec<_>>(), [(TEN, Task::Multiclass)]);
+    world.complete(&jobs[0]);
+    assert_eq!(world.step(), []);
 }
 
 #[test]

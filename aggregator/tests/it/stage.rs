@@ -13,7 +13,7 @@ use driftline_schemas::event::EventKind;
 use driftline_schemas::ledger::{Entry, PartCounts};
 use driftline_schemas::raw::Genesis;
 use driftline_schemas::tables::Task;
-use driftline_schemas::window::{Window, WindowSpec};
+use driftline_schemas::window::{Window, WindowLength, WindowSpec};
 use driftline_store::{Fault, FaultPlan, Manifest, RetryPolicy, Store, TopicKind, chain_name, paths};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
@@ -42,6 +42,28 @@ fn config() -> JudgeConfig {
     }
 }
 
+/// Windows and horizons: hours and 30 days, for each model up to some event time, and others from there on.
+#[derive(Default)]
+struct Rules {
+    later: BTreeMap<&'static str, (Micros, WindowSpec, Micros)>,
+}
+
+impl Rules {
+    fn start(&self, model: &str, time: Micros) -> Micros {
+        match self.later.get(model) {
+            Some((from, spec, _)) if time >= *from => spec.window_of(time).start.max(*from),
+            _ => WindowSpec::fixed(HOUR).window_of(time).start,
+        }
+    }
+
+    fn horizon(&self, model: &str, start: Micros) -> Micros {
+        match self.later.get(model) {
+            Some((from, _, horizon)) if start >= *from => *horizon,
+            _ => 30 * clock::DAY,
+        }
+    }
+}
+
 /// An event, and where it was published.
 #[derive(Debug, Clone)]
 struct Event {
@@ -63,6 +85,11 @@ struct World {
 impl World {
     /// Random events: ids that repeat across windows and versions, copies, labels of all kinds.
     fn random(seed: u64, predictions: usize, labels: usize) -> Self {
+        Self::spread(seed, predictions, labels, 3 * HOUR)
+    }
+
+    /// The same, with event times spread so far.
+    fn spread(seed: u64, predictions: usize, labels: usize, span: Micros) -> Self {
         let chance = &mut StdRng::seed_from_u64(seed);
         let mut events = Vec::new();
         for _ in 0..predictions {
@@ -72,7 +99,7 @@ impl World {
                     model: MODELS[chance.random_range(0..2)],
                     id: format!("id-{}", chance.random_range(0..predictions / 2)),
                     version: chance.random_range(1..3).to_string(),
-                    time: TEN + chance.random_range(0..3 * 3600) * SECOND,
+                    time: TEN + chance.random_range(0..span / SECOND) * SECOND,
                     label: None,
                     hint: None,
                     partition: chance.random_range(0..3),
@@ -105,17 +132,33 @@ impl World {
         Self { logs }
     }
 
+    /// The same events, so that each partition brings most predictions before `newest` first, and stragglers later.
+    fn in_order(mut self, seed: u64, newest: Micros) -> Self {
+        let chance = &mut StdRng::seed_from_u64(seed ^ 3);
+        for ((kind, _), log) in &mut self.logs {
+            if *kind == EventKind::Predictions {
+                log.sort_by_cached_key(|event| event.time >= newest || chance.random_bool(0.2));
+            }
+            for (offset, event) in log.iter_mut().enumerate() {
+                event.offset = offset as i64;
+            }
+        }
+        self
+    }
+
     fn events(&self, kind: EventKind) -> impl Iterator<Item = &Event> {
         self.logs.iter().filter(move |((of, _), _)| *of == kind).flat_map(|(_, log)| log)
     }
 
     /// The rows of history by the words of the design, and how many predictions each window accepted.
-    fn worked_out(&self) -> (BTreeSet<(&'static str, Micros, Row)>, BTreeMap<(&'static str, Micros), u64>) {
-        let spec = WindowSpec::fixed(HOUR);
+    fn worked_out(
+        &self,
+        rules: &Rules,
+    ) -> (BTreeSet<(&'static str, Micros, Row)>, BTreeMap<(&'static str, Micros), u64>) {
         let mut stand: BTreeMap<(&str, Micros, &str, &str), &Event> = BTreeMap::new();
         let mut accepted: BTreeMap<(&'static str, Micros), u64> = BTreeMap::new();
         for event in self.events(EventKind::Predictions) {
-            let start = spec.window_of(event.time).start;
+            let start = rules.start(event.model, event.time);
             *accepted.entry((event.model, start)).or_default() += 1;
             let first = stand.entry((event.model, start, &event.version, &event.id)).or_insert(event);
             if (event.time, event.partition, event.offset) < (first.time, first.partition, first.offset) {
@@ -128,8 +171,8 @@ impl World {
                 let delay = label.time - event.time;
                 label.model == event.model
                     && label.id == event.id
-                    && label.hint.is_none_or(|hint| spec.window_of(hint).start == start)
-                    && (-10 * MINUTE..=30 * clock::DAY).contains(&delay)
+                    && label.hint.is_none_or(|hint| rules.start(event.model, hint) == start)
+                    && (-10 * MINUTE..=rules.horizon(event.model, start)).contains(&delay)
             });
             let last = eligible.max_by_key(|label| (label.time, label.partition, label.offset));
             rows.insert((
@@ -271,8 +314,13 @@ async fn judge_all(store: &Store, instances: usize, collected: &CancellationToke
 
 /// Compares `history/` and its account with the events, and the snapshot-free replay with itself.
 async fn check(store: &Store, world: &World) -> LedgerState {
+    check_by(store, world, &Rules::default()).await
+}
+
+/// The same, by other rules.
+async fn check_by(store: &Store, world: &World, rules: &Rules) -> LedgerState {
     let state = Replica::open(store, "reader").await.unwrap().state;
-    let (rows, accepted) = world.worked_out();
+    let (rows, accepted) = world.worked_out(rules);
     let mut found = Vec::new();
     for (model, of_model) in &state.models {
         let model = MODELS.into_iter().find(|name| name == model).unwrap();
@@ -447,6 +495,75 @@ async fn t4_instances_that_are_killed_anywhere_lose_nothing() {
         stop.cancel();
         evaluator.await.unwrap();
         check(&store, &world).await;
+    }
+}
+
+/// T1, T4: windows, their zone and horizon change in the middle of a stream, a process of the old configuration still being
+/// there; late events find their old windows, and each event counts once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn t1_settings_that_change_in_the_middle_of_a_stream_move_no_event() {
+    let days = |zone: &str| WindowSpec { length: WindowLength::Day, timezone: zone.parse().unwrap() };
+    for (seed, spec) in
+        [days("Europe/Amsterdam"), days("Asia/Kolkata"), WindowSpec::fixed(7 * HOUR), WindowSpec::fixed(HOUR)]
+            .into_iter()
+            .enumerate()
+    {
+        let seed = seed as u64;
+        let newest = TEN + 2 * clock::DAY;
+        let world = World::spread(seed, 240, 240, 4 * clock::DAY).in_order(seed, newest);
+        let store = Store::in_memory();
+        world.open(&store).await;
+        let mut later = BTreeSet::new();
+        let (objects, rest): (Vec<_>, Vec<_>) =
+            world.objects(seed).into_iter().partition(|(kind, partition, from, events)| {
+                let is_prediction = *kind == EventKind::Predictions;
+                let is_later = if is_prediction { events.iter().any(|event| event.time >= newest) } else { *from > 60 };
+                // What follows in the same chain comes later too.
+                if is_later {
+                    later.insert((*kind, *partition));
+                }
+                !later.contains(&(*kind, *partition))
+            });
+        let (collected, stop) = (CancellationToken::new(), CancellationToken::new());
+        let evaluator = tokio::spawn(complete(store.clone(), stop.clone()));
+        let old = parts(&store, "old", &collected);
+        let old = tokio::spawn(async move { stage::run(old, CancellationToken::new()).await });
+        for object in &objects {
+            publish(&store, object).await;
+        }
+        settled(&store, &objects).await;
+        // A second process starts with another configuration; the first goes on by the ledger's.
+        let horizon = 90 * MINUTE;
+        let mut new = parts(&store, "new", &collected);
+        new.config.defaults.window = spec;
+        new.config.defaults.label_horizon = horizon;
+        let new = tokio::spawn(async move { stage::run(new, CancellationToken::new()).await });
+        let mut replica = Replica::open(&store, "reader").await.unwrap();
+        while replica.state.config.as_ref().map(|epoch| epoch.epoch) != Some(2) {
+            replica.catch_up().await.unwrap();
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        for object in &rest {
+            publish(&store, object).await;
+        }
+        settled(&store, &rest).await;
+        collected.cancel();
+        old.await.unwrap().unwrap();
+        new.await.unwrap().unwrap();
+        stop.cancel();
+        evaluator.await.unwrap();
+        let state = Replica::open(&store, "reader").await.unwrap().state;
+        let mut rules = Rules::default();
+        for model in MODELS {
+            let [_, last] = state.models[model].eras[..] else { panic!("{:?}", state.models[model].eras) };
+            assert!(last.epoch == 2 && (TEN..newest + clock::DAY).contains(&last.from), "{last:?}");
+            rules.later.insert(model, (last.from, spec, horizon));
+            // Late events came for windows before the change, in chains that had gone on beyond it.
+            let late = |(window, _): &(Window, u64)| window.start < last.from;
+            let windows = || state.models[model].windows.values().map(|record| (record.window, record.late));
+            assert!(windows().any(|window| !late(&window)) && windows().filter(late).any(|(_, rows)| rows > 0));
+        }
+        check_by(&store, &world, &rules).await;
     }
 }
 

@@ -1,5 +1,7 @@
 //! The ledger on a store in memory: replay, races, snapshots, formats.
 #![allow(clippy::unwrap_used)] // in a test, a panic is the report
+mod eras;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -95,7 +97,7 @@ fn every_kind() -> Vec<Entry> {
     };
     let counts = PartCounts { rows: 9, duplicates: 1, labelled: 4, unlabelled: 5, bytes: 900, ..PartCounts::default() };
     vec![
-        Entry::Config(Box::new(ConfigEpoch { epoch: 1, config: config() })),
+        Entry::Config(Box::new(ConfigEpoch { epoch: 1, config: config(), from: BTreeMap::new() })),
         chains(),
         applied("p~0", 0),
         applied("l~0", 0),
