@@ -21,7 +21,7 @@ use rand::{Rng, SeedableRng};
 pub use events::{LabelEvent, PredictionEvent, Value};
 pub use figures::{Figures, Pair};
 pub use malformed::REASONS;
-pub use options::{Ids, MAX_SKEW_US, ModelOptions, Options, Producers, Shares, Task};
+pub use options::{Ids, Later, MAX_SKEW_US, ModelOptions, Options, Producers, Shares, Task};
 pub use truth::{LabelTerms, PartitionTruth, Row, RowState, Slice, Truth, WindowTruth};
 
 use crate::partitioner::Partitioner;

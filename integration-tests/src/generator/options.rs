@@ -89,8 +89,21 @@ pub struct ModelOptions {
     pub window_secs: i64,
     /// How long after its prediction a label counts.
     pub horizon_secs: i64,
+    /// From which score on an event that has no `prediction` says the positive class.
+    pub threshold: f64,
+    /// What holds from some event time on.
+    pub later: Option<Later>,
     /// Tags and their values; a tag is always there.
     pub tags: Vec<(String, Vec<String>)>,
+}
+
+/// Windows and a horizon that hold from an event time on, the first of the boundaries.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Later {
+    /// Where windows begin, in order, microseconds UTC; every event lies before the last. Known from outside, not worked out.
+    pub boundaries_us: Vec<i64>,
+    /// How long after its prediction a label counts, for predictions from the first boundary on.
+    pub horizon_secs: i64,
 }
 
 impl ModelOptions {
@@ -103,6 +116,8 @@ impl ModelOptions {
             versions: owned(&["1", "2"]),
             window_secs: 3_600,
             horizon_secs: 30 * 86_400,
+            threshold: 0.5,
+            later: None,
             tags: vec![
                 ("region".to_owned(), owned(&["eu", "us", "apac"])),
                 ("channel".to_owned(), owned(&["web", "app"])),
@@ -112,7 +127,25 @@ impl ModelOptions {
 
     /// The start of the window of `time_us`.
     pub fn window_start_us(&self, time_us: i64) -> i64 {
-        time_us - time_us.rem_euclid(self.window_secs * 1_000_000)
+        self.window_us(time_us).0
+    }
+
+    /// Start and end of the window of `time_us`.
+    pub fn window_us(&self, time_us: i64) -> (i64, i64) {
+        let boundaries = self.later.as_ref().map_or(&[][..], |later| &later.boundaries_us);
+        let after = boundaries.partition_point(|boundary| *boundary <= time_us);
+        if let (1.., Some(end)) = (after, boundaries.get(after)) {
+            return (boundaries[after - 1], *end);
+        }
+        let start = time_us - time_us.rem_euclid(self.window_secs * 1_000_000);
+        (start, start + self.window_secs * 1_000_000)
+    }
+
+    /// How long after its prediction a label counts, for a prediction of the window that starts here.
+    pub fn horizon_us(&self, start_us: i64) -> i64 {
+        let later =
+            self.later.as_ref().filter(|later| later.boundaries_us.first().is_some_and(|from| *from <= start_us));
+        later.map_or(self.horizon_secs, |later| later.horizon_secs) * 1_000_000
     }
 
     /// The `[[models]]` section of `driftline.toml` that makes Driftline judge as the truth does.
@@ -120,7 +153,8 @@ impl ModelOptions {
         let mut toml = format!("[[models]]\nname = {:?}\n", self.name);
         match &self.task {
             Task::Binary([positive, _]) => {
-                let _ = writeln!(toml, "task = \"binary\"\npositive_class = {positive:?}\nthreshold = 0.5");
+                let _ =
+                    writeln!(toml, "task = \"binary\"\npositive_class = {positive:?}\nthreshold = {}", self.threshold);
             }
             Task::Multiclass(_) => toml.push_str("task = \"multiclass\"\n"),
             Task::Regression => toml.push_str("task = \"regression\"\n"),

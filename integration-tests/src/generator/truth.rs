@@ -148,9 +148,9 @@ fn standing(
     let mut first: BTreeMap<(i64, &str, &str), &(Position, PredictionEvent)> = BTreeMap::new();
     for candidate in predictions {
         let (position, event) = candidate;
-        let start_us = model.window_start_us(event.time_us);
+        let (start_us, end_us) = model.window_us(event.time_us);
         let window = windows.entry((model.name.clone(), start_us)).or_default();
-        window.end_us = start_us + model.window_secs * 1_000_000;
+        window.end_us = end_us;
         window.accepted += 1;
         let stands = first.entry((start_us, &event.version, &event.id)).or_insert(candidate);
         if !std::ptr::eq(*stands, *candidate) {
@@ -201,7 +201,7 @@ fn join(model: &ModelOptions, mut rows: Vec<Row>, labels: &[&(Position, LabelEve
             let delay_us = label.time_us - row.event.time_us;
             let fate = if delay_us < -MAX_SKEW_US {
                 Fate::TooEarly
-            } else if delay_us > model.horizon_secs * 1_000_000 {
+            } else if delay_us > model.horizon_us(row.window_start_us) {
                 Fate::TooLate
             } else {
                 Fate::Superseded
@@ -322,7 +322,7 @@ fn pair(model: &ModelOptions, row: &Row) -> Option<Pair> {
 fn derived(model: &ModelOptions, event: &PredictionEvent) -> Option<String> {
     match &model.task {
         Task::Binary([positive, negative]) => {
-            event.score.map(|score| if score >= 0.5 { *positive } else { *negative }.to_owned())
+            event.score.map(|score| if score >= model.threshold { *positive } else { *negative }.to_owned())
         }
         _ => event.probabilities.iter().max_by(|a, b| a.1.total_cmp(&b.1)).map(|(class, _)| class.clone()),
     }

@@ -13,3 +13,4 @@ mod outside;
 mod pipeline;
 mod producers;
 mod sandbox;
+mod settings;

@@ -18,6 +18,9 @@ const COMMAND_MAX: Duration = Duration::from_secs(300);
 /// A consumer's session, in milliseconds: the shortest that a broker with default settings grants.
 const SESSION_TIMEOUT_MS: u32 = 6_000;
 
+/// Stands in the configuration before a test's own settings.
+const SETTINGS: &str = "# settings";
+
 /// The folder of a sandbox's local store.
 const STORE: &str = "store";
 
@@ -87,6 +90,7 @@ listen = "127.0.0.1:0"
 min_delay = "100ms"
 max_delay = "200ms"
 max_amplification = 1000000
+{SETTINGS}
 {settings}"#,
             topics.predictions,
             topics.labels,
@@ -94,6 +98,13 @@ max_amplification = 1000000
         );
         std::fs::write(sandbox.config(), text).context("write the configuration")?;
         Ok(sandbox)
+    }
+
+    /// Other settings in place of those given first, for processes that start from now on.
+    pub(crate) fn reconfigure(&self, settings: &str) -> Result<()> {
+        let text = std::fs::read_to_string(self.config()).context("read the configuration")?;
+        let (head, _) = text.split_once(SETTINGS).context("the configuration has no settings to replace")?;
+        std::fs::write(self.config(), format!("{head}{SETTINGS}\n{settings}")).context("write the configuration")
     }
 
     /// A folder with nothing but the given configuration.
