@@ -331,3 +331,66 @@ async fn keep(parts: &Parts, model: &str, reference: &Reference) -> Result<(), E
     parts.store.create(&path, serde_json::to_vec(reference)?.into()).await?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use driftline_ledger::state::ModelState;
+    use driftline_schemas::clock::DAY;
+    use driftline_schemas::config::{JudgeConfig, ModelSettings, ReviseConfig};
+    use driftline_schemas::ledger::WindowState;
+    use driftline_schemas::window::{WindowLength, WindowSpec};
+
+    use super::*;
+
+    #[test]
+    fn a_reference_of_seven_days_has_seven_windows_of_a_day_whatever_the_clocks_do() {
+        let spec = WindowSpec { length: WindowLength::Day, timezone: "Europe/Amsterdam".parse().unwrap() };
+        let settings = ModelSettings { window: spec, ..ModelSettings::default() };
+        let mut state = LedgerState::default();
+        let revise = ReviseConfig { min_growth: 0.1, min_delay: 0, max_delay: 0, max_amplification: 10.0 };
+        let config = JudgeConfig {
+            revise,
+            idle_timeout: 0,
+            accept_unknown_models: true,
+            models_max: 1,
+            max_feature_columns: 1,
+            max_segment_values: 1,
+            defaults: settings,
+            models: BTreeMap::new(),
+        };
+        let epoch = state.next_epoch(config);
+        state.apply_entry(&Entry::Config(Box::new(epoch)), 0, None);
+        let mut model = ModelState::default();
+        // 2026-03-01 to 2026-04-30: on March 29 the clocks go forward.
+        let (mut start, end) = (1_772_319_600_000_000, 1_777_500_000_000_000);
+        while start < end {
+            let window = spec.window_of(start);
+            model.windows.insert(window.start, WindowRecord::new(window));
+            start = window.end;
+        }
+        let starts: Vec<Micros> = model.windows.keys().copied().collect();
+        state.models.insert("m".into(), driftline_ledger::shared::Shared::new(model));
+        for at in 14..starts.len() {
+            let job = Job {
+                model: "m".into(),
+                window: spec.window_of(starts[at]),
+                revision: 1,
+                previous: 0,
+                parts: 1,
+                state: WindowState::Open,
+                inputs: Vec::new(),
+                rejudge: false,
+                epoch: 1,
+                task: Task::Binary,
+                positive_class: None,
+                refusal: None,
+                decided_at: 0,
+            };
+            let found: Vec<Micros> =
+                reference_windows(&state, &job, 7 * DAY, 7 * DAY).map(|record| record.window.start).collect();
+            assert_eq!(found, starts[at - 14..at - 7], "{}", clock::show(starts[at]));
+        }
+    }
+}

@@ -4,6 +4,7 @@ use std::time::Duration;
 use anyhow::Result;
 use driftline_collector::Finding;
 use driftline_schemas::clock;
+use driftline_schemas::window::TZDATA;
 use driftline_store::{RetryPolicy, Store};
 
 use crate::cli::Global;
@@ -24,7 +25,10 @@ pub(crate) async fn run(global: &Global) -> Result<()> {
             println!("FAILED  {what:<14} {detail}");
         }
     };
-    say("configuration", Ok(format!("{} model(s) listed", config.judge.models.len())));
+    say(
+        "configuration",
+        Ok(format!("{} model(s) listed; time zones as of IANA's {TZDATA}", config.judge.models.len())),
+    );
     match Store::open(&config.store.url, &config.store.options) {
         Err(error) => say("store", Err(error.to_string())),
         Ok(store) => {
