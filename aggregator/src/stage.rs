@@ -66,19 +66,18 @@ async fn run_once(
         announce(parts, &mut replica).await?;
         *has_announced = true;
     }
-    let mut warned_of = None;
+    let mut compared_with = None;
     while !shutdown.is_cancelled() {
         let urgency = match &parts.collected {
             Some(collected) if collected.is_cancelled() => Urgency::CaughtUp,
             _ => Urgency::Ordinary,
         };
         let mut did_something = replica.catch_up().await? > 0;
-        if let Some(epoch) = &replica.state.config
-            && epoch.config != parts.config
-            && warned_of != Some(epoch.epoch)
-        {
-            telemetry::other_configuration(epoch.epoch);
-            warned_of = Some(epoch.epoch);
+        if let Some(epoch) = replica.state.config.as_ref().filter(|epoch| compared_with != Some(epoch.epoch)) {
+            compared_with = Some(epoch.epoch);
+            if epoch.config != parts.config {
+                telemetry::other_configuration(epoch.epoch);
+            }
         }
         if parts.members.is_mine(ROLE, "decide") {
             did_something |= advance(parts, &mut replica, &mut follower, urgency).await?;

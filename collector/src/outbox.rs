@@ -110,15 +110,27 @@ impl Outbox {
         }
     }
 
+    /// Keeps as many as there is room for, the first ones.
     fn keep(&self, origin: &TopicPartition, rejections: &[RejectedEvent]) {
-        let bytes = rejections.iter().map(|event| event.payload.len() + LETTER_BYTES).sum();
         let mut waiting = self.waiting();
-        if waiting.bytes + bytes > MAX_WAITING_BYTES {
-            self.telemetry.dead_letters_given_up(origin, rejections.len());
-            return;
+        let room = MAX_WAITING_BYTES - waiting.bytes;
+        let (mut bytes, mut kept) = (0, 0);
+        for event in rejections {
+            let size = event.payload.len() + LETTER_BYTES;
+            if bytes + size > room {
+                break;
+            }
+            bytes += size;
+            kept += 1;
         }
-        waiting.bytes += bytes;
-        waiting.letters.push_back(Arc::new(Letters { origin: origin.clone(), rejections: rejections.to_vec(), bytes }));
+        let (kept, left_out) = rejections.split_at(kept);
+        if !kept.is_empty() {
+            waiting.bytes += bytes;
+            waiting.letters.push_back(Arc::new(Letters { origin: origin.clone(), rejections: kept.to_vec(), bytes }));
+        }
+        if !left_out.is_empty() {
+            self.telemetry.dead_letters_given_up(origin, left_out.len());
+        }
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
@@ -198,5 +210,16 @@ mod tests {
         topic.open.store(true, Ordering::Relaxed);
         outbox.finish().await;
         assert_eq!(*topic.took.lock().unwrap(), (0..15).collect::<Vec<_>>(), "the first ones, not the last");
+    }
+
+    #[tokio::test]
+    async fn of_a_flush_that_does_not_fit_its_first_letters_wait() {
+        let topic = Topic::default();
+        let (outbox, _) = outbox(&topic);
+        let flush: Vec<RejectedEvent> = (0..40).flat_map(|offset| rejected(offset, 1 << 20)).collect();
+        outbox.publish(&origin(), &flush).await;
+        topic.open.store(true, Ordering::Relaxed);
+        outbox.finish().await;
+        assert_eq!(*topic.took.lock().unwrap(), (0..15).collect::<Vec<_>>());
     }
 }

@@ -81,10 +81,9 @@ fn readable(payload: Option<&[u8]>) -> Result<&str, Rejection> {
     if bytes.is_empty() {
         return Err(Rejection::new(Reason::Empty, "the record's value has no bytes"));
     }
-    simdutf8::basic::from_utf8(bytes).map_err(|_| {
-        let why = simdutf8::compat::from_utf8(bytes).err().map(|error| error.to_string());
-        Rejection::new(Reason::NotUtf8, why.unwrap_or_default())
-    })
+    // The fast check says only that something is wrong; the other one says where.
+    let text = simdutf8::basic::from_utf8(bytes).or_else(|_| std::str::from_utf8(bytes));
+    text.map_err(|error| Rejection::new(Reason::NotUtf8, error.to_string()))
 }
 
 /// The elements of an array, each with its own text; an array of none is a record of no events.
