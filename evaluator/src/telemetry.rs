@@ -1,5 +1,5 @@
 //! One function per thing that happens.
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use driftline_ledger::LedgerState;
@@ -11,15 +11,22 @@ use crate::figures::{Exported, Figures};
 struct Instruments {
     evaluations: Counter<u64>,
     duration: Histogram<f64>,
-    exported: Mutex<Exported>,
 }
 
+static INSTRUMENTS: OnceLock<Instruments> = OnceLock::new();
+
+/// Apart from the instruments: a scrape holds the lock that making an instrument needs, and reads the figures under it. If it
+/// had to wait for instruments in the making, both would wait for ever.
+static EXPORTED: LazyLock<Mutex<Exported>> = LazyLock::new(Mutex::default);
+
 fn instruments() -> &'static Instruments {
-    static INSTRUMENTS: OnceLock<Instruments> = OnceLock::new();
-    INSTRUMENTS.get_or_init(|| {
-        let meter = global::meter("driftline");
-        show_figures(&meter);
-        Instruments {
+    INSTRUMENTS.get_or_init(|| Instruments::new(&global::meter("driftline")))
+}
+
+impl Instruments {
+    fn new(meter: &Meter) -> Self {
+        show_figures(meter);
+        Self {
             evaluations: meter
                 .u64_counter("driftline_evaluations")
                 .with_description("revisions of windows that were evaluated")
@@ -29,13 +36,12 @@ fn instruments() -> &'static Instruments {
                 .with_description("from a judged window to its figures")
                 .with_unit("s")
                 .build(),
-            exported: Mutex::default(),
         }
-    })
+    }
 }
 
 fn exported() -> MutexGuard<'static, Exported> {
-    instruments().exported.lock().unwrap_or_else(PoisonError::into_inner)
+    EXPORTED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The models' figures are asked for when they are scraped: what is no longer exported must not stay behind.
@@ -102,10 +108,48 @@ pub fn evaluated(elapsed: Duration) {
 
 /// Windows may have been published, here or elsewhere: `/metrics` shows each model's newest one with labels.
 pub fn published(figures: Vec<(String, Figures)>, state: &LedgerState) {
+    instruments();
     exported().update(figures, state);
 }
 
 /// A step failed and will be repeated.
 pub fn step_failed(error: &crate::Error, pause: Duration) {
     tracing::warn!(%error, ?pause, "evaluation is interrupted; nothing is lost, trying again");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use opentelemetry::metrics::MeterProvider;
+    use opentelemetry_sdk::metrics::SdkMeterProvider;
+    use prometheus::Registry;
+
+    use super::*;
+
+    /// As if the first evaluation of a process met a scrape. Both used to wait for ever.
+    #[test]
+    fn a_scrape_does_not_wait_for_instruments_in_the_making() {
+        let registry = Registry::new();
+        let exporter = opentelemetry_prometheus::exporter().with_registry(registry.clone()).build().unwrap();
+        let provider = SdkMeterProvider::builder().with_reader(exporter).build();
+        let meter = provider.meter("driftline");
+        let (begun, has_begun) = mpsc::channel();
+        let (scraped, is_scraped) = mpsc::channel();
+        let making = std::thread::spawn(move || {
+            INSTRUMENTS.get_or_init(|| {
+                show_figures(&meter);
+                begun.send(()).unwrap();
+                is_scraped.recv_timeout(Duration::from_secs(20)).expect("the scrape waits for this");
+                Instruments::new(&meter)
+            });
+        });
+        has_begun.recv_timeout(Duration::from_secs(20)).expect("no other test makes the instruments");
+        // One more gauge, to see that callbacks were called at all.
+        provider.meter("test").u64_observable_gauge("scraped").with_callback(|asked| asked.observe(1, &[])).build();
+        assert!(registry.gather().iter().any(|family| family.name() == "scraped"));
+        // A failed maker has hung up; its panic is the one to show.
+        let _ = scraped.send(());
+        making.join().expect("instruments are made");
+    }
 }
