@@ -134,8 +134,8 @@ mod tests {
         let exporter = opentelemetry_prometheus::exporter().with_registry(registry.clone()).build().unwrap();
         let provider = SdkMeterProvider::builder().with_reader(exporter).build();
         let meter = provider.meter("driftline");
-        let (begun, has_begun) = mpsc::channel();
-        let (scraped, is_scraped) = mpsc::channel();
+        let (begun, has_begun) = mpsc::sync_channel(1);
+        let (scraped, is_scraped) = mpsc::sync_channel(1);
         let making = std::thread::spawn(move || {
             INSTRUMENTS.get_or_init(|| {
                 show_figures(&meter);
