@@ -22,6 +22,8 @@ const IN_FLIGHT: usize = 2_000;
 /// Above the megabyte from which the collector rejects a record, so that such records get there.
 const MESSAGE_BYTES_MAX: &str = "8388608";
 const TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a broker may be fenced, or not answer, while a test is set up.
+const BROKER_BACK_WITHIN: Duration = Duration::from_secs(120);
 
 /// A broker to test against.
 #[derive(Clone, Debug)]
@@ -123,9 +125,24 @@ impl Broker {
             .set("max.message.bytes", MESSAGE_BYTES_MAX);
         let topic = settings.iter().fold(topic, |topic, (key, value)| topic.set(key, value));
         let options = AdminOptions::new().operation_timeout(Some(TIMEOUT)).request_timeout(Some(TIMEOUT));
-        for result in admin.create_topics([&topic], &options).await.context("ask for the topic")? {
-            if let Err((name, code)) = result {
-                bail!("create topic {name}: {code}");
+        let asked = Instant::now();
+        for attempt in 0.. {
+            let code = match admin.create_topics([&topic], &options).await {
+                Ok(results) => results.into_iter().find_map(Result::err).map(|(_, code)| code),
+                Err(KafkaError::AdminOp(code)) => Some(code),
+                Err(error) => return Err(error).context("ask for the topic"),
+            };
+            match code {
+                None => break,
+                // The try before did it after all.
+                Some(RDKafkaErrorCode::TopicAlreadyExists) if attempt > 0 => break,
+                // A machine that stood still for seconds has fenced its only broker, which comes back by itself.
+                Some(RDKafkaErrorCode::InvalidReplicationFactor | RDKafkaErrorCode::OperationTimedOut)
+                    if asked.elapsed() < BROKER_BACK_WITHIN =>
+                {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+                Some(code) => bail!("create topic {name}: {code}"),
             }
         }
         self.await_partitions(name, partitions as usize).await
