@@ -16,7 +16,7 @@ use driftline_evaluator::session::Sessions;
 pub(crate) use driftline_evaluator::stage::OnPublished;
 use driftline_ledger::{Members, members};
 use driftline_schemas::clock;
-use driftline_schemas::config::{Config, Start};
+use driftline_schemas::config::Config;
 use driftline_store::{Manifest, Store};
 use prometheus::Registry;
 use tokio::task::JoinSet;
@@ -145,11 +145,7 @@ pub(crate) fn collector_settings(config: &Config, instance: &str) -> CollectorSe
         predictions_topics: kafka.predictions_topics.clone(),
         labels_topics: kafka.labels_topics.clone(),
         group: kafka.group.clone(),
-        start: match kafka.start {
-            Start::Earliest => driftline_collector::Start::Earliest,
-            Start::Latest => driftline_collector::Start::Latest,
-            Start::At(time) => driftline_collector::Start::At(time),
-        },
+        start: kafka.start,
         create_topics: kafka.create_topics,
         create_partitions: kafka.create_partitions,
         properties: kafka.properties.clone(),

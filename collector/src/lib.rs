@@ -52,7 +52,7 @@ use tokio_util::sync::CancellationToken;
 pub use dead_letter::DeadLetters;
 pub use error::{Disposition, Error};
 pub use gap::accept_gap;
-pub use settings::{CollectorSettings, Start};
+pub use settings::CollectorSettings;
 pub use stage::Until;
 pub use starts::ChainStarts;
 pub use status::{CollectorStatus, PartitionStatus};

@@ -2,22 +2,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use driftline_schemas::config::{Start, why_refused};
 use driftline_schemas::event::EventKind;
 
 use crate::error::Error;
 use crate::source::SourceTopic;
-
-/// Where a chain begins that does not exist yet. An existing chain goes on where it ends, whatever this says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Start {
-    /// At the oldest record that the broker has.
-    Earliest,
-    /// At the next record to come.
-    Latest,
-    /// At the first record that is not older.
-    At(DateTime<Utc>),
-}
 
 /// Everything the collector needs to know.
 #[derive(Debug, Clone)]
@@ -73,23 +62,6 @@ impl Default for CollectorSettings {
     }
 }
 
-/// Properties that belong to the collector, and what would break if someone else set them.
-const REFUSED: [(&str, &str); 7] = [
-    ("group.id", "set `kafka.group` instead"),
-    ("enable.auto.commit", "progress is the raw chain's end, and only a finished flush may tell the group of it"),
-    ("enable.auto.offset.store", "progress is the raw chain's end, and only a finished flush may tell the group of it"),
-    (
-        "auto.offset.reset",
-        "a silent reset would leave a hole in the chain; `kafka.start` says where a new chain begins",
-    ),
-    ("isolation.level", "aborted transactions must not be read as events; it is always `read_committed`"),
-    ("bootstrap.servers", "set `kafka.brokers` instead"),
-    (
-        "partition.assignment.strategy",
-        "partitions must stay where they are in a rebalance; it is always `cooperative-sticky`",
-    ),
-];
-
 /// Arrow's offsets are 32 bits wide: a batch of more bytes could not be built.
 const FLUSH_BYTES_MAX: usize = 512 << 20;
 
@@ -107,18 +79,9 @@ impl CollectorSettings {
     /// Reports every fault at once.
     pub fn validate(&self) -> Result<(), Error> {
         let mut faults = Vec::new();
-        for (key, why) in REFUSED {
-            // `auto.commit.enable` is not a consumer's name any more; librdkafka knows aliases of none of the others.
-            if self.properties.contains_key(key) {
-                faults.push(format!("`kafka.properties.\"{key}\"` cannot be set: {why}"));
-            }
-        }
-        if let Some(key) = self
-            .properties
-            .keys()
-            .find(|key| key.starts_with("enable.auto.") && REFUSED.iter().all(|(refused, _)| refused != key))
-        {
-            faults.push(format!("`kafka.properties.\"{key}\"` cannot be set: progress is the raw chain's end"));
+        // `auto.commit.enable` is not a consumer's name any more; librdkafka knows aliases of none of the others.
+        for (key, why) in self.properties.keys().filter_map(|key| Some((key, why_refused(key)?))) {
+            faults.push(format!("`kafka.properties.\"{key}\"` cannot be set: {why}"));
         }
         let mut names: Vec<&String> = self.predictions_topics.iter().chain(&self.labels_topics).collect();
         if names.is_empty() {
@@ -150,16 +113,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn properties_that_would_break_the_chain_are_refused_each_with_its_reason() {
-        for key in [
-            "group.id",
-            "enable.auto.commit",
-            "enable.auto.offset.store",
-            "auto.offset.reset",
-            "isolation.level",
-            "bootstrap.servers",
-            "partition.assignment.strategy",
-        ] {
+    fn a_property_that_would_break_the_chain_is_refused_and_others_are_not() {
+        for key in ["group.id", "enable.auto.commit"] {
             let properties = BTreeMap::from([(key.to_owned(), "x".to_owned())]);
             let fault = CollectorSettings { properties, ..CollectorSettings::default() }.validate().unwrap_err();
             assert!(fault.to_string().contains(key), "{fault}");

@@ -7,6 +7,7 @@ use std::sync::PoisonError;
 use std::time::Duration;
 
 use driftline_schemas::clock::now;
+use driftline_schemas::config::Start as StartSetting;
 use driftline_schemas::event::EventKind;
 use driftline_schemas::raw::Genesis;
 use driftline_store::{Manifest, Store, TopicKind, chain_name};
@@ -15,7 +16,6 @@ use tokio::runtime::Handle;
 
 use crate::chain;
 use crate::error::{Disposition, Error};
-use crate::settings::Start as StartSetting;
 use crate::source::{Broker, ChainTail, PartitionRef, SourceTopic, Standing, Start, Starts, TopicState, Watermarks};
 
 /// How many chains are walked at a time. More would only queue at the store's door.

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use driftline_collector::memory::{Script, Step};
 use driftline_collector::source::PartitionRef;
-use driftline_collector::{CollectorSettings, CollectorStatus, Start, Until, chain};
+use driftline_collector::{CollectorSettings, CollectorStatus, Until, chain};
+use driftline_schemas::config::Start;
 use driftline_schemas::raw::RawKind;
 use driftline_store::{Fault, FaultPlan, RetryPolicy, Store};
 use tokio_util::sync::CancellationToken;

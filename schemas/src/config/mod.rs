@@ -75,14 +75,14 @@ pub struct KafkaConfig {
     pub properties: BTreeMap<String, String>,
 }
 
-/// Where a new chain begins.
+/// Where a chain begins that does not exist yet. An existing chain goes on where it ends, whatever this says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Start {
-    /// The oldest record the broker has.
+    /// At the oldest record that the broker has.
     Earliest,
-    /// Only what comes from now on.
+    /// At the next record to come.
     Latest,
-    /// The first record at or after this time.
+    /// At the first record that is not older.
     At(DateTime<Utc>),
 }
 
@@ -250,16 +250,24 @@ fn read_config(root: &mut Reader) -> Config {
 /// Longest wait for a label or for disorder: a century; sums with it stay in the range of times.
 const DELAY_MAX: Micros = 36_525 * DAY;
 
-/// librdkafka properties that would break the chain, and why.
-const REFUSED_PROPERTIES: &[(&str, &str)] = &[
-    ("group.id", "set kafka.group instead"),
-    ("bootstrap.servers", "set kafka.brokers instead"),
-    ("enable.auto.commit", "progress is the raw chain; committed offsets are only advice"),
-    ("enable.auto.offset.store", "progress is the raw chain; committed offsets are only advice"),
-    ("auto.offset.reset", "a lost offset must halt its partition, never move it; for a new chain set kafka.start"),
-    ("isolation.level", "records of aborted transactions must never be read"),
-    ("partition.assignment.strategy", "rebalancing is cooperative"),
-];
+/// Why a property of librdkafka is not the user's to set: it would break the chain. `None` for all others.
+pub fn why_refused(property: &str) -> Option<&'static str> {
+    Some(match property {
+        "group.id" => "set kafka.group instead",
+        "bootstrap.servers" => "set kafka.brokers instead",
+        "auto.offset.reset" => {
+            "a silent reset would leave a hole in the chain; kafka.start says where a new chain begins"
+        }
+        "isolation.level" => "records of aborted transactions are no events; it is always read_committed",
+        "partition.assignment.strategy" => {
+            "partitions must stay where they are in a rebalance; it is always cooperative-sticky"
+        }
+        property if property.starts_with("enable.auto.") => {
+            "progress is the raw chain's end, and only a finished flush may tell the group of it"
+        }
+        _ => return None,
+    })
+}
 
 fn read_kafka(section: &mut Reader) -> KafkaConfig {
     let predictions_topics = section.list("predictions_topics").unwrap_or_else(|| vec!["driftline.predictions".into()]);
@@ -283,10 +291,8 @@ fn read_kafka(section: &mut Reader) -> KafkaConfig {
         }
     };
     let properties = section.strings("properties");
-    for (key, why) in REFUSED_PROPERTIES {
-        if properties.contains_key(*key) {
-            section.fault(&format!("properties.{key:?}"), format!("is not yours to set: {why}"));
-        }
+    for (key, why) in properties.keys().filter_map(|key| Some((key, why_refused(key)?))) {
+        section.fault(&format!("properties.{key:?}"), format!("is not yours to set: {why}"));
     }
     let create_partitions = section.integer("create_partitions", 4);
     if !(1..=100_000).contains(&create_partitions) {
@@ -368,6 +374,9 @@ fn read_model(section: &mut Reader, base: ModelSettings, is_for: IsFor) -> Model
     let window = read_window(section, base.window, is_for);
     let out_of_orderness = section.duration_up_to("out_of_orderness", base.out_of_orderness, DELAY_MAX);
     let label_horizon = section.duration_up_to("label_horizon", base.label_horizon, DELAY_MAX);
+    if label_horizon == 0 {
+        section.fault("label_horizon", "must be longer than 0s, or no label would ever count".into());
+    }
     let reference = section.reference("reference").or(base.reference);
     // Windows lie whole in the period, so in a shorter one there are none, ever, and nobody would know why.
     if let Some(ReferenceSpec::Past { last, .. }) = &reference
@@ -377,11 +386,19 @@ fn read_model(section: &mut Reader, base: ModelSettings, is_for: IsFor) -> Model
         let shown = humantime::format_duration(Duration::from_micros(*last as u64));
         section.fault("reference", format!("`last` is {shown}, and windows are longer: none would lie whole in it"));
     }
+    let score_kind = score_kind.unwrap_or(base.score_kind);
+    let threshold = section.float("threshold", base.threshold);
+    // The defaults may be for margins: whether a threshold fits is known once the model's own kind of score is.
+    if score_kind == ScoreKind::Probability && !(0.0..=1.0).contains(&threshold) && is_for == IsFor::Model {
+        let message =
+            format!("is {threshold}, and scores are probabilities, from 0 to 1; for margins set score_kind = \"any\"");
+        section.fault("threshold", message);
+    }
     ModelSettings {
         task: task.or(base.task),
         positive_class: section.class("positive_class").or(base.positive_class),
-        threshold: section.float("threshold", base.threshold),
-        score_kind: score_kind.unwrap_or(base.score_kind),
+        threshold,
+        score_kind,
         window,
         out_of_orderness,
         label_horizon,
@@ -493,6 +510,23 @@ mod tests {
         assert_eq!(faults.len(), 8, "{all}");
     }
 
+    #[test]
+    fn properties_that_would_break_the_chain_are_refused_each_with_its_reason() {
+        for (key, why) in [
+            ("group.id", "kafka.group"),
+            ("bootstrap.servers", "kafka.brokers"),
+            ("enable.auto.commit", "finished flush"),
+            ("enable.auto.offset.store", "finished flush"),
+            ("auto.offset.reset", "kafka.start"),
+            ("isolation.level", "read_committed"),
+            ("partition.assignment.strategy", "cooperative-sticky"),
+        ] {
+            let faults = read(&format!("[kafka.properties]\n{key:?} = \"x\"")).unwrap_err();
+            assert!(faults.len() == 1 && faults[0].contains(key) && faults[0].contains(why), "{faults:?}");
+        }
+        assert!(read("[kafka.properties]\n\"security.protocol\" = \"ssl\"").is_ok());
+    }
+
     /// The faults of one `[[models]]` section, named `a`.
     fn faults_of(lines: &str) -> Vec<String> {
         read(&format!("[[models]]\nname = \"a\"\n{lines}")).err().unwrap_or_default()
@@ -545,6 +579,17 @@ mod tests {
             ),
             (r#"label_horizon = "900000d""#, "models[0].label_horizon: must be at most 36525d"),
             (r#"out_of_orderness = "200000y""#, "models[0].out_of_orderness: must be at most 36525d"),
+            (r#"label_horizon = "0s""#, "models[0].label_horizon: must be longer than 0s"),
+            ("threshold = 1.5", "models[0].threshold: is 1.5, and scores are probabilities"),
+            ("threshold = -0.1", "models[0].threshold: is -0.1, and scores are probabilities"),
+            (r#"segments = [""]"#, "models[0].segments: names nothing in its 1st entry"),
+            (r#"segments = ["region", ["channel", " "]]"#, "models[0].segments: names nothing in its 2nd entry"),
+            (r#"segments = ["features."]"#, "models[0].segments: names nothing in its 1st entry"),
+            (r#"segments = ["a", "b", "c", "tags."]"#, "models[0].segments: names nothing in its 4th entry"),
+            (r#"segments = ["region", "region"]"#, r#"models[0].segments: names "region" twice"#),
+            (r#"segments = [["a", "b"], ["b", "a"]]"#, r#"models[0].segments: names ["b", "a"] twice"#),
+            (r#"segments = [["a", "a"]]"#, r#"models[0].segments: crosses "a" with itself"#),
+            (r#"segments = [[]]"#, "models[0].segments: must be a list of tag names"),
         ] {
             let faults = faults_of(lines);
             assert!(faults.len() == 1 && faults[0].starts_with(fault), "{lines}: {faults:?}");
@@ -555,6 +600,9 @@ mod tests {
             "window = \"366d\"",
             "window = \"month\"\nreference = { last = \"31d\", offset = \"0s\" }",
             "window = \"week\"\ntimezone = \"Australia/Lord_Howe\"\nreference = { last = \"7d\" }",
+            "threshold = 1.5\nscore_kind = \"any\"",
+            "threshold = 1",
+            r#"segments = ["region", "Région du client", "features.region", ["region", "features.region"]]"#,
         ] {
             assert_eq!(faults_of(lines), [""; 0], "{lines}");
         }

@@ -1,5 +1,5 @@
 //! Takes a table's keys one by one, and collects every fault, each with its key.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use chrono_tz::Tz;
 use toml::{Table, Value};
@@ -314,8 +314,13 @@ impl Reader {
                 })
                 .collect::<Option<Vec<Vec<String>>>>()
         });
-        if segments.is_none() {
-            self.wrong(key, "a list of tag names, `features.<name>`, or lists of these", &value);
+        match &segments {
+            None => self.wrong(key, "a list of tag names, `features.<name>`, or lists of these", &value),
+            Some(segments) => {
+                if let Some(message) = fault_of_segments(segments) {
+                    self.fault(key, message);
+                }
+            }
         }
         segments
     }
@@ -357,6 +362,40 @@ impl Reader {
         }
         self.faults
     }
+}
+
+/// What is odd about segments: such a one would have no rows, or the same as another, and nobody would know why.
+fn fault_of_segments(segments: &[Vec<String>]) -> Option<String> {
+    let shown = |names: &[String]| match names {
+        [name] => format!("{name:?}"),
+        names => format!("{names:?}"),
+    };
+    let mut seen = BTreeSet::new();
+    for (at, names) in segments.iter().enumerate() {
+        if names.iter().any(|name| is_bare(name)) {
+            let place = match at + 1 {
+                1 => "1st".to_owned(),
+                2 => "2nd".to_owned(),
+                3 => "3rd".to_owned(),
+                place => format!("{place}th"),
+            };
+            return Some(format!("names nothing in its {place} entry"));
+        }
+        let distinct: BTreeSet<&String> = names.iter().collect();
+        if distinct.len() < names.len() {
+            let twice = names.iter().enumerate().find(|(at, name)| names[..*at].contains(name));
+            return twice.map(|(_, name)| format!("crosses {name:?} with itself"));
+        }
+        if !seen.insert(distinct) {
+            return Some(format!("names {} twice", shown(names)));
+        }
+    }
+    None
+}
+
+/// Whether nothing is left of a segment's name without its prefix.
+fn is_bare(name: &str) -> bool {
+    ["features.", "tags."].iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name).trim().is_empty()
 }
 
 fn is_near(name: &str, typed: &str) -> bool {
