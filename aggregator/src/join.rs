@@ -5,7 +5,7 @@
 //! new predictions   ┼─► one row per prediction, first copy stands ─► the last eligible label wins ─► history rows
 //! new labels        ┘
 //! ```
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use arrow::array::{
@@ -43,6 +43,8 @@ pub struct JoinRules {
     pub refusal: Option<String>,
     /// Feature columns, and tag columns, at most.
     pub columns_max: usize,
+    /// Columns that segments are made of: they are columns before all others.
+    pub segment_columns: BTreeSet<String>,
 }
 
 /// What a join gives.
@@ -91,8 +93,8 @@ pub fn join(
     decided.write_into(&mut rows);
     refuse(&mut rows, rules)?;
     rows.columns.insert("revision".into(), Arc::new(Int64Array::from(vec![rules.revision as i64; rows.rows])));
-    rows.cap(FEATURE_PREFIX, FEATURES_JSON, rules.columns_max);
-    rows.cap(TAG_PREFIX, TAGS_JSON, rules.columns_max);
+    rows.cap(FEATURE_PREFIX, FEATURES_JSON, rules.columns_max, &rules.segment_columns);
+    rows.cap(TAG_PREFIX, TAGS_JSON, rules.columns_max, &rules.segment_columns);
     let rows = rows.into_batch(FIXED_COLUMNS)?;
     let mut counts = count(&rows)?;
     counts.duplicates = duplicates;

@@ -7,7 +7,7 @@ use arrow::array::{BooleanArray, RecordBatch};
 use arrow::datatypes::TimestampMicrosecondType;
 use bytes::Bytes;
 use driftline_ledger::LedgerState;
-use driftline_schemas::history::{FOOTER_KEY, part_name};
+use driftline_schemas::history::{FOOTER_KEY, part_name, segment_columns};
 use driftline_schemas::ledger::{Input, Job, PartCounts};
 use driftline_schemas::window::Window;
 use driftline_store::{Expected, Object, Replaced, Store, paths};
@@ -132,6 +132,7 @@ async fn make(
         label_horizon: state.era_settings(&job.model, job.window.start).label_horizon,
         refusal: job.refusal.clone(),
         columns_max: config.max_feature_columns,
+        segment_columns: settings.segments.iter().flatten().flat_map(|name| segment_columns(name)).collect(),
     };
     let before = before.map(|(object, footer)| (object.bytes.clone(), footer.counts.duplicates));
     let job = job.clone();

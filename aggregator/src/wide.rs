@@ -72,12 +72,13 @@ impl Wide {
         Ok(Self { rows: rows.len(), columns: columns.collect::<Result<_, Error>>()? })
     }
 
-    /// Keeps the first `max` columns of a prefix, in the order of their names, and moves the others into JSON.
+    /// Keeps the first `max` columns of a prefix, those of `segments` before all others and each in the order of their names,
+    /// and moves the rest into JSON.
     ///
     /// The outcome is a function of the rows alone (**T4**): it is by name, not by the order in which columns came; a
     /// column that has lost all its values to copies which do not stand takes no place; and what had gone into JSON for
     /// want of room comes back when there is room.
-    pub(crate) fn cap(&mut self, prefix: &str, json: &str, max: usize) {
+    pub(crate) fn cap(&mut self, prefix: &str, json: &str, max: usize, segments: &BTreeSet<String>) {
         self.columns.retain(|name, column| !name.starts_with(prefix) || column.null_count() < column.len());
         let mut kinds: BTreeMap<String, DataType> = BTreeMap::new();
         for (name, column) in self.columns.iter().filter(|(name, _)| name.starts_with(prefix)) {
@@ -95,6 +96,8 @@ impl Wide {
                 kinds.entry(format!("{prefix}{key}")).or_insert(DataType::Float64);
             }
         }
+        let (mut kinds, others): (Vec<_>, Vec<_>) = kinds.into_iter().partition(|(name, _)| segments.contains(name));
+        kinds.extend(others);
         for (at, (name, kind)) in kinds.iter().enumerate() {
             let stays = at < max && self.columns.get(name).is_none_or(|column| column.data_type() == kind);
             if !stays && let Some(column) = self.columns.remove(name) {

@@ -45,6 +45,18 @@ pub const FEATURES_JSON: &str = "features_json";
 /// Key of the footer's JSON in a history object.
 pub const FOOTER_KEY: &str = "driftline";
 
+/// The columns that a segment's name stands for: of a tag (`region`, or `tags.region`) one, of a feature (`features.country`) its
+/// numbers and its texts.
+pub fn segment_columns(name: &str) -> Vec<String> {
+    match name.strip_prefix("features.") {
+        Some(feature) => {
+            let number = format!("{FEATURE_PREFIX}{feature}");
+            vec![format!("{number}{TEXT_SUFFIX}"), number]
+        }
+        None => vec![format!("{TAG_PREFIX}{}", name.strip_prefix("tags.").unwrap_or(name))],
+    }
+}
+
 /// `<start>_<end>_p<part>`, times as `20260103T000000Z`: the name of a window's part in every folder.
 pub fn part_name(window: Window, part: u32) -> String {
     format!("{}_p{part}", window_name(window))

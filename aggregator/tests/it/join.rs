@@ -1,8 +1,11 @@
 //! The join, case by case.
+use std::collections::BTreeSet;
+
 use arrow::array::{Array, AsArray, RecordBatch};
 use driftline_aggregator::join::{JoinRules, Joined, join};
 use driftline_aggregator::objects::LabelRow;
 use driftline_schemas::clock::{DAY, MINUTE, Micros, SECOND};
+use driftline_schemas::history::segment_columns;
 use driftline_schemas::tables::{ScoreKind, Task};
 use driftline_schemas::window::Window;
 use serde_json::json;
@@ -18,6 +21,7 @@ pub fn rules() -> JoinRules {
         label_horizon: 30 * DAY,
         refusal: None,
         columns_max: 500,
+        segment_columns: BTreeSet::new(),
     }
 }
 
@@ -326,6 +330,28 @@ fn beyond_the_cap_features_and_tags_go_into_json_whatever_came_first() {
         names.iter().map(String::as_str).filter(|n| n.starts_with("feature") || n.starts_with("tag")).collect();
     assert_eq!(names, ["feature_a", "feature_b_text", "features_json", "tag_x", "tag_y", "tags_json"]);
     assert_eq!(texts(&at_once.rows, "features_json")[0].as_deref(), Some(r#"{"c":2.0,"d":1.0}"#));
+}
+
+#[test]
+fn what_segments_are_made_of_is_a_column_before_all_others_and_after_a_change_of_settings_too() {
+    let one = JoinRules { columns_max: 1, ..rules() };
+    let segmented = JoinRules {
+        segment_columns: ["features.z", "region"].into_iter().flat_map(segment_columns).collect(),
+        ..one.clone()
+    };
+    let event = |id, at, z: serde_json::Value| {
+        with(featured(id, at, json!({"a": 1, "z": z})), json!({"tags": {"channel": "web", "region": "eu"}}))
+    };
+    let parts = [rows(0, &[event("a", 0, json!("red"))]), rows(1, &[event("b", 1, json!("blue"))])];
+    let at_once = first_by(&parts, vec![], &segmented);
+    assert_eq!(texts(&at_once.rows, "feature_z_text"), [Some("red".to_owned()), Some("blue".to_owned())]);
+    assert_eq!(texts(&at_once.rows, "tag_region"), [Some("eu".to_owned()), Some("eu".to_owned())]);
+    assert_eq!(texts(&at_once.rows, "features_json")[0].as_deref(), Some(r#"{"a":1.0}"#));
+    // Judged before under settings without segments: the column comes back out of the JSON.
+    let before = first_by(&parts[..1], vec![], &one);
+    assert_eq!(numbers(&before.rows, "feature_a"), [Some(1.0)]);
+    let after = join(Some((&before.rows, 0)), &[(parts[1].clone(), false)], vec![], &segmented).unwrap();
+    assert_eq!(after.rows, at_once.rows);
 }
 
 #[test]
