@@ -5,6 +5,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{
     Created, Error, Expected, Operation, Replaced, Store, Version,
@@ -255,11 +256,21 @@ impl Manifest {
     }
 }
 
-/// `<topic>`, then `<topic>~2`, `<topic>~3`: an encoded topic has no `~` of its own.
+/// The longest encoded topic in a chain's name. File systems allow 255 bytes to a name, and a partition, a second incarnation
+/// and `.json` are still to be added; Kafka allows a topic 249.
+const TOPIC_IN_KEY_MAX: usize = 200;
+
+/// `<topic>`, then `<topic>~2`, `<topic>~3`: an encoded topic has no `~` of its own. Of a topic that is too long for a file's
+/// name its beginning and its hash stand for it: `<beginning>~<16 hexadecimal digits>`.
 fn incarnation_key(topic: &str, earlier: usize) -> String {
+    let mut key = encode_segment(topic);
+    if key.len() > TOPIC_IN_KEY_MAX {
+        key.truncate(TOPIC_IN_KEY_MAX - 17); // encoded, so every byte is a character
+        key = format!("{key}~{:016x}", xxh3_64(topic.as_bytes()));
+    }
     match earlier {
-        0 => encode_segment(topic),
-        _ => format!("{}~{}", encode_segment(topic), earlier + 1),
+        0 => key,
+        _ => format!("{key}~{}", earlier + 1),
     }
 }
 
@@ -289,6 +300,16 @@ mod tests {
         assert_eq!(chains.len(), 3 + 4 + 1);
         assert_eq!(chains.iter().filter(|chain| chain.current).map(ChainRef::name).collect::<Vec<_>>(), ["t~3~0"]);
         assert_eq!(chains[0].name(), "t~0");
+    }
+
+    #[test]
+    fn the_longest_topics_have_keys_that_fit_a_file_name_and_differ() {
+        assert_eq!(incarnation_key(&"t".repeat(TOPIC_IN_KEY_MAX), 0), "t".repeat(TOPIC_IN_KEY_MAX));
+        let longest = |last: char| format!("{}{last}", "t".repeat(248));
+        let keys =
+            [incarnation_key(&longest('a'), 0), incarnation_key(&longest('b'), 0), incarnation_key(&longest('a'), 98)];
+        assert!(keys[0] != keys[1] && keys[2] == format!("{}~99", keys[0]), "{keys:?}");
+        assert!(crate::paths::facts(&chain_name(&keys[2], i32::MAX as u32)).len() <= "facts/".len() + 255);
     }
 
     #[test]
