@@ -182,8 +182,10 @@ async fn through_the_pipeline(
 }
 
 async fn print_results(config: &Config, store: &Store, args: &EvaluateArgs) -> Result<()> {
-    let session = sql::open(&pipeline::sessions(config, store), store).await?;
     let rejected = "SELECT reason, count(*) AS events, min(detail) AS example FROM dead_letters GROUP BY 1 ORDER BY 1";
+    let query = "SELECT model_name, window_start, metric, class, value, reason, ci_low, ci_high, n, n_labelled FROM metrics \
+                 WHERE segment IS NULL AND model_version IS NULL ORDER BY model_name, window_start, metric, class";
+    let session = sql::open(&pipeline::sessions(config, store), store, &[rejected, query].concat()).await?;
     if let Ok(frame) = session.sql(rejected).await {
         let batches = frame.collect().await.context("count the rejected events")?;
         if batches.iter().any(|batch| batch.num_rows() > 0) {
@@ -191,8 +193,6 @@ async fn print_results(config: &Config, store: &Store, args: &EvaluateArgs) -> R
             eprint!("{}", render(&batches, crate::cli::Format::Table)?);
         }
     }
-    let query = "SELECT model_name, window_start, metric, class, value, reason, ci_low, ci_high, n, n_labelled FROM metrics \
-                 WHERE segment IS NULL AND model_version IS NULL ORDER BY model_name, window_start, metric, class";
     print!(
         "{}",
         sql::answer(&session, query, args.format).await.context("read the metrics (did the files hold any event?)")?

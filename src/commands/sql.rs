@@ -26,6 +26,9 @@ const TABLES: &[&str] = &[
     "alerts",
 ];
 
+/// Rejected records, as they lie in the raw objects.
+const DEAD_LETTERS: &str = "dead_letters";
+
 /// How often a statement is asked while objects are replaced under it. Fewer: queries fail on a busy store. More: a query that
 /// takes longer than the pause between two revisions is asked in vain for longer.
 const TRIES: u32 = 8;
@@ -56,42 +59,56 @@ pub(crate) async fn run(global: &Global, args: &SqlArgs) -> Result<()> {
 async fn ask(sessions: &Sessions, store: &Store, statement: &str, format: Format) -> Result<String> {
     let mut pause = FIRST_PAUSE;
     for _ in 1..TRIES {
-        let asked = async { answer(&open(sessions, store).await?, statement, format).await };
+        let asked = async { answer(&open(sessions, store, statement).await?, statement, format).await };
         match asked.await {
             Err(error) if format!("{error:#}").contains(REPLACED) => tokio::time::sleep(pause).await,
             said => return said,
         }
         pause *= 2;
     }
-    answer(&open(sessions, store).await?, statement, format).await
+    answer(&open(sessions, store, statement).await?, statement, format).await
 }
 
-/// A session with all tables that there are.
-pub(crate) async fn open(sessions: &Sessions, store: &Store) -> Result<SessionContext> {
+/// A session with the tables that a statement may ask for, as far as there are any.
+pub(crate) async fn open(sessions: &Sessions, store: &Store, statement: &str) -> Result<SessionContext> {
     let session = sessions.open().context("open a session")?;
-    for table in TABLES {
+    for table in TABLES.iter().filter(|table| may_ask_for(statement, table)) {
         register_folder(&session, table, table, &["model_name", "date"])
             .await
             .with_context(|| format!("open {table}"))?;
     }
-    register_dead_letters(&session, store).await?;
+    if may_ask_for(statement, DEAD_LETTERS) {
+        register_dead_letters(&session, store).await?;
+    }
     Ok(session)
+}
+
+/// Whether a statement names a table, or asks which there are. Opening a table reads the footers of all its objects, so one
+/// that is not asked for stays closed.
+fn may_ask_for(statement: &str, table: &str) -> bool {
+    let statement = statement.to_lowercase();
+    [table, "tables", "information_schema"].iter().any(|word| statement.contains(word))
 }
 
 async fn register_dead_letters(session: &SessionContext, store: &Store) -> Result<()> {
     let Some(manifest) = Manifest::load(store).await.context("read the manifest")? else { return Ok(()) };
     let columns = "topic, partition, \"offset\", \"index\", reason, detail, payload, received_at";
-    let mut parts = Vec::new();
+    let (mut parts, mut names) = (Vec::new(), Vec::new());
     for (number, chain) in manifest.chains().into_iter().enumerate() {
         let name = format!("raw_{number}");
         let folder = driftline_store::paths::raw_folder(&driftline_store::chain_name(&chain.key, chain.partition));
         if register_folder(session, &name, &folder, &[]).await.with_context(|| format!("open {folder}"))? {
             parts.push(format!("SELECT {columns} FROM {name} WHERE reason IS NOT NULL"));
+            names.push(name);
         }
     }
     if !parts.is_empty() {
-        let view = format!("CREATE VIEW dead_letters AS {}", parts.join(" UNION ALL "));
+        let view = format!("CREATE VIEW {DEAD_LETTERS} AS {}", parts.join(" UNION ALL "));
         session.sql(&view).await.context("open dead_letters")?;
+        // The view keeps what it reads; its parts are no tables for users.
+        for name in names {
+            session.deregister_table(&name).with_context(|| format!("close {name}"))?;
+        }
     }
     Ok(())
 }
@@ -113,7 +130,7 @@ fn readable(error: datafusion::error::DataFusionError) -> anyhow::Error {
     let text = error.strip_backtrace();
     let hint = TABLES
         .iter()
-        .chain(&["dead_letters"])
+        .chain(&[DEAD_LETTERS])
         .find(|table| text.contains("not found") && text.contains(&format!(".{table}'")));
     match hint {
         Some(table) => anyhow::anyhow!("the store has no rows of `{table}` yet ({text})"),

@@ -280,6 +280,9 @@ async fn orphan_is_pending(sandbox: &Sandbox) -> Result<()> {
     ensure!(rows.iter().all(|row| row.model_name != "idle" || row.count == 0), "{rows:?}");
     let said = sandbox.run(&["sql", "-c", "SELECT * FROM nonsense"]).await?;
     ensure!(said.code == Some(1) && said.stderr.contains("nonsense"), "{said:?}");
+    let tables = sandbox.succeed(&["sql", "-c", "SHOW TABLES"]).await?;
+    ensure!(["history", "metrics", "windows", "dead_letters"].iter().all(|table| tables.contains(table)), "{tables}");
+    ensure!(!tables.contains("raw_"), "{tables}");
     let said = sandbox.run(&["sql", "-c", "DROP TABLE history"]).await?;
     ensure!(said.code == Some(1), "{said:?}");
     Ok(())
