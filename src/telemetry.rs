@@ -1,6 +1,9 @@
 //! Logs on stderr, and the metrics of this process: Prometheus always, OTLP when its endpoint is set.
+use std::time::Duration;
+
 use anyhow::{Context, Result};
 use opentelemetry::global;
+use opentelemetry_otlp::WithHttpConfig;
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::metrics::{Instrument, PeriodicReader, SdkMeterProvider, Stream};
 use prometheus::Registry;
@@ -50,10 +53,12 @@ impl Metrics {
             .with_resource(Resource::builder().with_service_name("driftline").build())
             .with_view(|_: &Instrument| Stream::builder().with_cardinality_limit(SERIES_MAX).build().ok())
             .with_reader(exporter);
-        let is_wanted = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-        if is_wanted("OTEL_EXPORTER_OTLP_ENDPOINT") || is_wanted("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT") {
-            let otlp =
-                opentelemetry_otlp::MetricExporter::builder().with_http().build().context("set up OTLP metrics")?;
+        if otlp_variable("ENDPOINT").is_some() {
+            let otlp = opentelemetry_otlp::MetricExporter::builder()
+                .with_http()
+                .with_http_client(otlp_client()?)
+                .build()
+                .context("set up OTLP metrics")?;
             builder = builder.with_reader(PeriodicReader::builder(otlp).build());
         }
         let provider = builder.build();
@@ -69,4 +74,38 @@ impl Metrics {
             tracing::debug!(%error, "metrics exporter");
         }
     }
+}
+
+/// One of OpenTelemetry's standard variables for exporters, that for metrics before that for all signals.
+fn otlp_variable(name: &str) -> Option<String> {
+    let of =
+        |signal| std::env::var(format!("OTEL_EXPORTER_OTLP_{signal}{name}")).ok().filter(|value| !value.is_empty());
+    of("METRICS_").or_else(|| of(""))
+}
+
+/// The client that exports go through. `https` is trusted by the system's authorities and by those of
+/// `OTEL_EXPORTER_OTLP_CERTIFICATE`; the exporter itself knows nothing of these variables.
+fn otlp_client() -> Result<reqwest::blocking::Client> {
+    // A second installation can only happen in tests, and the first one holds.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let read = |variable: &str| -> Result<Option<Vec<u8>>> {
+        let Some(file) = otlp_variable(variable) else { return Ok(None) };
+        std::fs::read(&file).map(Some).with_context(|| format!("read OTEL_EXPORTER_OTLP_{variable}={file}"))
+    };
+    let millis = otlp_variable("TIMEOUT").and_then(|text| text.parse().ok()).unwrap_or(10_000);
+    let mut client = reqwest::blocking::Client::builder().timeout(Duration::from_millis(millis));
+    if let Some(authorities) = read("CERTIFICATE")? {
+        let authorities = reqwest::Certificate::from_pem_bundle(&authorities)
+            .context("OTEL_EXPORTER_OTLP_CERTIFICATE holds no certificates in PEM")?;
+        client = client.tls_certs_merge(authorities);
+    }
+    if let (Some(mut certificate), Some(key)) = (read("CLIENT_CERTIFICATE")?, read("CLIENT_KEY")?) {
+        certificate.extend_from_slice(&key);
+        let identity = reqwest::Identity::from_pem(&certificate)
+            .context("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE and _KEY are no pair in PEM")?;
+        client = client.identity(identity);
+    }
+    // A blocking client cannot be made on a thread of the async runtime.
+    let made = std::thread::spawn(move || client.build()).join();
+    made.expect("making a client does not panic").context("set up the client for OTLP")
 }
