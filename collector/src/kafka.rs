@@ -1,4 +1,4 @@
-//! Kafka through rdkafka: the only file that reads with it.
+//! Kafka through rdkafka: the only file that reads with it, but for taking the records out (`inlet.rs`).
 //!
 //! What others paid for: a `BaseConsumer` on its own thread; every message is decoded and let go at once, for a message
 //! that is held pins the whole response it came in; start offsets go into the assignment itself; a paused partition is
@@ -17,6 +17,7 @@ use rdkafka::{ClientConfig, ClientContext, Message, Offset, Statistics, TopicPar
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Disposition, Error};
+use crate::inlet::{Destination, Inlet, Taken};
 use crate::settings::CollectorSettings;
 use crate::source::{
     Broker, EventSource, PartitionRef, RawRecord, SourceEvent, SourceTopic, Standing, Start, Starts, TopicState,
@@ -30,9 +31,11 @@ use crate::{describe, refusal, topics};
 /// Bounds of one poll: enough to spend little on bookkeeping, little enough that memory cannot run far over its bound.
 const RECORDS_A_POLL: usize = 8192;
 const BYTES_A_POLL: usize = 4 << 20;
-/// Callbacks that one poll serves. They stand in the same queue as records: if each ended its poll, the statistics of many
-/// partitions, which come twice a second, would hold records up for ever.
+/// Callbacks that are served before records are looked for.
 const CALLBACKS_A_POLL: usize = 64;
+/// How long records are waited for before callbacks are looked for again. Longer: rebalances wait. Shorter: an idle collector
+/// wakes more often.
+const WAIT_AT_ONCE: Duration = Duration::from_millis(20);
 /// How long a question to the broker may take. The thread that polls waits for it.
 const ASK_FOR: Duration = Duration::from_secs(3);
 /// How long a description of a topic is good for: one assignment asks once for each of its partitions.
@@ -57,6 +60,8 @@ type KafkaConsumer = BaseConsumer<Context>;
 
 /// A member of the consumer group.
 pub(crate) struct KafkaSource {
+    /// Before the consumer, which it must not outlive.
+    inlet: Option<Inlet>,
     consumer: Option<Arc<KafkaConsumer>>,
     /// Asks on connections of its own: on the consumer's, each question would wait for the fetch before it, which the
     /// broker holds until there is something to fetch.
@@ -134,8 +139,10 @@ impl KafkaSource {
         tracing::info!(brokers = settings.brokers, group = settings.group, "the brokers answer");
         let topics = settings.topics();
         let names: Vec<&str> = topics.iter().map(|topic| topic.name.as_str()).collect();
+        let inlet = Inlet::new(consumer.client(), Arc::clone(&consumer.context().destination));
         consumer.subscribe(&names).map_err(|source| Error::broker("subscribe", source))?;
         Ok(Some(Self {
+            inlet: Some(inlet),
             asker: consumer.context().asker.clone().expect("the client that subscribes has been given one"),
             consumer: Some(Arc::new(consumer)),
             connected: true,
@@ -203,12 +210,15 @@ impl KafkaSource {
     }
 
     fn tell_error(&mut self, error: KafkaError, on: &mut dyn FnMut(SourceEvent<'_>)) -> Result<(), Error> {
-        let (KafkaError::MessageConsumption(code) | KafkaError::Global(code)) = error else {
-            return match error {
-                KafkaError::PartitionEOF(_) => Ok(()), // the statistics say it better
-                fatal => Err(Error::broker("go on reading", fatal)),
-            };
-        };
+        match error {
+            KafkaError::MessageConsumption(code) | KafkaError::Global(code) => self.tell_code(code, on),
+            KafkaError::PartitionEOF(_) => {} // the statistics tell of it
+            fatal => return Err(Error::broker("go on reading", fatal)),
+        }
+        Ok(())
+    }
+
+    fn tell_code(&mut self, code: RDKafkaErrorCode, on: &mut dyn FnMut(SourceEvent<'_>)) {
         match code {
             RDKafkaErrorCode::OffsetOutOfRange | RDKafkaErrorCode::AutoOffsetReset => on(SourceEvent::OutOfRange),
             RDKafkaErrorCode::AllBrokersDown
@@ -234,7 +244,76 @@ impl KafkaSource {
                 }
             }
         }
-        Ok(())
+    }
+
+    /// Serves what waits in the consumer's own queue: callbacks, and errors that concern no partition.
+    ///
+    /// # Returns
+    /// Whether there was anything.
+    fn serve(&mut self, consumer: &KafkaConsumer, on: &mut dyn FnMut(SourceEvent<'_>)) -> Result<bool, Error> {
+        let context = consumer.context();
+        let mut was_any = false;
+        for _ in 0..CALLBACKS_A_POLL {
+            let callbacks = context.callbacks.load(Ordering::Relaxed);
+            let polled = consumer.poll(Duration::ZERO);
+            let called_back = context.callbacks.load(Ordering::Relaxed) != callbacks;
+            if called_back {
+                self.tell_callbacks(context, on);
+            }
+            match polled {
+                // Of a partition that the client knows anew, as after a topic came again: its queue leads to the consumer's.
+                Some(Ok(message)) => {
+                    let timestamp = message.timestamp().to_millis().filter(|millis| *millis >= 0);
+                    let timestamp = timestamp.map(|millis| millis.saturating_mul(1000));
+                    let record = RawRecord { offset: message.offset(), timestamp, payload: message.payload() };
+                    self.quiet_polls = 0;
+                    if let Some(topic) = context.topic(message.topic()) {
+                        on(SourceEvent::Record(PartitionRef { topic, partition: message.partition() as u32 }, record));
+                    }
+                }
+                Some(Err(error)) => self.tell_error(error, on)?,
+                None if called_back => {}
+                None => break,
+            }
+            was_any = true;
+        }
+        Ok(was_any)
+    }
+
+    /// Takes records; see [`Inlet::take`].
+    ///
+    /// # Returns
+    /// How many, and the bytes of their payloads.
+    fn take(&mut self, wait: Duration, at_most: usize, on: &mut dyn FnMut(SourceEvent<'_>)) -> (usize, usize) {
+        let consumer = Arc::clone(self.consumer());
+        let Some(inlet) = &mut self.inlet else { return (0, 0) };
+        let (mut bytes, mut errors, mut is_first) = (0, Vec::new(), !self.connected);
+        let taken = inlet.take(
+            wait,
+            at_most,
+            |name| consumer.context().topic(name),
+            |taken| match taken {
+                Taken::Record(topic, partition, record) => {
+                    if std::mem::take(&mut is_first) {
+                        on(SourceEvent::Connected(true));
+                    }
+                    bytes += record.payload.map_or(0, <[u8]>::len);
+                    on(SourceEvent::Record(PartitionRef { topic, partition: partition as u32 }, record));
+                }
+                Taken::Error { code, at_offset } => errors.push((code, at_offset)),
+            },
+        );
+        if taken > errors.len() {
+            self.connected = true;
+        }
+        for (code, at_offset) in errors {
+            self.tell_code(code, on);
+            // The client counts such an error as a record that was handed over: its position must be said anew.
+            if at_offset {
+                on(SourceEvent::OutOfRange);
+            }
+        }
+        (taken, bytes)
     }
 
     fn doubt(&mut self, why: String, until_assigned: bool) {
@@ -274,43 +353,26 @@ fn listen(consumer: &KafkaConsumer, wait: Duration) {
 impl EventSource for KafkaSource {
     fn poll(&mut self, timeout: Duration, on: &mut dyn FnMut(SourceEvent<'_>)) -> Result<(), Error> {
         let consumer = Arc::clone(self.consumer());
-        let context = Arc::clone(consumer.context());
         self.settle_doubt(on);
         // Its complaints are those of the consumer; they only have to be taken away.
         self.asker.poll(Duration::ZERO);
-        let (mut wait, mut records, mut bytes, mut served) = (timeout, 0, 0, 0);
+        let until = Instant::now() + timeout;
+        let (mut records, mut bytes) = (0, 0);
         while records < RECORDS_A_POLL && bytes < BYTES_A_POLL {
-            let callbacks = context.callbacks.load(Ordering::Relaxed);
-            let polled = consumer.poll(wait);
-            wait = Duration::ZERO;
-            let called_back = context.callbacks.load(Ordering::Relaxed) != callbacks;
-            if called_back {
-                self.tell_callbacks(&context, on);
-            }
-            match polled {
-                Some(Ok(message)) => {
-                    self.quiet_polls = 0;
-                    records += 1;
-                    bytes += message.payload_len();
-                    if !self.connected {
-                        self.connected = true;
-                        on(SourceEvent::Connected(true));
-                    }
-                    let Some(topic) = context.topic(message.topic()) else { continue };
-                    let at = PartitionRef { topic, partition: message.partition() as u32 };
-                    let timestamp = message.timestamp().to_millis().filter(|millis| *millis >= 0);
-                    let timestamp = timestamp.map(|millis| millis.saturating_mul(1000));
-                    let record = RawRecord { offset: message.offset(), timestamp, payload: message.payload() };
-                    on(SourceEvent::Record(at, record));
-                }
-                Some(Err(error)) => self.tell_error(error, on)?,
-                None if called_back && served < CALLBACKS_A_POLL => served += 1,
-                None => {
-                    if !called_back {
-                        self.tell_ends(on);
-                    }
-                    break;
-                }
+            let was_any = records > 0 || self.serve(&consumer, on)?;
+            // Waiting for a record would make callbacks wait too, so it is done in slices; whoever had something to tell or to
+            // hand over does not wait.
+            let left = if was_any { Duration::ZERO } else { until.saturating_duration_since(Instant::now()) };
+            let (taken, more) = self.take(left.min(WAIT_AT_ONCE), RECORDS_A_POLL - records, on);
+            records += taken;
+            bytes += more;
+            if taken > 0 {
+                self.quiet_polls = 0;
+            } else if was_any {
+                break;
+            } else if Instant::now() >= until {
+                self.tell_ends(on);
+                break;
             }
         }
         Ok(())
@@ -350,6 +412,7 @@ impl EventSource for KafkaSource {
     }
 
     fn close(&mut self) {
+        self.inlet = None;
         let Some(consumer) = self.consumer.take() else { return };
         let deadline = Instant::now() + CLOSE_FOR;
         if consumer.close_queue().is_ok() {
@@ -395,7 +458,9 @@ fn subscriber(
         .set("isolation.level", "read_committed")
         .set("auto.offset.reset", "error")
         .set("partition.assignment.strategy", "cooperative-sticky")
-        .set("enable.partition.eof", "true")
+        // As an event it would count as a record that was handed over, and after a pause the next one would be skipped. The
+        // statistics tell of the end anyway.
+        .set("enable.partition.eof", "false")
         .set("statistics.interval.ms", "500");
     for (key, value) in [
         ("queued.max.messages.kbytes", queue_kbytes.to_string().as_str()),
@@ -426,6 +491,8 @@ pub(crate) struct Context {
     topics: Vec<SourceTopic>,
     starts: Arc<ChainStarts>,
     asker: Option<Arc<KafkaConsumer>>,
+    /// Where records of assigned partitions go, once there is such a place.
+    destination: Arc<Destination>,
     inbox: Mutex<Inbox>,
     /// How often any callback was called: a poll that returned nothing may have served one.
     callbacks: AtomicU64,
@@ -447,7 +514,8 @@ enum Assignment {
 impl Context {
     fn new(topics: Vec<SourceTopic>, starts: Arc<ChainStarts>, asker: Option<Arc<KafkaConsumer>>) -> Self {
         let (inbox, described, complaint) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Self { topics, starts, asker, inbox, callbacks: AtomicU64::new(0), described, complaint }
+        let (destination, callbacks) = (Arc::default(), AtomicU64::new(0));
+        Self { topics, starts, asker, destination, inbox, callbacks, described, complaint }
     }
 
     /// What the client complained of lately about its connections, if a person can do something about it.
@@ -503,6 +571,7 @@ impl Context {
                 }
             };
             list.set_partition_offset(name, partition, offset)?;
+            self.destination.receive(consumer.client(), name, partition);
         }
         match consumer.rebalance_protocol() {
             RebalanceProtocol::Cooperative => consumer.incremental_assign(list)?,

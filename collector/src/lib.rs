@@ -34,6 +34,7 @@ mod starts;
 
 mod dead_letter;
 mod describe;
+mod inlet;
 mod kafka;
 pub mod memory;
 mod outbox;
