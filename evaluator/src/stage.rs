@@ -30,6 +30,9 @@ const WINDOWS_AT_ONCE: usize = 2;
 /// How often the accounts of partitions and models are published while running.
 const ACCOUNTS_EVERY: Duration = Duration::from_secs(300);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// How soon a reference file that could not be read is tried again. Shorter: every window waits for it. Longer: more windows
+/// are published without drift after it has been mended.
+const TRY_REFERENCE_EVERY: Duration = Duration::from_secs(30);
 /// Where a row of no date is kept.
 const NO_DATE: &str = "1970-01-01";
 
@@ -266,10 +269,11 @@ async fn publish_accounts(parts: &Parts, state: &LedgerState) -> Result<(), Erro
     Ok(())
 }
 
-/// References that have been read, by where they come from.
+/// References that have been read, by where they come from, and those that could not be, with when that was.
 #[derive(Default)]
 struct References {
     files: Mutex<HashMap<(String, Task), Arc<Reference>>>,
+    unreadable: Mutex<HashMap<String, Instant>>,
 }
 
 impl References {
@@ -281,8 +285,31 @@ impl References {
         spec: &ReferenceSpec,
     ) -> Result<Option<Arc<Reference>>, Error> {
         match spec {
-            ReferenceSpec::File(location) => self.file(parts, job, location).await.map(Some),
+            ReferenceSpec::File(location) => self.file_or_none(parts, job, location).await,
             ReferenceSpec::Past { last, offset } => past(parts, state, job, *last, *offset).await,
+        }
+    }
+
+    /// A pipeline that runs goes on without a file that cannot be read: one model's reference must not stop the others. Its
+    /// windows say `no_reference` until it is there. Where somebody waits for the end, it is an error.
+    async fn file_or_none(&self, parts: &Parts, job: &Job, location: &str) -> Result<Option<Arc<Reference>>, Error> {
+        let unreadable = || self.unreadable.lock().unwrap_or_else(PoisonError::into_inner);
+        let somebody_waits = parts.judged.is_some();
+        let since = unreadable().get(location).copied();
+        if !somebody_waits && since.is_some_and(|since| since.elapsed() < TRY_REFERENCE_EVERY) {
+            return Ok(None);
+        }
+        match self.file(parts, job, location).await {
+            Ok(reference) => {
+                unreadable().remove(location);
+                Ok(Some(reference))
+            }
+            Err(error @ Error::Reference { .. }) if !somebody_waits => {
+                unreadable().insert(location.to_owned(), Instant::now());
+                telemetry::reference_unreadable(&job.model, &error);
+                Ok(None)
+            }
+            Err(error) => Err(error),
         }
     }
 
@@ -295,7 +322,8 @@ impl References {
         let rows = rows.map_err(|cause| Error::Reference { location: location.to_owned(), cause })?;
         let session = parts.sessions.open()?;
         session.register_batch("reference", rows)?;
-        let reference = Arc::new(Reference::from_table(&session, "reference", job.task).await?);
+        let unfit = |error: Error| Error::Reference { location: location.to_owned(), cause: error.to_string() };
+        let reference = Arc::new(Reference::from_table(&session, "reference", job.task).await.map_err(unfit)?);
         keep(parts, &job.model, &reference).await?;
         tracing::info!(location, version = reference.version, "reference frozen");
         self.files.lock().unwrap_or_else(PoisonError::into_inner).insert(key, reference.clone());

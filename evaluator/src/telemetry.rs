@@ -10,6 +10,7 @@ use crate::figures::{Exported, Figures};
 
 struct Instruments {
     evaluations: Counter<u64>,
+    unreadable: Counter<u64>,
     duration: Histogram<f64>,
 }
 
@@ -30,6 +31,10 @@ impl Instruments {
             evaluations: meter
                 .u64_counter("driftline_evaluations")
                 .with_description("revisions of windows that were evaluated")
+                .build(),
+            unreadable: meter
+                .u64_counter("driftline_reference_errors")
+                .with_description("a model's reference file could not be read")
                 .build(),
             duration: meter
                 .f64_histogram("driftline_evaluation_duration")
@@ -104,6 +109,12 @@ pub fn evaluated(elapsed: Duration) {
     let i = instruments();
     i.evaluations.add(1, &[]);
     i.duration.record(elapsed.as_secs_f64(), &[]);
+}
+
+/// A model's reference file could not be read; it is tried again, and windows are published without drift meanwhile.
+pub(crate) fn reference_unreadable(model: &str, error: &crate::Error) {
+    instruments().unreadable.add(1, &[KeyValue::new("model", model.to_owned())]);
+    tracing::warn!(model, %error, "windows are published without drift; `driftline reevaluate` adds it once the file is there");
 }
 
 /// Windows may have been published, here or elsewhere: `/metrics` shows each model's newest one with labels.

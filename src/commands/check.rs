@@ -1,13 +1,17 @@
-//! `check`: configuration, store, brokers, topics, rights, clock.
+//! `check`: configuration, store, references, brokers, topics, rights, clock.
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::Result;
 use driftline_collector::Finding;
+use driftline_evaluator::stage::ReferenceFiles;
 use driftline_schemas::clock;
+use driftline_schemas::config::{Config, ReferenceSpec};
 use driftline_schemas::window::TZDATA;
 use driftline_store::{RetryPolicy, Store};
 
 use crate::cli::Global;
+use crate::reference::Files;
 use crate::{CheckFailed, config, pipeline};
 
 /// A store's clock further away than this makes `future_timestamp` and idle windows wrong.
@@ -43,12 +47,26 @@ pub(crate) async fn run(global: &Global) -> Result<()> {
             }
         }
     }
+    for location in references(&config) {
+        let rows = Files::new(&config).read(&location).await;
+        say("reference", rows.map(|rows| format!("{location}: {} rows", rows.num_rows())));
+    }
     let settings = pipeline::collector_settings(&config, "check");
     for Finding { what, result } in tokio::task::spawn_blocking(move || driftline_collector::examine(&settings)).await?
     {
         say(what, result);
     }
     if failed == 0 { Ok(()) } else { Err(CheckFailed(format!("{failed} check(s) failed")).into()) }
+}
+
+/// The files that models are measured against, each once.
+fn references(config: &Config) -> BTreeSet<String> {
+    let settings = config.judge.models.values().chain([&config.judge.defaults]);
+    let files = settings.filter_map(|settings| match &settings.reference {
+        Some(ReferenceSpec::File(location)) => Some(location.clone()),
+        Some(ReferenceSpec::Past { .. }) | None => None,
+    });
+    files.collect()
 }
 
 async fn clock_skew(store: &Store) -> Result<String, String> {

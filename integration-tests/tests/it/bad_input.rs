@@ -287,3 +287,49 @@ async fn orphan_is_pending(sandbox: &Sandbox) -> Result<()> {
     ensure!(said.code == Some(1), "{said:?}");
     Ok(())
 }
+
+/// One model's reference is no reason to stop the others, nor its own metrics; and `check` names it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reference_that_cannot_be_read_costs_its_model_the_drift_and_nobody_anything_else() -> Result<()> {
+    let broker = Broker::embedded()?;
+    let options = Options { predictions: 200, ..Options::default() };
+    let run = generate(&options);
+    let topics = Topics::unique();
+    broker.create_topics(&topics, &run).await?;
+    broker.produce(&topics, &run.records).await?;
+    let models_toml = options.models_toml().replacen("name = ", "reference = \"missing.parquet\"\nname = ", 1);
+    let sandbox = Sandbox::new(broker.brokers(), &topics, &models_toml)?;
+
+    let said = sandbox.run(&["check"]).await?;
+    let names =
+        said.stdout.lines().any(|line| line.starts_with("FAILED  reference") && line.contains("missing.parquet"));
+    ensure!(said.code == Some(3) && names, "{said:?}");
+
+    let mut process = sandbox.spawn("run", &["run", "--roles", "collector,aggregator,evaluator"])?;
+    let mut models: Vec<(String, bool)> = Vec::new();
+    let asked = Instant::now();
+    while models.len() < 2 && asked.elapsed() < Duration::from_secs(60) {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        ensure!(!process.has_ended()?, "the process ended:\n{}", process.log());
+        let query = "SELECT m.model_name, bool_or(d.reason = 'no_reference') AS without FROM metrics m \
+                     JOIN drift d ON d.model_name = m.model_name GROUP BY 1 ORDER BY 1";
+        let Ok(rows) = sandbox.sql::<Without>(query).await else { continue };
+        models = rows.into_iter().map(|row| (row.model_name, row.without)).collect();
+    }
+    ensure!(models.len() > 1, "metrics came for {models:?} only");
+    let log = process.log();
+    ensure!(log.contains("missing.parquet") && log.contains("without drift"), "{log}");
+    process.terminate().await?;
+
+    // Somebody waits for this one: it says what is wrong and ends.
+    let sandbox = Sandbox::new(broker.brokers(), &topics, &models_toml)?;
+    let said = sandbox.run(&["run", "--roles", "collector,aggregator,evaluator", "--until-caught-up"]).await?;
+    ensure!(said.code == Some(1) && said.stderr.contains("missing.parquet"), "{said:?}");
+    Ok(())
+}
+
+#[derive(Deserialize)]
+struct Without {
+    model_name: String,
+    without: bool,
+}
