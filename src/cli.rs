@@ -64,6 +64,8 @@ pub(crate) enum Command {
     Evaluate(EvaluateArgs),
     /// Runs SQL over everything that is kept; a prompt without -c.
     Sql(SqlArgs),
+    /// Writes a report on one model: what needs attention, and everything that it rests on.
+    Report(ReportArgs),
     /// Prints the accounts of partitions, models and windows; exit 3 if they do not add up.
     Audit(AuditArgs),
     /// Judges past windows again under the present configuration.
@@ -214,6 +216,22 @@ pub(crate) struct SqlArgs {
     /// How rows are printed.
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: Format,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReportArgs {
+    /// Model.
+    #[arg(long)]
+    pub(crate) model: String,
+    /// Only windows that start at or after this time (RFC 3339).
+    #[arg(long, value_name = "TIME")]
+    pub(crate) from: Option<chrono::DateTime<chrono::Utc>>,
+    /// Only windows that start before this time (RFC 3339).
+    #[arg(long, value_name = "TIME")]
+    pub(crate) to: Option<chrono::DateTime<chrono::Utc>>,
+    /// Where it is written: .html (one self-contained page), .json or .md; `-` is Markdown on standard output.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
 }
 
 #[derive(Debug, Args)]

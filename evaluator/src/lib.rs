@@ -22,6 +22,7 @@ pub mod account;
 mod error;
 pub mod figures;
 pub mod publish;
+pub mod report;
 pub mod session;
 pub mod stage;
 pub mod telemetry;

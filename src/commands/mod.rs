@@ -5,6 +5,7 @@ mod demo;
 mod evaluate;
 mod produce;
 mod reevaluate;
+mod report;
 mod run;
 mod sql;
 
@@ -30,6 +31,7 @@ pub(crate) async fn run(cli: Cli) -> Result<()> {
         Command::Produce(args) => produce::run(&global, &args).await,
         Command::Evaluate(args) => evaluate::run(&global, &args).await,
         Command::Sql(args) => sql::run(&global, &args).await,
+        Command::Report(args) => report::run(&global, &args).await,
         Command::Audit(args) => audit::run(&global, &args).await,
         Command::Reevaluate(args) => reevaluate::run(&global, &args).await,
         Command::Check => check::run(&global).await,

@@ -12,5 +12,7 @@ mod otlp;
 mod outside;
 mod pipeline;
 mod producers;
+mod report;
+mod revisions;
 mod sandbox;
 mod settings;

@@ -1,0 +1,479 @@
+//! The page. Everything is in it: no script, no font, no image from elsewhere; light and dark, on a phone and on paper.
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use super::attention::harm;
+use super::svg::{self, Dot, Field};
+use super::{DriftPoint, GroupPoint, Headline, MetricPoint, Report, Severity, headlines, number, percent, time};
+
+/// Points of a chart, and columns of a map, at most: of more windows the worst of every so many is shown.
+const POINTS_MAX: usize = 180;
+const COLUMNS_MAX: usize = 60;
+/// Rows of the map of drift, and of the table of segments.
+const ROWS_MAX: usize = 60;
+/// Classes of a confusion matrix that is still one to look at.
+const CLASSES_MAX: usize = 20;
+
+const STYLE: &str = "
+:root{color-scheme:light dark;--back:#fff;--text:#1b1f24;--soft:#57606a;--edge:#d0d7de;--line:#0b62c4;--band:#0b62c4;--bad:#b3261e;--note:#8a5a00;--fine:#1a6b34;--panel:#f6f8fa}
+@media(prefers-color-scheme:dark){:root{--back:#10151b;--text:#e6edf3;--soft:#9aa7b4;--edge:#39424d;--line:#6cb2ff;--band:#6cb2ff;--bad:#ff8a80;--note:#f0b849;--fine:#6fd08c;--panel:#171d25}}
+@media(max-width:40rem){.tick{font-size:18px!important}}
+@media print{:root{--back:#fff;--text:#000;--soft:#444;--panel:#fff}details{display:none}section{break-inside:avoid}}
+*{box-sizing:border-box}body{margin:0 auto;max-width:60rem;padding:1rem;background:var(--back);color:var(--text);font:1rem/1.5 system-ui,sans-serif;overflow-wrap:anywhere}
+h1{font-size:1.5rem;margin:.5rem 0 0}h2{font-size:1.15rem;margin:2rem 0 .5rem;border-bottom:1px solid var(--edge)}h3{font-size:1rem;margin:1rem 0 .25rem}
+p,li{max-width:46rem}.soft{color:var(--soft)}nav a{color:var(--line);margin-right:.9rem;white-space:nowrap}
+ul.attention{list-style:none;padding:0}ul.attention li{border-left:.3rem solid;padding:.3rem .7rem;margin:.4rem 0;background:var(--panel)}
+.attention li.bad{border-color:var(--bad)}.attention li.notable{border-color:var(--note)}.attention li.fine{border-color:var(--fine)}li b{text-transform:uppercase;font-size:.75rem;margin-right:.5rem}
+svg{width:100%;height:auto;display:block}svg.square{max-width:22rem}.tick{fill:var(--soft);font:11px system-ui,sans-serif}.grid{stroke:var(--edge);stroke-width:1}.frame{fill:none;stroke:var(--edge)}
+.line{fill:none;stroke:var(--line);stroke-width:1.8}.band{fill:var(--band);fill-opacity:.16}.dot{fill:var(--line);stroke:var(--line)}.dot.open{fill:var(--back)}.heat{fill:var(--line)}.beyond{fill:var(--bad);stroke:var(--bad)}
+.scroll{overflow-x:auto}table{border-collapse:collapse;font-size:.88rem;margin:.5rem 0}th,td{text-align:right;padding:.2rem .6rem;border-bottom:1px solid var(--edge);white-space:nowrap}th:first-child,td:first-child{text-align:left}
+td.hit{background:var(--panel);font-weight:600}summary{cursor:pointer;color:var(--soft)}.pair{display:flex;flex-wrap:wrap;gap:1rem}.pair>div{flex:1 1 16rem;min-width:0}
+";
+
+/// A text in HTML and in its attributes.
+pub(super) fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&quot;"),
+            '\'' => escaped.push_str("&#39;"),
+            c => escaped.push(c),
+        }
+    }
+    escaped
+}
+
+pub(super) fn page(report: &Report) -> String {
+    let mut sections: Vec<(&str, &str, String)> = vec![
+        ("metrics", "Metrics over time", metrics(report)),
+        ("confusion", "Confusion", confusion(report)),
+        ("curves", "Ranking and calibration", curves(report)),
+        ("drift", "Drift", drift(report)),
+        ("segments", "Segments", segments(report)),
+        ("versions", "Versions", versions(report)),
+        ("labels", "Arrival of labels", arrival(report)),
+        ("serving", "Serving", serving(report)),
+        ("windows", "Windows and their account", windows(report)),
+    ];
+    sections.retain(|(_, _, body)| !body.is_empty());
+    let mut page = format!(
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
+         <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\"><title>{0}: model report</title>\
+         <style>{STYLE}</style></head><body><header><h1>{0}</h1><p class=\"soft\">{1}</p></header><main>",
+        escape(&report.model),
+        escape(&subtitle(report)),
+    );
+    page.push_str("<section id=\"attention\"><h2>What needs attention</h2><ul class=\"attention\">");
+    for finding in &report.attention {
+        let (class, word) = match finding.severity {
+            Severity::Bad => ("bad", "worse"),
+            Severity::Notable => ("notable", "look"),
+            Severity::Fine => ("fine", "fine"),
+        };
+        let _ = write!(page, "<li class=\"{class}\"><b>{word}</b>{}</li>", escape(&finding.text));
+    }
+    page.push_str("</ul><nav aria-label=\"Sections\">");
+    for (id, title, _) in &sections {
+        let _ = write!(page, "<a href=\"#{id}\">{title}</a> ");
+    }
+    page.push_str("</nav></section>");
+    for (id, title, body) in &sections {
+        let _ = write!(page, "<section id=\"{id}\"><h2>{title}</h2>{body}</section>");
+    }
+    page.push_str("</main></body></html>\n");
+    page
+}
+
+fn subtitle(report: &Report) -> String {
+    let (first, last) = (report.windows.first(), report.windows.last());
+    let sum = |of: fn(&super::WindowLine) -> i64| report.windows.iter().map(of).sum::<i64>();
+    format!(
+        "{} windows from {} to {} (UTC) · {} predictions, {} with a label · made {}",
+        report.windows.len(),
+        first.map(|window| time(window.start)).unwrap_or_default(),
+        last.map(|window| time(window.end)).unwrap_or_default(),
+        sum(|window| window.predictions),
+        sum(|window| window.labelled),
+        report.generated_at.format("%Y-%m-%d %H:%M UTC"),
+    )
+}
+
+/// A table; cells are texts.
+fn table(head: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
+    let mut html = String::from("<div class=\"scroll\"><table><thead><tr>");
+    for name in head {
+        let _ = write!(html, "<th scope=\"col\">{}</th>", escape(name));
+    }
+    html.push_str("</tr></thead><tbody>");
+    for row in rows {
+        html.push_str("<tr>");
+        for cell in row {
+            let _ = write!(html, "<td>{}</td>", escape(&cell));
+        }
+        html.push_str("</tr>");
+    }
+    html + "</tbody></table></div>"
+}
+
+fn details(table: &str) -> String {
+    format!("<details><summary>As a table</summary>{table}</details>")
+}
+
+fn shown(value: Option<f64>) -> String {
+    value.map_or_else(|| "–".into(), number)
+}
+
+fn interval(low: Option<f64>, high: Option<f64>) -> String {
+    match (low, high) {
+        (Some(low), Some(high)) => format!("{} to {}", number(low), number(high)),
+        _ => "–".into(),
+    }
+}
+
+/// Of every so many points the worst, so that there are not more than can be seen.
+fn thinned<'p>(points: &[&'p MetricPoint], headline: Headline) -> (Vec<&'p MetricPoint>, usize) {
+    let every = points.len().div_ceil(POINTS_MAX).max(1);
+    let badness = |point: &&MetricPoint| {
+        let value = point.value.unwrap_or(if headline.more_is_better { f64::INFINITY } else { f64::NEG_INFINITY });
+        if headline.more_is_better { -value } else { value }
+    };
+    let worst = |some: &[&'p MetricPoint]| {
+        some.iter()
+            .copied()
+            .max_by(|one, other| badness(one).total_cmp(&badness(other)))
+            .expect("a chunk is never empty")
+    };
+    (points.chunks(every).map(worst).collect(), every)
+}
+
+fn metrics(report: &Report) -> String {
+    let states: BTreeMap<i64, &str> =
+        report.windows.iter().map(|window| (window.start, window.state.as_str())).collect();
+    let mut html = String::new();
+    for headline in headlines(report.task) {
+        let points: Vec<&MetricPoint> = report.series(headline.name).collect();
+        if points.iter().all(|point| point.value.is_none()) {
+            continue;
+        }
+        let (points, every) = thinned(&points, *headline);
+        let dots: Vec<Dot> = points
+            .iter()
+            .map(|point| Dot {
+                label: time(point.start),
+                value: point.value,
+                low: point.ci_low,
+                high: point.ci_high,
+                is_open: states.get(&point.start) != Some(&"final"),
+            })
+            .collect();
+        let better = if headline.more_is_better { "more is better" } else { "less is better" };
+        let of = if every > 1 { format!("; the worst of every {every} windows") } else { String::new() };
+        let _ = write!(html, "<h3>{} <span class=\"soft\">{better}{of}</span></h3>", headline.name);
+        html += &svg::line(&format!("{} by window", headline.name), &dots);
+        html += &details(&table(
+            &["window", headline.name, "interval", "labelled", "why none"],
+            points.iter().map(|point| {
+                vec![
+                    time(point.start),
+                    shown(point.value),
+                    interval(point.ci_low, point.ci_high),
+                    point.n_labelled.to_string(),
+                    point.reason.clone().unwrap_or_default(),
+                ]
+            }),
+        ));
+    }
+    if !html.is_empty() {
+        html.insert_str(0, "<p class=\"soft\">The band is each value's interval. A hollow point may still be revised by late labels.</p>");
+    }
+    html + &newest(report)
+}
+
+/// Every metric of the newest window with labels.
+fn newest(report: &Report) -> String {
+    let Some(window) = report.newest_labelled() else { return String::new() };
+    let rows = report.metrics.iter().filter(|point| point.start == window.start).map(|point| {
+        let name =
+            point.class.as_ref().map_or_else(|| point.metric.clone(), |class| format!("{} of {class}", point.metric));
+        let value = point.value.map_or_else(|| point.reason.clone().unwrap_or_default(), number);
+        vec![name, value, interval(point.ci_low, point.ci_high), point.n_labelled.to_string()]
+    });
+    let rows = table(&["metric", "value", "interval", "labelled"], rows);
+    format!("<details><summary>All metrics of the window from {}</summary>{rows}</details>", time(window.start))
+}
+
+fn confusion(report: &Report) -> String {
+    let mut classes: Vec<&str> =
+        report.confusion.iter().flat_map(|cell| [cell.actual.as_str(), cell.predicted.as_str()]).collect();
+    classes.sort_unstable();
+    classes.dedup();
+    if classes.is_empty() {
+        return String::new();
+    }
+    let counts: BTreeMap<(&str, &str), i64> =
+        report.confusion.iter().map(|cell| ((cell.actual.as_str(), cell.predicted.as_str()), cell.count)).collect();
+    let left = classes.len().saturating_sub(CLASSES_MAX);
+    classes.truncate(CLASSES_MAX);
+    let mut html = String::from(
+        "<p class=\"soft\">All labelled predictions of the period; in brackets the share of the actual class.</p>",
+    );
+    html += "<div class=\"scroll\"><table><thead><tr><th scope=\"col\">actual ↓ predicted →</th>";
+    for class in &classes {
+        let _ = write!(html, "<th scope=\"col\">{}</th>", escape(class));
+    }
+    html += "</tr></thead><tbody>";
+    for actual in &classes {
+        let count = |predicted: &str| counts.get(&(actual, predicted)).copied().unwrap_or(0);
+        let all: i64 = counts.iter().filter(|((of, _), _)| of == actual).map(|(_, count)| count).sum();
+        let _ = write!(html, "<tr><th scope=\"row\">{}</th>", escape(actual));
+        for predicted in &classes {
+            let class = if actual == predicted { " class=\"hit\"" } else { "" };
+            let share =
+                if all > 0 { format!(" ({})", percent(count(predicted) as f64 / all as f64)) } else { String::new() };
+            let _ = write!(html, "<td{class}>{}{share}</td>", count(predicted));
+        }
+        html += "</tr>";
+    }
+    html += "</tbody></table></div>";
+    if left > 0 {
+        let _ = write!(html, "<p class=\"soft\">{left} more classes are in the table <code>confusion</code>.</p>");
+    }
+    html
+}
+
+fn curves(report: &Report) -> String {
+    let mut html = String::new();
+    if let Some(roc) = &report.roc {
+        let rows = table(
+            &["false-positive rate", "true-positive rate"],
+            roc.points.iter().map(|(x, y)| vec![number(*x), number(*y)]),
+        );
+        let _ = write!(
+            html,
+            "<div><h3>ROC curve</h3>{}<p class=\"soft\">Area {} over all {} thresholds.</p>{}</div>",
+            svg::unit("True-positive rate by false-positive rate", &roc.points, false),
+            number(roc.area),
+            roc.thresholds,
+            details(&rows)
+        );
+    }
+    if !report.reliability.is_empty() {
+        let points: Vec<(f64, f64)> = report.reliability.iter().map(|bin| (bin.mean_score, bin.positives)).collect();
+        let rows = report.reliability.iter().map(|bin| {
+            let (low, high) = (bin.bin as f64 / 10.0, (bin.bin + 1) as f64 / 10.0);
+            vec![format!("{low} to {high}"), number(bin.mean_score), number(bin.positives), bin.n.to_string()]
+        });
+        let rows = table(&["score", "mean score", "share of positives", "labelled"], rows);
+        let _ = write!(
+            html,
+            "<div><h3>Reliability</h3>{}<p class=\"soft\">Share of positives by mean score, in tenths. On the diagonal scores are \
+             what they say.</p>{}</div>",
+            svg::unit("Share of positives by mean score", &points, true),
+            details(&rows)
+        );
+    }
+    if html.is_empty() { html } else { format!("<div class=\"pair\">{html}</div>") }
+}
+
+fn drift(report: &Report) -> String {
+    let measured: Vec<&DriftPoint> = report.drift.iter().filter(|point| point.statistic.is_some()).collect();
+    if measured.is_empty() {
+        return String::new();
+    }
+    let mut starts: Vec<i64> = measured.iter().map(|point| point.start).collect();
+    starts.sort_unstable();
+    starts.dedup();
+    let every = starts.len().div_ceil(COLUMNS_MAX).max(1);
+    let columns: Vec<String> = starts.chunks(every).map(|some| time(some[0])).collect();
+    let place = |start: i64| starts.binary_search(&start).unwrap_or(0) / every;
+    let mut rows: BTreeMap<String, Vec<Option<Field>>> = BTreeMap::new();
+    for point in &measured {
+        let (Some(statistic), Some(threshold)) =
+            (point.statistic, point.threshold.filter(|threshold| *threshold > 0.0))
+        else {
+            continue;
+        };
+        let is_beyond = point.drifted == Some(true);
+        let p = point.p_value.map_or_else(String::new, |p| format!(", p {}", number(p)));
+        let field = Field {
+            share: statistic / threshold / 2.0,
+            is_beyond,
+            text: format!("{} of {} (threshold {}){p}", number(statistic), point.method, number(threshold)),
+        };
+        let row =
+            rows.entry(format!("{} · {}", point.column, point.method)).or_insert_with(|| vec![None; columns.len()]);
+        let slot = &mut row[place(point.start)];
+        if slot.as_ref().is_none_or(|known| (known.is_beyond, known.share) < (field.is_beyond, field.share)) {
+            *slot = Some(field);
+        }
+    }
+    let worst = |fields: &[Option<Field>]| {
+        let beyond = fields.iter().flatten().filter(|field| field.is_beyond).count();
+        (beyond, fields.iter().flatten().map(|field| field.share).fold(0.0, f64::max))
+    };
+    let mut rows: Vec<(String, Vec<Option<Field>>)> = rows.into_iter().collect();
+    rows.sort_by(|(_, one), (_, other)| worst(other).partial_cmp(&worst(one)).unwrap_or(std::cmp::Ordering::Equal));
+    let left = rows.len().saturating_sub(ROWS_MAX);
+    rows.truncate(ROWS_MAX);
+    let of = if every > 1 { format!(" Each field is the worst of {every} windows.") } else { String::new() };
+    let mut html = format!(
+        "<p class=\"soft\">Distance from the reference by column and window: the darker, the further; red is beyond its threshold.{of}</p>"
+    );
+    html += &svg::heat("Distance from the reference by column and window", &rows, &columns);
+    if left > 0 {
+        let _ = write!(
+            html,
+            "<p class=\"soft\">{left} more rows, none of them worse, are in the table <code>drift</code>.</p>"
+        );
+    }
+    let listed = rows.iter().flat_map(|(name, fields)| {
+        let last = fields.iter().zip(&columns).rev().find_map(|(field, column)| Some((field.as_ref()?, column)));
+        let beyond = fields.iter().flatten().filter(|field| field.is_beyond).count();
+        last.map(|(field, column)| vec![name.clone(), column.clone(), field.text.clone(), beyond.to_string()])
+    });
+    html + &details(&table(&["column · method", "newest", "distance", "fields beyond"], listed))
+}
+
+fn segments(report: &Report) -> String {
+    let mut worst = harm(report);
+    let Some(first) = worst.first() else { return String::new() };
+    let intro = format!(
+        "<p class=\"soft\">{} of the window from {} by segment, those that cost most first: how much worse than the {} of all, times \
+         how many it concerns.</p>",
+        first.metric,
+        time(first.start),
+        number(first.overall)
+    );
+    let left = worst.len().saturating_sub(ROWS_MAX);
+    worst.truncate(ROWS_MAX);
+    let metric = worst[0].metric;
+    let rows = worst.into_iter().map(|harm| {
+        let verdict = if harm.is_certain { "worse" } else { "" };
+        vec![
+            format!("{} = {}", harm.group, harm.group_value),
+            number(harm.value),
+            interval(harm.ci_low, harm.ci_high),
+            harm.n_labelled.to_string(),
+            verdict.to_owned(),
+        ]
+    });
+    let mut html = intro + &table(&["segment", metric, "interval", "labelled", "verdict"], rows);
+    if left > 0 {
+        let _ = write!(html, "<p class=\"soft\">{left} more, less costly, are in the table <code>metrics</code>.</p>");
+    }
+    html
+}
+
+fn versions(report: &Report) -> String {
+    let labelled = report.versions.iter().filter(|point| point.n_labelled > 0);
+    let mut windows: BTreeMap<i64, Vec<&str>> = BTreeMap::new();
+    for point in labelled {
+        windows.entry(point.start).or_default().push(&point.group_value);
+    }
+    let several = |versions: &&Vec<&str>| versions.iter().any(|version| *version != versions[0]);
+    let Some((start, _)) = windows.iter().rev().find(|(_, versions)| several(versions)) else { return String::new() };
+    let here: Vec<&GroupPoint> = report.versions.iter().filter(|point| point.start == *start).collect();
+    let rows = headlines(report.task).iter().flat_map(|headline| {
+        here.iter().filter(|point| point.metric == headline.name && point.value.is_some()).map(|point| {
+            vec![
+                headline.name.to_owned(),
+                point.group_value.clone(),
+                shown(point.value),
+                interval(point.ci_low, point.ci_high),
+                point.n_labelled.to_string(),
+            ]
+        })
+    });
+    format!(
+        "<p class=\"soft\">Side by side in the newest window that has labels of more than one, from {}.</p>{}",
+        time(*start),
+        table(&["metric", "version", "value", "interval", "labelled"], rows)
+    )
+}
+
+fn arrival(report: &Report) -> String {
+    if report.arrival.iter().all(|arrival| arrival.share == 0.0) {
+        return String::new();
+    }
+    let dots: Vec<Dot> = report
+        .arrival
+        .iter()
+        .map(|arrival| Dot {
+            label: arrival.after.clone(),
+            value: Some(arrival.share),
+            low: None,
+            high: None,
+            is_open: false,
+        })
+        .collect();
+    let rows = report.arrival.iter().map(|arrival| vec![arrival.after.clone(), percent(arrival.share)]);
+    format!(
+        "<p class=\"soft\">Share of the period's predictions whose label was there so long after them.</p>{}{}",
+        svg::line("Share of predictions with a label by time since the prediction", &dots),
+        details(&table(&["after", "with a label"], rows))
+    )
+}
+
+fn serving(report: &Report) -> String {
+    if report.health.is_empty() {
+        return String::new();
+    }
+    let every = report.health.len().div_ceil(POINTS_MAX).max(1);
+    let busiest = |some: &[super::Health]| some.iter().max_by_key(|health| health.requests).cloned();
+    let health: Vec<super::Health> = report.health.chunks(every).filter_map(busiest).collect();
+    let dots: Vec<Dot> = health
+        .iter()
+        .map(|health| Dot {
+            label: time(health.start),
+            value: Some(health.requests as f64),
+            low: None,
+            high: None,
+            is_open: false,
+        })
+        .collect();
+    let rows = health.iter().map(|health| {
+        vec![
+            time(health.start),
+            health.requests.to_string(),
+            health.failed.to_string(),
+            shown(health.latency_median_ms),
+            shown(health.latency_max_ms),
+        ]
+    });
+    let of = if every > 1 { format!(", the busiest of every {every}") } else { String::new() };
+    format!(
+        "<h3>Requests by window{of}</h3>{}{}",
+        svg::line("Requests by window", &dots),
+        details(&table(&["window", "requests", "failed", "median latency, ms", "longest, ms"], rows))
+    )
+}
+
+fn windows(report: &Report) -> String {
+    let newest = report.windows.iter().rev().take(POINTS_MAX);
+    let rows = newest.map(|window| {
+        vec![
+            time(window.start),
+            window.state.clone(),
+            window.revision.to_string(),
+            window.predictions.to_string(),
+            window.labelled.to_string(),
+            window.label_coverage.map_or_else(|| "–".into(), percent),
+            window.failed.to_string(),
+            window.invalid.to_string(),
+            window.duplicates.to_string(),
+            time(window.decided_at),
+        ]
+    });
+    let head =
+        ["window", "state", "revision", "predictions", "labelled", "coverage", "failed", "refused", "copies", "judged"];
+    let left = report.windows.len().saturating_sub(POINTS_MAX);
+    let more = if left > 0 {
+        format!("<p class=\"soft\">{left} earlier ones are in the table <code>windows</code>.</p>")
+    } else {
+        String::new()
+    };
+    table(&head, rows) + &more
+}

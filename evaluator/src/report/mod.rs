@@ -1,0 +1,326 @@
+//! One model's windows as a page that a person reads: what needs attention first, then everything that it rests on.
+//!
+//! A report is read out of the tables (and, where no table has it, out of `history`), never computed beside them: its numbers
+//! are those that `driftline sql` gives. It holds no rows of events.
+mod attention;
+mod gather;
+mod html;
+mod markdown;
+mod svg;
+
+use chrono::{DateTime, Utc};
+use driftline_schemas::clock::Micros;
+use driftline_schemas::tables::Task;
+use serde::{Deserialize, Serialize};
+
+pub use gather::{Subject, gather};
+
+/// One model over a period.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Report {
+    /// Model.
+    pub model: String,
+    /// What it predicts.
+    pub task: Task,
+    /// When the report was made.
+    pub generated_at: DateTime<Utc>,
+    /// What a person should know first, the weightiest first.
+    pub attention: Vec<Finding>,
+    /// The windows of the period, in order.
+    pub windows: Vec<WindowLine>,
+    /// Every metric over all versions and segments, in order of name and time.
+    pub metrics: Vec<MetricPoint>,
+    /// The same by version, where there is more than one.
+    pub versions: Vec<GroupPoint>,
+    /// The same by segment.
+    pub segments: Vec<GroupPoint>,
+    /// Actual × predicted over the period.
+    pub confusion: Vec<Cell>,
+    /// Receiver operating characteristic over the period, of binary models.
+    pub roc: Option<Curve>,
+    /// Mean score against share of positives, by tenth of the score, of binary models with probabilities.
+    pub reliability: Vec<ReliabilityBin>,
+    /// Distances of columns from the reference.
+    pub drift: Vec<DriftPoint>,
+    /// Which share of predictions had its label how long after.
+    pub arrival: Vec<Arrival>,
+    /// Requests, failures and latency by window.
+    pub health: Vec<Health>,
+}
+
+/// A sentence and how much it matters.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Finding {
+    /// How much it matters.
+    pub severity: Severity,
+    /// In one sentence, with its numbers.
+    pub text: String,
+}
+
+/// How much a finding matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// Something is worse, and chance does not explain it.
+    Bad,
+    /// Something has changed, or is missing.
+    Notable,
+    /// Nothing to do.
+    Fine,
+}
+
+/// A window, as in the table `windows`; times in microseconds UTC.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WindowLine {
+    /// Start.
+    pub start: Micros,
+    /// End.
+    pub end: Micros,
+    /// `open`, `sealed` or `final`.
+    pub state: String,
+    /// Latest revision.
+    pub revision: i64,
+    /// Predictions.
+    pub predictions: i64,
+    /// Those with a label.
+    pub labelled: i64,
+    /// Those that failed.
+    pub failed: i64,
+    /// Those that the model's settings refuse.
+    pub invalid: i64,
+    /// Copies.
+    pub duplicates: i64,
+    /// Share of predictions with a label, 0 to 1.
+    pub label_coverage: Option<f64>,
+    /// When it was last judged.
+    pub decided_at: Micros,
+}
+
+/// A metric of one window over all versions and segments.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MetricPoint {
+    /// The window's start, microseconds UTC.
+    pub start: Micros,
+    /// Name.
+    pub metric: String,
+    /// Class of a per-class row.
+    pub class: Option<String>,
+    /// Value; `None` with a reason.
+    pub value: Option<f64>,
+    /// Why there is no value.
+    pub reason: Option<String>,
+    /// Interval, if the metric has one.
+    pub ci_low: Option<f64>,
+    /// Interval, if the metric has one.
+    pub ci_high: Option<f64>,
+    /// Labelled predictions behind it.
+    pub n_labelled: i64,
+}
+
+/// A metric of one window for one value of a segment, or one version.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GroupPoint {
+    /// The window's start, microseconds UTC.
+    pub start: Micros,
+    /// Name of the segment; `version` for versions.
+    pub group: String,
+    /// Its value.
+    pub group_value: String,
+    /// Metric.
+    pub metric: String,
+    /// Value.
+    pub value: Option<f64>,
+    /// Interval, if the metric has one.
+    pub ci_low: Option<f64>,
+    /// Interval, if the metric has one.
+    pub ci_high: Option<f64>,
+    /// Labelled predictions behind it.
+    pub n_labelled: i64,
+}
+
+/// A cell of the confusion matrix.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Cell {
+    /// Class of the label.
+    pub actual: String,
+    /// Class of the prediction.
+    pub predicted: String,
+    /// Predictions.
+    pub count: i64,
+}
+
+/// Points of a curve that was computed at every threshold, at most 200 of them, and the exact area below all of it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Curve {
+    /// `(x, y)`, ascending.
+    pub points: Vec<(f64, f64)>,
+    /// Area below it, by all thresholds.
+    pub area: f64,
+    /// Thresholds.
+    pub thresholds: i64,
+}
+
+/// Scores of one tenth.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ReliabilityBin {
+    /// Which tenth, 0 to 9; open on the left.
+    pub bin: i64,
+    /// Labelled predictions.
+    pub n: i64,
+    /// Their mean score.
+    pub mean_score: f64,
+    /// Share of positives among them.
+    pub positives: f64,
+}
+
+/// A distance of one column in one window.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DriftPoint {
+    /// The window's start, microseconds UTC.
+    pub start: Micros,
+    /// Column.
+    pub column: String,
+    /// Method.
+    pub method: String,
+    /// Statistic; `None` with a reason.
+    pub statistic: Option<f64>,
+    /// Of a test.
+    pub p_value: Option<f64>,
+    /// What it is compared with.
+    pub threshold: Option<f64>,
+    /// The verdict.
+    pub drifted: Option<bool>,
+    /// Why there is none.
+    pub reason: Option<String>,
+}
+
+/// How many labels had come some time after their predictions.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Arrival {
+    /// After so long, in words.
+    pub after: String,
+    /// Share of the period's predictions, 0 to 1.
+    pub share: f64,
+}
+
+/// How a window was served.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Health {
+    /// The window's start, microseconds UTC.
+    pub start: Micros,
+    /// Requests.
+    pub requests: i64,
+    /// Those that failed.
+    pub failed: i64,
+    /// Median latency, milliseconds.
+    pub latency_median_ms: Option<f64>,
+    /// Longest latency, milliseconds.
+    pub latency_max_ms: Option<f64>,
+}
+
+/// A metric that is shown first, and whether more of it is better.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Headline {
+    name: &'static str,
+    more_is_better: bool,
+}
+
+const fn up(name: &'static str) -> Headline {
+    Headline { name, more_is_better: true }
+}
+
+const fn down(name: &'static str) -> Headline {
+    Headline { name, more_is_better: false }
+}
+
+/// What is shown first of a task, the weightiest first.
+fn headlines(task: Task) -> &'static [Headline] {
+    match task {
+        Task::Binary => {
+            &const { [up("roc_auc"), up("f1"), up("accuracy"), up("precision"), up("recall"), down("log_loss")] }
+        }
+        Task::Multiclass => &const { [up("accuracy"), up("f1_macro"), up("balanced_accuracy"), down("log_loss")] },
+        Task::Regression => {
+            &const {
+                [
+                    down("mean_absolute_error"),
+                    down("root_mean_squared_error"),
+                    up("r2"),
+                    down("mean_absolute_percentage_error"),
+                ]
+            }
+        }
+    }
+}
+
+impl Report {
+    /// One self-contained page: no script, nothing loaded from elsewhere.
+    pub fn to_html(&self) -> String {
+        html::page(self)
+    }
+
+    /// The same in Markdown, without the charts.
+    pub fn to_markdown(&self) -> String {
+        markdown::page(self)
+    }
+
+    /// Points of a metric over all, in order of time.
+    fn series(&self, metric: &str) -> impl Iterator<Item = &MetricPoint> {
+        self.metrics.iter().filter(move |point| point.metric == metric && point.class.is_none())
+    }
+
+    /// The last window that has a label.
+    fn newest_labelled(&self) -> Option<&WindowLine> {
+        self.windows.iter().rev().find(|window| window.labelled > 0)
+    }
+}
+
+/// A number as people read it: four significant digits, none of them wasted on zeros.
+fn number(value: f64) -> String {
+    if value == 0.0 {
+        return "0".into();
+    }
+    let digits = (3 - value.abs().log10().floor() as i32).clamp(0, 12) as usize;
+    let text = format!("{value:.digits$}");
+    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
+}
+
+/// A share as a percentage.
+fn percent(share: f64) -> String {
+    format!("{}\u{202f}%", number(share * 100.0))
+}
+
+/// A time to the minute, or to the day where it is a day's beginning.
+fn time(micros: Micros) -> String {
+    let time = driftline_schemas::clock::time_of(micros);
+    let is_midnight = micros.rem_euclid(driftline_schemas::clock::DAY) == 0;
+    time.format(if is_midnight { "%Y-%m-%d" } else { "%Y-%m-%d %H:%M" }).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_have_four_digits_and_no_more() {
+        for (value, text) in [
+            (0.0, "0"),
+            (0.123456, "0.1235"),
+            (0.5, "0.5"),
+            (12.0, "12"),
+            (1234.56, "1235"),
+            (123456.7, "123457"),
+            (-0.000123456, "-0.0001235"),
+            (99.999, "100"),
+            (1e-9, "0.000000001"),
+        ] {
+            assert_eq!(number(value), text, "{value}");
+        }
+        assert_eq!(percent(0.875), "87.5\u{202f}%");
+    }
+
+    #[test]
+    fn midnights_are_days() {
+        assert_eq!((time(0).as_str(), time(3_600_000_000).as_str()), ("1970-01-01", "1970-01-01 01:00"));
+    }
+}
