@@ -29,6 +29,8 @@ ENGINES = {"duckdb": "DuckDB", "polars": "Polars", "pyarrow": "pyarrow", "spark"
 TOLERANCE = 1e-12
 # Reads of a remote store that fail one after the other, before that is a failure.
 TRIES = 20
+# So much of a failure is told: enough to see what it was about.
+WORDS = 400
 # Between two reads, in seconds: an engine leaves time to those that it watches.
 PAUSE = 0.25
 EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
@@ -326,19 +328,20 @@ def ours(binary: str, store: str, table: str, columns: set[str]) -> list[list]:
 
 
 def repeated(remote: bool, read):
-    """A read, repeated while it fails where that may be; returns how often it failed too."""
-    for failed in range(TRIES):
+    """A read, repeated while it fails where that may be; returns the failures too, in their first words."""
+    failures = []
+    while True:
         try:
-            return read(), failed
+            return read(), failures
         except Unequal:
             raise
         # Polars says so by a panic, which is no Exception.
         except BaseException as error:
-            if isinstance(error, KeyboardInterrupt | SystemExit) or not remote or failed + 1 == TRIES:
+            if isinstance(error, KeyboardInterrupt | SystemExit) or not remote or len(failures) + 1 == TRIES:
                 raise
+            failures.append(" ".join(f"{type(error).__name__}: {error}".split())[:WORDS])
             # Longer from try to try: a slow read wants the windows to rest a while.
-            time.sleep(min(0.1 * 2**failed, 2))
-    raise AssertionError("the last try returns or raises")
+            time.sleep(min(0.05 * 2 ** len(failures), 2))
 
 
 class Reader:
@@ -363,7 +366,7 @@ class Reader:
 
 def watch(reader: Reader) -> dict:
     """Reads until the standard input ends."""
-    reads, failed, before, first, ended = 0, 0, 0, None, False
+    reads, failed, before, first, ended = 0, [], 0, None, False
     while not ended:
         (rows, distinct), failures = repeated(reader.remote, lambda: reader.read(lambda table: reader.engine.count(table("history"))))
         if rows != distinct:
@@ -374,7 +377,8 @@ def watch(reader: Reader) -> dict:
         print("read", flush=True)
         if select.select([sys.stdin], [], [], PAUSE)[0] and not sys.stdin.readline():
             ended = True
-    return {"reads": reads, "repeated": failed, "first_rows": first, "last_rows": before}
+    said = {"reads": reads, "repeated": len(failed), "first_rows": first, "last_rows": before}
+    return said | ({"last_failure": failed[-1]} if failed else {})
 
 
 def compare(reader: Reader, binary: str) -> list[str]:

@@ -39,3 +39,24 @@ have_jdk() { have_java && have javac; }
 
 # True when python3 can make a virtual environment with pip in it.
 have_venv() { have python3 && python3 -c 'import ensurepip, venv' >/dev/null 2>&1; }
+
+# make_once PLACE COMMAND…: unless PLACE is there, runs the command with an empty folder as its last argument, which then becomes PLACE.
+# Of those who ask together the first one makes it and the others find it; what was cut off is never taken for the whole.
+make_once() {
+  local place=$1
+  shift
+  [[ ! -e $place ]] || return 0
+  mkdir -p "$(dirname "$place")"
+  (
+    exec 8>"$place.lock"
+    flock -w 1800 8 || die "somebody else has been making $place for half an hour"
+    [[ ! -e $place ]] || exit 0
+    staging=$(mktemp -d "$place.XXXXXX")
+    trap 'rm -rf "$staging"' EXIT
+    # In a process of its own, whose path and folder are not ours.
+    ("$@" "$staging") 8>&-
+    # As mktemp makes it, nobody else may read it.
+    chmod 755 "$staging"
+    mv -T "$staging" "$place"
+  )
+}

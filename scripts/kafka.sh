@@ -19,72 +19,30 @@
 #   certificates=FOLDER         ca.pem; client.pem, client.key (CN=driftline: may all); stranger.pem, a CA that signed nothing here
 
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
+source "$DRIFTLINE_ROOT/scripts/launch.sh"
 
 command=${1:-}
 [[ $# -gt 0 ]] && shift
 
-port=${DRIFTLINE_KAFKA_PORT:-19092}
+# The plain port, and what is counted from it: the controller, SASL_SSL, TLS, TLS on both sides.
+port=$(first_port DRIFTLINE_KAFKA_PORT 19092 5)
 heap=${DRIFTLINE_KAFKA_HEAP:-384m}
 pom=$DRIFTLINE_ROOT/scripts/kafka/pom.xml
 libs=$DRIFTLINE_CACHE/kafka/libs-$(cksum <"$pom" | cut -d ' ' -f 1)
-
-answers() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
-
-# The plain port, and what is counted from it: the controller, SASL_SSL, TLS, TLS on both sides.
-PORTS=5
-
-find_free_port() {
-  local candidate offset
-  for _ in {1..100}; do
-    candidate=$((20000 + RANDOM % 12000)) # below 32768, where the system takes ports for connections from
-    for ((offset = 0; offset < PORTS; offset++)); do
-      ! answers $((candidate + offset)) || continue 2
-    done
-    printf '%s' "$candidate" && return
-  done
-  die "no free ports found"
-}
-
-if [[ $port == free ]]; then
-  [[ $command == start ]] || die "DRIFTLINE_KAFKA_PORT=free is for start only; name the port that it printed"
-  port=$(find_free_port)
-fi
 home=$DRIFTLINE_CACHE/kafka/broker-$port
 certificates=$home/certificates
 # What a broker was first started as, it stays until it is wiped.
 is_secure() { [[ -d $certificates || (${DRIFTLINE_KAFKA_SECURE:-0} == 1 && ! -d $home/data) ]]; }
 
-# Copies the jars once; a half-finished copy is never taken for a whole one.
-fetch_jars() {
-  [[ -d $libs ]] && return
+fetch_jars() { # fetch_jars FOLDER
   have mvn || die "Maven is missing: scripts/setup.sh --tests installs it"
-  local staging
-  mkdir -p "$DRIFTLINE_CACHE/kafka"
-  staging=$(mktemp -d "$DRIFTLINE_CACHE/kafka/staging.XXXXXX")
   say "fetching Kafka's jars"
-  mvn --batch-mode --quiet --file "$pom" dependency:copy-dependencies "-DoutputDirectory=$staging" >&2 ||
-    { rm -rf "$staging" && die "Maven could not fetch Kafka's jars"; }
-  mv -T "$staging" "$libs" 2>/dev/null || rm -rf "$staging"
+  mvn --batch-mode --quiet --file "$pom" dependency:copy-dependencies "-DoutputDirectory=$1" >&2 || die "Maven could not fetch Kafka's jars"
 }
 
 # java_with OPTION… CLASS ARGUMENT…
 java_with() { java -cp "$libs/*" "-Dlog4j2.configurationFile=$DRIFTLINE_ROOT/scripts/kafka/log4j2.properties" "$@"; }
 tool() { java_with -Xmx128m -XX:TieredStopAtLevel=1 -XX:+UseSerialGC "$@"; }
-
-# The pid of the live broker, if there is one; a pid that now belongs to another program does not count.
-live_pid() {
-  local pid
-  pid=$(cat "$home/pid" 2>/dev/null) || return 1
-  [[ -n $pid ]] && tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | grep -qF "$home/server.properties" && printf '%s' "$pid"
-}
-
-await_end() { # await_end PID SECONDS
-  for _ in $(seq $(($2 * 10))); do
-    kill -0 "$1" 2>/dev/null || return 0
-    sleep 0.1
-  done
-  return 1
-}
 
 write_properties() {
   cat >"$home/server.properties" <<PROPERTIES
@@ -184,16 +142,14 @@ say_where() {
 
 start() {
   have_java || die "Java 17 or newer is missing: scripts/setup.sh --tests installs it"
-  fetch_jars
-  mkdir -p "$home"
-  # Test programs may ask for the broker at the same time: the first one starts it, the others find it.
-  exec 9>"$home/lock"
-  flock -w 180 9 || die "another start has held the lock for 3 minutes"
-  if ! live_pid >/dev/null; then
-    answers "$port" && die "port $port is taken by another program; set DRIFTLINE_KAFKA_PORT"
-    answers $((port + 1)) && die "port $((port + 1)), the controller's, is taken by another program; set DRIFTLINE_KAFKA_PORT"
+  make_once "$libs" fetch_jars
+  lock_home
+  if ! live_pid broker >/dev/null; then
+    local offset users=()
+    for offset in 0 1; do
+      ! answers $((port + offset)) || die "port $((port + offset)) is taken by another program; set DRIFTLINE_KAFKA_PORT"
+    done
     write_properties
-    local users=()
     if is_secure; then
       make_certificates
       write_secure_properties
@@ -202,45 +158,20 @@ start() {
     if [[ ! -f $home/data/meta.properties ]]; then
       local cluster
       cluster=$(tool kafka.tools.StorageTool random-uuid 9>&-)
-      tool kafka.tools.StorageTool format --config "$home/server.properties" --cluster-id "$cluster" "${users[@]}" >"$home/format.log" 2>&1 9>&- ||
-        { cat "$home/format.log" >&2 && die "could not format Kafka's storage"; }
+      tool kafka.tools.StorageTool format --config "$home/server.properties" --cluster-id "$cluster" "${users[@]}" >"$home/format.out" 2>&1 9>&- ||
+        { cat "$home/format.out" >&2 && die "could not format Kafka's storage"; }
     fi
-    : >"$home/log"
-    setsid nohup java -cp "$libs/*" "-Xmx$heap" "-Xms$heap" -XX:+UseSerialGC -XX:+ExitOnOutOfMemoryError \
+    launch broker "$port" "$home/server.properties" java -cp "$libs/*" "-Xmx$heap" "-Xms$heap" -XX:+UseSerialGC -XX:+ExitOnOutOfMemoryError \
       "-Dlog4j2.configurationFile=$DRIFTLINE_ROOT/scripts/kafka/log4j2.properties" \
       -Ddriftline.log.level=INFO -Ddriftline.log.target=SYSTEM_OUT \
-      kafka.Kafka "$home/server.properties" </dev/null >>"$home/log" 2>&1 9>&- &
-    printf '%s' "$!" >"$home/pid"
-    disown
+      kafka.Kafka "$home/server.properties"
   fi
-  await_ready
+  await broker 60 is_ready
   say_where
 }
 
 # The line comes when the broker is registered, unfenced and serves requests; an open port alone comes too early.
-await_ready() {
-  for _ in {1..600}; do
-    grep -q 'Kafka Server started' "$home/log" && answers "$port" && return
-    # setsid needs a moment to become java, so a dead broker is one whose process is gone.
-    kill -0 "$(cat "$home/pid")" 2>/dev/null || { tail -n 30 "$home/log" >&2 && die "Kafka ended while starting"; }
-    sleep 0.1
-  done
-  tail -n 30 "$home/log" >&2
-  die "Kafka did not answer within a minute"
-}
-
-end() { # end SIGNAL
-  local pid
-  if ! pid=$(live_pid); then
-    rm -f "$home/pid"
-    say "not running"
-    return
-  fi
-  kill "-$1" "$pid"
-  await_end "$pid" 30 || { say "no answer to SIG$1 in 30 seconds, killing" && kill -KILL "$pid" && await_end "$pid" 10; }
-  rm -f "$home/pid"
-  say "stopped"
-}
+is_ready() { grep -q 'Kafka Server started' "$home/broker.log" && answers "$port"; }
 
 create_topics() {
   local spec
@@ -251,16 +182,19 @@ create_topics() {
   [[ $# -gt 0 ]] || tool org.apache.kafka.tools.TopicCommand --bootstrap-server "localhost:$port" --list
 }
 
-need_running() { live_pid >/dev/null || die "no broker runs on port $port: scripts/kafka.sh start"; }
+need_running() { live_pid broker >/dev/null || die "no broker runs on port $port: scripts/kafka.sh start"; }
 
 case $command in
   start) start ;;
-  stop) end TERM ;;
-  kill) end KILL ;;
-  wipe) end KILL && rm -rf "$home" ;;
-  status) if live_pid >/dev/null; then say_where; else say "not running" && exit 1; fi ;;
+  stop) end TERM broker ;;
+  kill) end KILL broker ;;
+  wipe) wipe broker ;;
+  status) if are_live broker; then say_where; else say "not running" && exit 1; fi ;;
   topics) need_running && create_topics "$@" ;;
-  logs) cat "$home/log" ;;
-  run) fetch_jars && tool "$@" ;;
-  *) sed -n '2,/^$/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2 && exit 2 ;;
+  logs) cat "$home/broker.log" ;;
+  run)
+    make_once "$libs" fetch_jars
+    tool "$@"
+    ;;
+  *) usage ;;
 esac

@@ -56,26 +56,11 @@ build_go() {
   (cd "$1" && go build -mod=readonly -buildvcs=false -trimpath -o producer . >&2)
 }
 
-build() { # build LANGUAGE
-  local folder
-  folder=$(built "$1")
-  [[ -d $folder ]] && return
-  mkdir -p "$producers"
-  # Test programs may ask at the same time: the first one builds, the others find it.
-  exec 9>"$producers/$1.lock"
-  flock -w 1200 9 || die "another build of the $1 producer has held the lock for 20 minutes"
-  [[ -d $folder ]] && return
+build() { make_once "$(built "$1")" build_copy "$1"; } # build LANGUAGE
+build_copy() { # build_copy LANGUAGE FOLDER
   say "building the $1 producer"
-  local staging
-  staging=$(mktemp -d "$producers/staging.XXXXXX")
-  cp -R "$DRIFTLINE_ROOT/examples/producers/$1/." "$staging"
-  # In a process of its own, so that a `die` in there comes back to here.
-  if ! ("build_$1" "$staging") 9>&-; then
-    rm -rf "$staging"
-    die "the $1 producer could not be built"
-  fi
-  # A half-finished build is never taken for a whole one.
-  mv -T "$staging" "$folder"
+  cp -R "$DRIFTLINE_ROOT/examples/producers/$1/." "$2"
+  "build_$1" "$2" || die "the $1 producer could not be built"
 }
 
 known() { [[ " ${languages[*]} " == *" $1 "* ]] || die "no producer in $1: there are ${languages[*]}"; }
@@ -83,7 +68,7 @@ known() { [[ " ${languages[*]} " == *" $1 "* ]] || die "no producer in $1: there
 run() { # run LANGUAGE ARGUMENT…
   local folder language=$1
   shift
-  (build "$language")
+  build "$language"
   folder=$(built "$language")
   case $language in
     python) exec "$folder/venv/bin/python" "$folder/main.py" "$@" ;;
@@ -96,7 +81,10 @@ run() { # run LANGUAGE ARGUMENT…
 case $command in
   build)
     [[ $# -gt 0 ]] || set -- "${languages[@]}"
-    for language in "$@"; do known "$language" && (build "$language"); done
+    for language in "$@"; do
+      known "$language"
+      build "$language"
+    done
     ;;
   run) [[ $# -gt 0 ]] || die "usage: scripts/producers.sh run LANGUAGE ARGUMENT …" && known "$1" && run "$@" ;;
   missing) missing ;;

@@ -7,15 +7,17 @@
 #   scripts/s3.sh wipe        kills it and removes its objects
 #   scripts/s3.sh status | logs | build
 #
-# DRIFTLINE_S3_PORT (19100; `free` finds one at start) tells servers apart. Three ways lead to one bucket, `driftline`:
+# DRIFTLINE_S3_PORT (19100; `free` finds one at start) tells servers apart. Four ways lead to one bucket, `driftline`:
 #   http://127.0.0.1:PORT                      path-style
 #   http://driftline.s3.localhost:PORT         virtual-host style, with http://127.0.0.1:PORT as the client's proxy where
 #                                              the machine does not resolve names below localhost
 #   https://localhost:PORT+1                   TLS under a private authority, whose certificate is DRIFTLINE_TEST_S3_CA
 # The two ports are two processes over one folder, so they are also two gateways that share a store.
+#   http://127.0.0.1:PORT+2                    the first one, with listings as AWS makes them: scripts/fronts/s3_listings.py says why
 
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 source "$DRIFTLINE_ROOT/scripts/toolchains.sh"
+source "$DRIFTLINE_ROOT/scripts/launch.sh"
 
 # Before 1.8.0 its conditional writes raced: several writers were told that they had won.
 version=v1.8.0
@@ -27,39 +29,17 @@ secret_key=driftline-secret
 command=${1:-}
 [[ $# -gt 0 ]] && shift
 
-port=${DRIFTLINE_S3_PORT:-19100}
+port=$(first_port DRIFTLINE_S3_PORT 19100 3)
 root=$DRIFTLINE_CACHE/s3
-binary=$root/versitygw-$version
-
-answers() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
-
-find_free_port() {
-  local candidate
-  for _ in {1..100}; do
-    candidate=$((20000 + RANDOM % 12000)) # below 32768, where the system takes ports for connections from
-    answers "$candidate" || answers $((candidate + 1)) || { printf '%s' "$candidate" && return; }
-  done
-  die "no free pair of ports found"
-}
-
-if [[ $port == free ]]; then
-  [[ $command == start ]] || die "DRIFTLINE_S3_PORT=free is for start only; name the port that it printed"
-  port=$(find_free_port)
-fi
+binary=$root/build-$version/versitygw
 home=$root/server-$port
+servers=(http https listings)
 
-# A half-finished build is never taken for a whole one.
-build() {
-  [[ -x $binary ]] && return
+build() { make_once "$(dirname "$binary")" go_install; }
+go_install() { # go_install FOLDER
   use_go 1.25.0
-  mkdir -p "$root"
-  local staging
-  staging=$(mktemp -d "$root/staging.XXXXXX")
   say "building versitygw $version"
-  GOBIN=$staging go install "github.com/versity/versitygw/cmd/versitygw@$version" >&2 ||
-    { rm -rf "$staging" && die "Go could not build versitygw"; }
-  mv -T "$staging/versitygw" "$binary"
-  rm -rf "$staging"
+  GOBIN=$1 go install "github.com/versity/versitygw/cmd/versitygw@$version" >&2 || die "Go could not build versitygw"
 }
 
 # An authority of our own, and a certificate for localhost that it signs; both are made anew with each server's data.
@@ -75,38 +55,17 @@ make_certificates() {
     printf 'subjectAltName=DNS:localhost,DNS:*.%s,IP:127.0.0.1\nbasicConstraints=CA:FALSE\nextendedKeyUsage=serverAuth\n' "$domain" >server.ext
     openssl x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 3650 -extfile server.ext -out server.made
     mv server.made server.pem
-  ) >"$home/tls.log" 2>&1 || { cat "$home/tls.log" >&2 && die "openssl could not make the certificates"; }
+  ) >"$home/tls/openssl.out" 2>&1 || { cat "$home/tls/openssl.out" >&2 && die "openssl could not make the certificates"; }
 }
 
-# live_pid NAME: the pid of that gateway, if it lives; a pid that now belongs to another program does not count.
-live_pid() {
-  local pid
-  pid=$(cat "$home/$1.pid" 2>/dev/null) || return 1
-  [[ -n $pid ]] && tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null | grep -qF "$home/data" && printf '%s' "$pid"
-}
-
-# launch NAME PORT OPTION…: one gateway over the folder.
-launch() {
+gateway() { # gateway NAME PORT OPTION…: one over the folder
   local name=$1 at=$2
   shift 2
-  live_pid "$name" >/dev/null && return
-  answers "$at" && die "port $at is taken by another program; set DRIFTLINE_S3_PORT"
-  ROOT_ACCESS_KEY=$access_key ROOT_SECRET_KEY=$secret_key setsid nohup "$binary" --port "127.0.0.1:$at" --region us-east-1 \
-    --health /health --virtual-domain "$domain" --quiet "$@" posix "${metadata[@]}" "$home/data" </dev/null >>"$home/log" 2>&1 9>&- &
-  printf '%s' "$!" >"$home/$name.pid"
-  disown
+  launch "$name" "$at" "--port 127.0.0.1:$at " "$binary" --port "127.0.0.1:$at" --region us-east-1 --health /health --virtual-domain "$domain" \
+    --quiet "$@" posix "${metadata[@]}" "$home/data"
 }
 
-await_ready() {
-  local name=$1 url=$2
-  for _ in {1..300}; do
-    curl --silent --fail --max-time 2 --cacert "$home/tls/ca.pem" --output /dev/null "$url/health" && return
-    kill -0 "$(cat "$home/$name.pid")" 2>/dev/null || { tail -n 30 "$home/log" >&2 && die "versitygw ended while starting"; }
-    sleep 0.1
-  done
-  tail -n 30 "$home/log" >&2
-  die "versitygw did not answer within 30 seconds"
-}
+is_healthy() { curl --silent --fail --max-time 2 --cacert "$home/tls/ca.pem" --output /dev/null "$1/health"; }
 
 # ETags are kept in extended attributes; a file system without them needs a folder beside.
 metadata=()
@@ -137,51 +96,35 @@ DRIFTLINE_TEST_S3_URL=s3://$bucket/contract
 DRIFTLINE_TEST_S3_VIRTUAL_HOST=http://$bucket.$domain:$port
 DRIFTLINE_TEST_S3_TLS=https://localhost:$((port + 1))
 DRIFTLINE_TEST_S3_CA=$home/tls/ca.pem
+DRIFTLINE_TEST_S3_LISTINGS=http://127.0.0.1:$((port + 2))
 LINES
 }
 
 start() {
   have curl || die "curl is missing"
-  # In a process of its own: its path is not ours.
-  (build)
-  mkdir -p "$home"
-  # Test programs may ask for the server at the same time: the first one starts it, the others find it.
-  exec 9>"$home/lock"
-  flock -w 60 9 || die "another start has held the lock for a minute"
+  build
+  lock_home
   make_certificates
   find_metadata
-  launch http "$port"
-  launch https $((port + 1)) --cert "$home/tls/server.pem" --key "$home/tls/server.key"
-  await_ready http "http://127.0.0.1:$port"
-  await_ready https "https://localhost:$((port + 1))"
+  export ROOT_ACCESS_KEY=$access_key ROOT_SECRET_KEY=$secret_key
+  gateway http "$port"
+  gateway https $((port + 1)) --cert "$home/tls/server.pem" --key "$home/tls/server.key"
+  launch listings $((port + 2)) "s3_listings.py $((port + 2)) " python3 "$DRIFTLINE_ROOT/scripts/fronts/s3_listings.py" $((port + 2)) "$port"
+  await http 60 is_healthy "http://127.0.0.1:$port"
+  await https 60 is_healthy "https://localhost:$((port + 1))"
+  await listings 60 is_healthy "http://127.0.0.1:$((port + 2))"
   create_bucket
   print_env
-}
-
-end() { # end SIGNAL
-  local name pid ended=no
-  for name in http https; do
-    pid=$(live_pid "$name") || continue
-    kill "-$1" "$pid"
-    for _ in {1..100}; do
-      kill -0 "$pid" 2>/dev/null || break
-      sleep 0.1
-    done
-    kill -KILL "$pid" 2>/dev/null || true
-    ended=yes
-  done
-  rm -f "$home/http.pid" "$home/https.pid"
-  if [[ $ended == yes ]]; then say "stopped"; else say "not running"; fi
 }
 
 case $command in
   start) start ;;
   env) live_pid http >/dev/null || die "no server runs on port $port: scripts/s3.sh start"; print_env ;;
-  stop) end TERM ;;
-  kill) end KILL ;;
-  wipe) end KILL && rm -rf "$home" ;;
-  status) if live_pid http >/dev/null; then printf 'endpoint=http://127.0.0.1:%s\n' "$port"; else say "not running" && exit 1; fi ;;
-  logs) cat "$home/log" ;;
-  build) (build) ;;
-  *) sed -n '2,/^$/s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" >&2 && exit 2 ;;
+  stop) end TERM "${servers[@]}" ;;
+  kill) end KILL "${servers[@]}" ;;
+  wipe) wipe "${servers[@]}" ;;
+  status) if are_live "${servers[@]}"; then printf 'endpoint=http://127.0.0.1:%s\n' "$port"; else say "not running" && exit 1; fi ;;
+  logs) tail -n 100 "$home"/*.log ;;
+  build) build ;;
+  *) usage ;;
 esac

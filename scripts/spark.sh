@@ -19,18 +19,15 @@ python=$("$DRIFTLINE_ROOT/scripts/python.sh")
 jars=$DRIFTLINE_VENV/jars-$(cksum <"$pom" | cut -d ' ' -f 1)
 extensions=$DRIFTLINE_VENV/duckdb-extensions
 
-fetch_jars() {
-  local staging
-  staging=$(mktemp -d "$DRIFTLINE_VENV/staging.XXXXXX")
+fetch_jars() { # fetch_jars FOLDER
   say "fetching Spark's jars for S3"
-  mvn --batch-mode --quiet --file "$pom" dependency:copy-dependencies "-DoutputDirectory=$staging" >&2 ||
-    { rm -rf "$staging" && die "Maven could not fetch the jars of scripts/spark/pom.xml"; }
-  mv -T "$staging" "$jars" 2>/dev/null || rm -rf "$staging"
+  mvn --batch-mode --quiet --file "$pom" dependency:copy-dependencies "-DoutputDirectory=$1" >&2 ||
+    die "Maven could not fetch the jars of scripts/spark/pom.xml"
 }
 
 # DuckDB looks for an extension under its version and platform, which the packages do not know.
-lay_extensions() {
-  "$python" - "$extensions" <<'PYTHON'
+lay_extensions() { # lay_extensions FOLDER
+  "$python" - "$1" >&2 <<'PYTHON'
 import importlib.util, pathlib, shutil, sys
 import duckdb
 
@@ -43,8 +40,8 @@ for name in ["httpfs", "aws"]:
 PYTHON
 }
 
-[[ -d $jars ]] || fetch_jars
-[[ -d $extensions ]] || lay_extensions >&2
+make_once "$jars" fetch_jars
+make_once "$extensions" lay_extensions
 
 mkdir -p "$DRIFTLINE_VENV/conf"
 cat >"$DRIFTLINE_VENV/conf/spark-defaults.conf.$$" <<CONF
@@ -56,6 +53,7 @@ spark.driver.host                     127.0.0.1
 spark.driver.extraJavaOptions         -XX:TieredStopAtLevel=1 -XX:+UseSerialGC
 spark.jars                            $(printf '%s,' "$jars"/*.jar)
 spark.hadoop.fs.s3a.path.style.access true
+spark.hadoop.fs.s3a.endpoint.region    us-east-1
 CONF
 mv "$DRIFTLINE_VENV/conf/spark-defaults.conf.$$" "$DRIFTLINE_VENV/conf/spark-defaults.conf"
 # Spark's own default is to log every warning of its libraries.

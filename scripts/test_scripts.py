@@ -13,10 +13,14 @@ from unittest import mock
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+# The fronts of other servers run by themselves, in their own folder.
+sys.path.append(str(pathlib.Path(__file__).parent / "fronts"))
+
 import audit_duckdb
 import check_licences
 import compare_sklearn
 import engines
+import s3_listings
 
 TIME = pa.timestamp("us", tz="UTC")
 NOON = datetime.datetime(2026, 1, 1, 12, tzinfo=datetime.timezone.utc)
@@ -295,10 +299,27 @@ class Engines(unittest.TestCase):
                 raise answer
             return answer
 
-        self.assertEqual(engines.repeated(True, read), (7, 2))
+        self.assertEqual(engines.repeated(True, read), (7, ["OSError: replaced"] * 2))
         answers = iter([OSError("replaced"), 7])
         with self.assertRaises(OSError):
             engines.repeated(False, read)
+
+
+class Listings(unittest.TestCase):
+    """versitygw's listings, as AWS would encode them."""
+
+    LISTING = (
+        '<?xml version="1.0" encoding="UTF-8"?>\n<ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Name>b</Name><Prefix>a/%C3</Prefix>'
+        "<EncodingType></EncodingType><Contents><Key>a/%C3%A9 &amp; b.txt</Key><ETag>&quot;x&quot;</ETag></Contents>"
+        "<CommonPrefixes><Prefix>a/+/</Prefix></CommonPrefixes></ListBucketResult>"
+    )
+
+    def test_keys_and_prefixes_are_encoded_and_the_rest_is_left(self):
+        found = s3_listings.encoded(self.LISTING)
+        for part in ["<Key>a/%25C3%25A9+%26+b.txt</Key>", "<Prefix>a/%25C3</Prefix>", "<Prefix>a/%2B/</Prefix>", "<Name>b</Name>", "<ETag>&quot;x&quot;</ETag>"]:
+            self.assertIn(part, found)
+        self.assertEqual(found.count("<EncodingType>url</EncodingType>"), 1)
+        self.assertEqual(found.count("EncodingType"), 2)
 
 
 if __name__ == "__main__":
