@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication, TopicResult};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::producer::{DeliveryFuture, FutureProducer, FutureRecord};
 
 use crate::generator::{Generated, Record, Topic};
@@ -24,6 +24,8 @@ const MESSAGE_BYTES_MAX: &str = "8388608";
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a broker may be fenced, or not answer, while a test is set up.
 const BROKER_BACK_WITHIN: Duration = Duration::from_secs(120);
+/// Between two questions to one that does not.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// A broker to test against.
 #[derive(Clone, Debug)]
@@ -125,26 +127,16 @@ impl Broker {
             .set("max.message.bytes", MESSAGE_BYTES_MAX);
         let topic = settings.iter().fold(topic, |topic, (key, value)| topic.set(key, value));
         let options = AdminOptions::new().operation_timeout(Some(TIMEOUT)).request_timeout(Some(TIMEOUT));
-        let asked = Instant::now();
-        for attempt in 0.. {
-            let code = match admin.create_topics([&topic], &options).await {
-                Ok(results) => results.into_iter().find_map(Result::err).map(|(_, code)| code),
-                Err(KafkaError::AdminOp(code)) => Some(code),
-                Err(error) => return Err(error).context("ask for the topic"),
-            };
-            match code {
-                None => break,
+        let mut tries = 0;
+        until_answered(&format!("create topic {name}"), async || {
+            tries += 1;
+            match outcome(admin.create_topics([&topic], &options).await?) {
                 // The try before did it after all.
-                Some(RDKafkaErrorCode::TopicAlreadyExists) if attempt > 0 => break,
-                // A machine that stood still for seconds has fenced its only broker, which comes back by itself.
-                Some(RDKafkaErrorCode::InvalidReplicationFactor | RDKafkaErrorCode::OperationTimedOut)
-                    if asked.elapsed() < BROKER_BACK_WITHIN =>
-                {
-                    tokio::time::sleep(Duration::from_secs(1)).await;
-                }
-                Some(code) => bail!("create topic {name}: {code}"),
+                Err(KafkaError::AdminOp(RDKafkaErrorCode::TopicAlreadyExists)) if tries > 1 => Ok(()),
+                created => created,
             }
-        }
+        })
+        .await?;
         self.await_partitions(name, partitions as usize).await
     }
 
@@ -153,11 +145,12 @@ impl Broker {
         let consumer: BaseConsumer = self.client().create().context("create the consumer")?;
         let asked = Instant::now();
         loop {
-            let metadata = consumer.fetch_metadata(Some(name), TIMEOUT).context("ask for the partitions")?;
+            let ask = async || consumer.fetch_metadata(Some(name), TIMEOUT);
+            let metadata = until_answered("ask for the partitions", ask).await?;
             if metadata.topics().iter().any(|topic| topic.name() == name && topic.partitions().len() == partitions) {
                 return Ok(());
             }
-            ensure!(asked.elapsed() < TIMEOUT, "{name} does not get {partitions} partitions");
+            ensure!(asked.elapsed() < BROKER_BACK_WITHIN, "{name} does not get {partitions} partitions");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
@@ -165,12 +158,33 @@ impl Broker {
     /// Deletes a topic.
     pub async fn delete_topic(&self, name: &str) -> Result<()> {
         let admin: AdminClient<DefaultClientContext> = self.client().create().context("create the admin client")?;
-        for result in admin.delete_topics(&[name], &AdminOptions::new().operation_timeout(Some(TIMEOUT))).await? {
-            if let Err((name, code)) = result {
-                bail!("delete topic {name}: {code}");
+        let options = AdminOptions::new().operation_timeout(Some(TIMEOUT)).request_timeout(Some(TIMEOUT));
+        let mut tries = 0;
+        until_answered(&format!("delete topic {name}"), async || {
+            tries += 1;
+            match outcome(admin.delete_topics(&[name], &options).await?) {
+                Err(KafkaError::AdminOp(RDKafkaErrorCode::UnknownTopicOrPartition)) if tries > 1 => Ok(()),
+                deleted => deleted,
             }
-        }
-        Ok(())
+        })
+        .await
+    }
+
+    /// Adds partitions to a topic, which then has so many.
+    pub async fn add_partitions(&self, name: &str, partitions: usize) -> Result<()> {
+        let admin: AdminClient<DefaultClientContext> = self.client().create().context("create the admin client")?;
+        let options = AdminOptions::new().operation_timeout(Some(TIMEOUT)).request_timeout(Some(TIMEOUT));
+        let mut tries = 0;
+        until_answered(&format!("add partitions to {name}"), async || {
+            tries += 1;
+            match outcome(admin.create_partitions([&NewPartitions::new(name, partitions)], &options).await?) {
+                // So many are there: the try before did it after all, as what is waited for below shows.
+                Err(KafkaError::AdminOp(RDKafkaErrorCode::InvalidPartitions)) if tries > 1 => Ok(()),
+                added => added,
+            }
+        })
+        .await?;
+        self.await_partitions(name, partitions).await
     }
 
     /// Creates both topics with as many partitions as a run was generated for.
@@ -218,7 +232,51 @@ impl Broker {
     /// A partition's first and next offsets.
     pub fn watermarks(&self, topic: &str, partition: i32) -> Result<(i64, i64)> {
         let consumer: BaseConsumer = self.client().create().context("create the consumer")?;
-        consumer.fetch_watermarks(topic, partition, TIMEOUT).context("ask for the watermarks")
+        let asked = Instant::now();
+        loop {
+            match consumer.fetch_watermarks(topic, partition, TIMEOUT) {
+                Err(error) if passes(&error) && asked.elapsed() < BROKER_BACK_WITHIN => std::thread::sleep(PAUSE),
+                answer => return answer.context("ask for the watermarks"),
+            }
+        }
+    }
+}
+
+/// Asks until the broker answers. A machine that stood still for seconds has fenced its only broker, which comes back by itself.
+pub async fn until_answered<T>(what: &str, mut ask: impl AsyncFnMut() -> KafkaResult<T>) -> Result<T> {
+    let asked = Instant::now();
+    loop {
+        match ask().await {
+            Err(error) if passes(&error) && asked.elapsed() < BROKER_BACK_WITHIN => tokio::time::sleep(PAUSE).await,
+            answer => return answer.with_context(|| what.to_owned()),
+        }
+    }
+}
+
+/// Whether an error is one of a broker that is away, or fenced, for a while.
+fn passes(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::InvalidReplicationFactor
+                | RDKafkaErrorCode::OperationTimedOut
+                | RDKafkaErrorCode::RequestTimedOut
+                | RDKafkaErrorCode::BrokerTransportFailure
+                | RDKafkaErrorCode::AllBrokersDown
+                | RDKafkaErrorCode::LeaderNotAvailable
+                | RDKafkaErrorCode::NotLeaderForPartition
+                | RDKafkaErrorCode::BrokerNotAvailable
+                | RDKafkaErrorCode::NotController
+                | RDKafkaErrorCode::CoordinatorNotAvailable
+        )
+    )
+}
+
+/// The first topic's error, if there is one.
+fn outcome(results: Vec<TopicResult>) -> KafkaResult<()> {
+    match results.into_iter().find_map(Result::err) {
+        Some((_, code)) => Err(KafkaError::AdminOp(code)),
+        None => Ok(()),
     }
 }
 

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use axum::body::Body;
@@ -21,6 +21,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::process::Command;
 
+use crate::awake::Awake;
 use crate::crash::produce_slowly;
 use crate::sandbox::{Said, Sandbox, tail};
 use crate::{judge, outside};
@@ -154,7 +155,7 @@ async fn check_tells_what_is_wrong_with_the_store() -> Result<()> {
         ("no server", lines(&url, "endpoint_url = \"http://127.0.0.1:1\""), vec![], "the store did not answer"),
         ("plain HTTP unasked", lines(&url, "allow_http = \"false\""), vec![], "AWS_ALLOW_HTTP=true"),
     ] {
-        let asked = Instant::now();
+        let asked = Awake::start();
         let said = checked(&store, &variables).await?;
         eprintln!("{wrong}: {}", said.stdout.lines().find(|line| line.contains("FAILED")).unwrap_or_default());
         ensure!(said.code == Some(3), "{wrong}: {said:?}");

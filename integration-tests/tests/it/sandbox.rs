@@ -13,6 +13,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
+use crate::awake::{Awake, within};
+
 /// Longer than any command here takes on a busy machine; a command that hangs must not hang the suite.
 const COMMAND_MAX: Duration = Duration::from_secs(300);
 /// A consumer's session, in milliseconds: the shortest that a broker with default settings grants.
@@ -146,7 +148,7 @@ max_amplification = 1000000
     /// Runs a command to its end, under environment variables.
     pub(crate) async fn run_with(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Result<Said> {
         let output = self.command(arguments).envs(variables.iter().copied()).output();
-        let output = tokio::time::timeout(COMMAND_MAX, output)
+        let output = within(COMMAND_MAX, output)
             .await
             .with_context(|| format!("driftline {arguments:?} did not end within {COMMAND_MAX:?}"))?
             .context("run driftline")?;
@@ -201,19 +203,25 @@ impl Process {
     /// SIGTERM; it must drain and end with 0 within 30 seconds. Returns how long it took.
     pub(crate) async fn terminate(mut self) -> Result<Duration> {
         let started = Instant::now();
-        let id = self.child.id().context("it had ended already")?.to_string();
-        let sent = Command::new("kill").args(["-TERM", &id]).status().await.context("send SIGTERM")?;
-        ensure!(sent.success(), "kill -TERM {id}: {sent}");
+        self.signal("TERM").await?;
         let status = self.wait(Duration::from_secs(30)).await?;
         ensure!(status.code() == Some(0), "SIGTERM ended driftline with {status}:\n{}", self.log());
         Ok(started.elapsed())
     }
 
+    /// Sends it a signal. After `STOP` it stands still until `CONT`.
+    pub(crate) async fn signal(&self, name: &str) -> Result<()> {
+        let id = self.child.id().context("it had ended already")?.to_string();
+        let sent = Command::new("kill").args([&format!("-{name}"), &id]).status().await.context("send a signal")?;
+        ensure!(sent.success(), "kill -{name} {id}: {sent}");
+        Ok(())
+    }
+
     /// Waits for the end.
     pub(crate) async fn wait(&mut self, at_most: Duration) -> Result<ExitStatus> {
-        match tokio::time::timeout(at_most, self.child.wait()).await {
-            Ok(status) => status.context("wait for driftline"),
-            Err(_) => bail!("driftline did not end within {at_most:?}:\n{}", self.log()),
+        match within(at_most, self.child.wait()).await {
+            Some(status) => status.context("wait for driftline"),
+            None => bail!("driftline did not end within {at_most:?}:\n{}", self.log()),
         }
     }
 
@@ -234,7 +242,7 @@ impl Process {
             let (_, rest) = log.rsplit_once("serving http://")?;
             rest.split_once("/metrics").map(|(address, _)| address.to_owned())
         };
-        let waited = Instant::now();
+        let waited = Awake::start();
         loop {
             if let Some(address) = find() {
                 return Ok(address);
@@ -257,9 +265,7 @@ pub(crate) async fn get(address: &str, path: &str) -> Result<(u16, String)> {
         let body = answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default();
         Ok((status, body))
     };
-    tokio::time::timeout(Duration::from_secs(20), exchange)
-        .await
-        .with_context(|| format!("GET {path} takes too long"))?
+    within(Duration::from_secs(20), exchange).await.with_context(|| format!("GET {path} takes too long"))?
 }
 
 /// The last lines of a log: enough to see why, not so much that nobody reads it.

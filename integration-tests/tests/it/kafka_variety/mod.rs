@@ -6,13 +6,14 @@ mod records;
 mod rights;
 mod security;
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use driftline_integration_tests::kafka::{Broker, Topics};
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
 use serde::Deserialize;
 
+use crate::awake::Awake;
 use crate::judge;
 use crate::sandbox::{Process, Sandbox, get};
 
@@ -168,7 +169,7 @@ fn configure(sandbox: &Sandbox, kafka: &str, properties: &[(&str, &str)]) -> Res
 /// Waits until `/readyz` answers so, with all of the words in its reasons.
 async fn readyz(process: &Process, status: u16, words: &[&str]) -> Result<Duration> {
     let address = process.address().await?;
-    let waiting = Instant::now();
+    let waiting = Awake::start();
     loop {
         let (code, why) = get(&address, "/readyz").await?;
         if code == status && words.iter().all(|word| why.contains(word)) {
@@ -185,7 +186,7 @@ async fn readyz(process: &Process, status: u16, words: &[&str]) -> Result<Durati
 
 /// Waits until all of that is joined; the accounts must add up then.
 async fn until_joined(sandbox: &Sandbox, process: &Process, joined: Joined) -> Result<Duration> {
-    let waiting = Instant::now();
+    let waiting = Awake::start();
     while let Err(error) = joined.check_tables(sandbox).await {
         ensure!(waiting.elapsed() < Duration::from_secs(60), "in vain waited for it: {error:#}\n{}", process.log());
         tokio::time::sleep(Duration::from_millis(300)).await;

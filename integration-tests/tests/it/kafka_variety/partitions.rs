@@ -2,28 +2,19 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use driftline_integration_tests::kafka::{Broker, Topics};
-use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
-use rdkafka::client::DefaultClientContext;
 use rdkafka::producer::FutureRecord;
 
 use super::{Joined, MODEL, account, configure, id, label, labels, prediction, predictions, producer, readyz, send};
 use super::{PIPELINE, terms, until_joined};
+use crate::awake::Awake;
 use crate::crash::series;
 use crate::sandbox::Sandbox;
 
 const MANY: usize = 200;
 /// Seconds that two collectors may take for the 201 partitions of this test, on a machine that does other things.
 const ENOUGH: Duration = Duration::from_secs(60);
-
-async fn add_partitions(broker: &Broker, topic: &str, count: usize) -> Result<()> {
-    let admin: AdminClient<DefaultClientContext> = broker.client().create().context("create the admin client")?;
-    for result in admin.create_partitions([&NewPartitions::new(topic, count)], &AdminOptions::new()).await? {
-        result.map_err(|(name, code)| anyhow::anyhow!("add partitions to {name}: {code}"))?;
-    }
-    broker.await_partitions(topic, count).await
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_partition_and_two_hundred_shared_by_two_collectors() -> Result<()> {
@@ -46,7 +37,7 @@ async fn one_partition_and_two_hundred_shared_by_two_collectors() -> Result<()> 
     let sandbox = Sandbox::new(broker.brokers(), &topics, MODEL)?;
     // Each partition's end is asked for every quarter of this.
     let calm = [("DRIFTLINE__IDLE_TIMEOUT", "20s")];
-    let started = Instant::now();
+    let started = Awake::start();
     let rest = sandbox.spawn_with("rest", &["run", "--roles", "aggregator,evaluator"], &calm)?;
     let mut collectors = Vec::new();
     for name in ["collector-1", "collector-2"] {
@@ -109,7 +100,7 @@ async fn partitions_that_are_added_are_read_without_a_restart() -> Result<()> {
     until_joined(&sandbox, &process, joined).await?;
 
     for (topic, count) in [(&topics.predictions, 4), (&topics.labels, 3)] {
-        add_partitions(&broker, topic, count).await?;
+        broker.add_partitions(topic, count).await?;
     }
     let added = Instant::now();
     let plain = producer(&broker, &[])?;
@@ -129,7 +120,7 @@ async fn partitions_that_are_added_are_read_without_a_restart() -> Result<()> {
     let found = account(&sandbox, &topics.predictions).await?;
     ensure!(found == terms(&[("records", 22), ("accepted", 22)]), "{found:?}");
     // A run that catches up takes the new ones, too.
-    add_partitions(&broker, &topics.predictions, 5).await?;
+    broker.add_partitions(&topics.predictions, 5).await?;
     let plain = producer(&broker, &[])?;
     send(&plain, &topics.labels, &labels("last", 5)).await?;
     for (key, payload) in predictions("last", 5) {
