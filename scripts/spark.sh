@@ -54,6 +54,7 @@ spark.driver.extraJavaOptions         -XX:TieredStopAtLevel=1 -XX:+UseSerialGC
 spark.jars                            $(printf '%s,' "$jars"/*.jar)
 spark.hadoop.fs.s3a.path.style.access true
 spark.hadoop.fs.s3a.endpoint.region    us-east-1
+spark.hadoop.fs.s3a.input.stream.type  classic
 CONF
 mv "$DRIFTLINE_VENV/conf/spark-defaults.conf.$$" "$DRIFTLINE_VENV/conf/spark-defaults.conf"
 # Spark's own default is to log every warning of its libraries.

@@ -6,18 +6,20 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use chrono::{DateTime, SecondsFormat};
 use driftline_integration_tests::generator::{Record, Topic};
 use driftline_integration_tests::kafka::{Broker, Topics};
+use driftline_store::Store;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 
+use crate::awake::{Awake, within};
 use crate::sandbox::{Sandbox, binary, tail};
 
 const PIPELINE: [&str; 3] = ["run", "--roles", "collector,aggregator,evaluator"];
@@ -73,13 +75,11 @@ async fn h1_engines_agree_on_a_disk_while_windows_are_revised() -> Result<()> {
     duplicates_are_seen(&store, &engines).await
 }
 
-/// Not among the checks yet: on versitygw DuckDB asks for `fraud/eu%20v2` where the folder is `fraud%2Feu%20v2` (it decodes a name of the
-/// listing once more than the server has encoded it), and the others have not passed there either.
+/// On S3 an engine may meet a replacement in the middle of a read: that fails, and the engine reads again, as README says.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "DuckDB does not find percent-encoded folders on versitygw; run it by hand against another S3 server"]
 async fn h1_engines_agree_on_s3_while_windows_are_revised() -> Result<()> {
     let Some(bucket) = given("DRIFTLINE_TEST_S3_URL") else {
-        return skip("the engines were not asked on S3: set DRIFTLINE_TEST_S3_URL to a bucket's url");
+        return skip("the engines were not asked on S3: scripts/s3.sh start prints DRIFTLINE_TEST_S3_URL and more");
     };
     let engines = available(Place::S3)?;
     if engines.is_empty() {
@@ -88,7 +88,8 @@ async fn h1_engines_agree_on_s3_while_windows_are_revised() -> Result<()> {
     let broker = Broker::embedded()?;
     let sandbox = lake(&broker).await?;
     let store = format!("{}/engines-{}", bucket.trim_end_matches('/'), uuid::Uuid::new_v4().simple());
-    suite(&broker, &sandbox, &store, &engines).await
+    suite(&broker, &sandbox, &store, &engines).await?;
+    duplicates_are_seen(&store, &engines).await
 }
 
 /// The engines whose interpreters there are; says loudly which are missing.
@@ -119,6 +120,12 @@ impl Engine {
 
     fn script(self, place: Place) -> &'static str {
         if self.is_apart(place) { "scripts/spark.sh" } else { "scripts/python.sh" }
+    }
+
+    /// The variable with a way of its own to the store. versitygw does not encode the keys of its listings when it is asked to, as DuckDB
+    /// does, which then decodes them all the same.
+    fn endpoint(self, place: Place) -> Option<&'static str> {
+        (self == Engine::DuckDb && place == Place::S3).then_some("DRIFTLINE_TEST_S3_LISTINGS")
     }
 
     fn name(self) -> &'static str {
@@ -188,12 +195,14 @@ async fn suite(broker: &Broker, lake: &Lake, store: &str, engines: &[(Engine, Pa
     let before = revisions(lake, store).await?;
     // An engine that reads over HTTP must find a moment in which none of the windows is replaced, as it does in production.
     let calm = [("DRIFTLINE__REVISE__MIN_DELAY", "4s"), ("DRIFTLINE__REVISE__MAX_DELAY", "4s")];
-    let calm = if store.contains("://") { &calm[..] } else { &[] };
+    let is_remote = store.contains("://");
+    let calm = if is_remote { &calm[..] } else { &[] };
     let pipeline = lake.sandbox.spawn_with("pipeline", &on_store(&PIPELINE), calm)?;
     let reads: Vec<usize> = asked.iter().map(Asked::reads).collect();
     source.stream().await?;
-    let waiting = Instant::now();
+    let waiting = Awake::start();
     let has_seen_enough = |asked: &[Asked]| asked.iter().zip(&reads).all(|(one, before)| one.reads() >= before + READS);
+    let mut at_correction = reads.clone();
     while !(has_seen_enough(&asked) && revisions(lake, store).await? >= before + REVISIONS) {
         for one in &mut asked {
             one.still_runs().await?;
@@ -203,7 +212,11 @@ async fn suite(broker: &Broker, lake: &Lake, store: &str, engines: &[(Engine, Pa
             "engines or windows are too slow: read {:?}",
             asked.iter().map(Asked::reads).collect::<Vec<_>>()
         );
-        source.correct().await?;
+        // However slow the slowest engine is here, it finds that moment: the next corrections wait until all have read.
+        if !is_remote || asked.iter().zip(&at_correction).all(|(one, before)| one.reads() > *before) {
+            at_correction = asked.iter().map(Asked::reads).collect();
+            source.correct().await?;
+        }
         tokio::time::sleep(PAUSE * 4).await;
     }
     // That it drains in time is another test's matter; what it does not finish, the next run does.
@@ -254,23 +267,20 @@ async fn rows_are_what_was_sent(lake: &Lake, store: &str) -> Result<()> {
 
 /// A check that cannot fail is none: with a part twice, every engine must find more rows than predictions.
 async fn duplicates_are_seen(store: &str, engines: &[(Engine, PathBuf)]) -> Result<()> {
-    let object = some_object(&Path::new(store).join("history")).context("history has an object")?;
-    let name = object.file_name().and_then(|name| name.to_str()).context("names are text")?;
-    let copy = object.with_file_name(name.replace("_p0.", "_p1."));
-    ensure!(copy != object, "{name} is a window's first part");
-    std::fs::copy(&object, &copy).context("copy a part")?;
+    let opened = Store::open(store, &BTreeMap::new())?;
+    let listed = opened.list("history").await.context("list history")?;
+    let object = &listed.first().context("history has an object")?.path;
+    let copy = object.replace("_p0.", "_p1.");
+    ensure!(copy != *object, "{object} is a window's first part");
+    let found = opened.get(object).await?.context("what is listed is there")?;
+    opened.put(&copy, found.bytes).await.context("copy a part")?;
     // Spark takes longest to start, and is asked in the same way.
     for (engine, python) in engines.iter().filter(|(engine, _)| *engine != Engine::Spark) {
         let mut asked = Asked::start(*engine, python, store, false)?;
-        let code = tokio::time::timeout(PATIENCE, asked.child.wait()).await.context("it does not end")??.code();
+        let code = within(PATIENCE, asked.child.wait()).await.context("it does not end")??.code();
         ensure!(code == Some(3), "{engine:?} ended with {code:?} on a store with a part twice");
     }
-    std::fs::remove_file(&copy).context("remove the copy")
-}
-
-fn some_object(folder: &Path) -> Option<PathBuf> {
-    let entries = std::fs::read_dir(folder).ok()?.filter_map(std::io::Result::ok).map(|entry| entry.path());
-    entries.into_iter().find_map(|path| if path.is_dir() { some_object(&path) } else { Some(path) })
+    opened.delete(&copy).await.context("remove the copy")
 }
 
 async fn revisions(lake: &Lake, store: &str) -> Result<i64> {
@@ -297,6 +307,10 @@ impl Asked {
     fn start(engine: Engine, python: &Path, store: &str, goes_on: bool) -> Result<Self> {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/engines.py");
         let mut command = Command::new(python);
+        let place = if store.contains("://") { Place::S3 } else { Place::Disk };
+        if let Some(endpoint) = engine.endpoint(place).and_then(given) {
+            command.env("AWS_ENDPOINT_URL", endpoint);
+        }
         command.arg(script).arg(engine.name()).args(["--store", store, "--watch", "--driftline"]).arg(binary());
         let stdin = if goes_on { Stdio::piped() } else { Stdio::null() };
         command.stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
@@ -339,7 +353,7 @@ impl Asked {
     }
 
     async fn wait_for_reads(&mut self, reads: usize) -> Result<()> {
-        let waiting = Instant::now();
+        let waiting = Awake::start();
         while self.reads() < reads {
             self.still_runs().await?;
             ensure!(waiting.elapsed() < PATIENCE, "{:?} has read nothing in {PATIENCE:?}", self.engine);
@@ -351,9 +365,8 @@ impl Asked {
     /// Lets it compare its answers with ours, and end.
     async fn end(mut self) -> Result<String> {
         drop(self.child.stdin.take());
-        let status = tokio::time::timeout(PATIENCE, self.child.wait())
-            .await
-            .with_context(|| format!("{:?} does not end", self.engine))?;
+        let status =
+            within(PATIENCE, self.child.wait()).await.with_context(|| format!("{:?} does not end", self.engine))?;
         let (said, failed) = (self.said.await.unwrap_or_default(), self.failed.await.unwrap_or_default());
         let status = status.context("wait for an engine")?;
         ensure!(status.code() == Some(0), "{:?} ended with {status}:\n{}\n{}", self.engine, tail(&said), tail(&failed));
