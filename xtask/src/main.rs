@@ -2,6 +2,7 @@
 mod collect;
 mod decode;
 mod evaluate;
+mod filters;
 
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
@@ -15,10 +16,11 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Chore {
-    /// Prints events a second and core of the collector beside a bare consumer, and the cost of `evaluate` on many rows.
+    /// Prints events a second and core of the collector beside a bare consumer, the cost of `evaluate` on many rows, and
+    /// what it takes to find the window of a label.
     Bench {
         /// Which part; all by default.
-        #[arg(value_parser = ["collect", "decode", "evaluate"])]
+        #[arg(value_parser = ["collect", "decode", "evaluate", "filters"])]
         only: Option<String>,
         /// Events for the collector.
         #[arg(long, default_value_t = 1_000_000)]
@@ -26,6 +28,12 @@ enum Chore {
         /// Rows for `evaluate`.
         #[arg(long, default_value_t = 10_000_000)]
         rows: usize,
+        /// Outstanding ids for the filters.
+        #[arg(long, default_value_t = 50_000_000)]
+        ids: usize,
+        /// Windows that they are in.
+        #[arg(long, default_value_t = 240)]
+        windows: usize,
         /// A broker to use; without it the embedded one, which sends whole logs and is fit for small runs only.
         #[arg(long)]
         brokers: Option<String>,
@@ -33,7 +41,7 @@ enum Chore {
 }
 
 fn main() -> Result<()> {
-    let Chore::Bench { only, events, rows, brokers } = Cli::parse().chore;
+    let Chore::Bench { only, events, rows, ids, windows, brokers } = Cli::parse().chore;
     if cfg!(debug_assertions) {
         bail!("measure what is shipped: cargo xtask runs with --release (see .cargo/config.toml)");
     }
@@ -46,6 +54,9 @@ fn main() -> Result<()> {
     }
     if wants("evaluate") {
         evaluate::run(rows)?;
+    }
+    if wants("filters") {
+        filters::run(ids, windows)?;
     }
     Ok(())
 }
