@@ -7,6 +7,9 @@ It checks
   * history/: one row per prediction that stands, the right one, with the label that is current      (H1, T4)
   * the accounts of partitions, models and windows, as `driftline audit --format json` or the accounts table gives them
 
+What retention has deleted cannot be counted again: a chain begins at its boundary then, which says what lay behind it, and
+what history/ holds from there is taken as it stands. What was forgotten is counted by the tombstones in the raw objects.
+
 Exit codes: 0 all equal, 1 it could not run, 3 something differs.
 """
 
@@ -35,6 +38,13 @@ class Audit:
         self.notes: list[str] = []
         # (scope, key, term) → count, as recomputed here
         self.counts: collections.Counter = collections.Counter()
+        # chain → its boundary, where its oldest objects are given up
+        self.boundaries: dict[str, dict] = {}
+        for path in sorted((self.store / "raw").glob("*/boundary.json")):
+            self.boundaries[path.parent.name] = json.loads(path.read_text(encoding="utf-8"))
+        # model → [(minute, rows)] of predictions that were forgotten; windows with rows from behind a boundary
+        self.forgotten: dict[str, list[tuple[int, int]]] = collections.defaultdict(list)
+        self.partial: set[tuple] = set()
 
     def differ(self, message: str) -> None:
         self.differences.append(message)
@@ -45,7 +55,7 @@ class Audit:
     # raw/
 
     def read_raw(self) -> None:
-        paths = tables.files(self.store, "raw/*/*.parquet")
+        paths = [path for path in tables.files(self.store, "raw/*/*.parquet") if not self.is_behind(path)]
         footers = []
         if paths:
             query = f"SELECT file_name, value FROM parquet_kv_metadata({tables.listed(paths)}) WHERE key = 'driftline'"
@@ -57,6 +67,10 @@ class Audit:
         self.create_raw_table("predictions", [path for path, footer in footers if footer["kind"] == "predictions"])
         self.create_raw_table("labels", [path for path, footer in footers if footer["kind"] == "labels"])
         self.check_chains(footers)
+
+    def is_behind(self, path: str) -> bool:
+        boundary = self.boundaries.get(pathlib.Path(path).parent.name)
+        return boundary is not None and int(pathlib.Path(path).stem) < boundary["to"]
 
     def create_raw_table(self, kind: str, paths: list[str]) -> None:
         own = {
@@ -89,6 +103,8 @@ class Audit:
                 if offset < int(pathlib.Path(path).stem):
                     self.differ(f"{path}: holds offset {offset}, before its beginning")
         self.ends: dict[tuple[str, int], int] = {}
+        for folder in self.boundaries:
+            chains.setdefault(folder, [])
         for folder, objects in sorted(chains.items()):
             self.check_chain(folder, sorted(objects, key=lambda entry: entry[1]["from"]), seen)
 
@@ -97,6 +113,8 @@ class Audit:
         expected = json.loads(genesis.read_text(encoding="utf-8"))["from"] if genesis.exists() else None
         if expected is None:
             self.differ(f"raw/{folder}: no genesis")
+        if folder in self.boundaries:
+            expected = self.count_behind(folder, json.loads(genesis.read_text(encoding="utf-8")))
         for path, footer in objects:
             name, key = f"raw/{folder}/{pathlib.Path(path).name}", (footer["topic"], footer["partition"])
             if int(pathlib.Path(path).stem) != footer["from"]:
@@ -118,7 +136,40 @@ class Audit:
             self.count("partition", key, "rejected", sum(found.values()))
             for reason, n in found.items():
                 self.count("partition", key, f"rejected:{reason}", n)
+            for share in footer["models"]:
+                for minute, n in share.get("forgotten", []):
+                    self.count("partition", key, "forgotten", n)
+                    if footer["kind"] == "labels":
+                        self.count("model", (share["model"],), "forgotten", n)
+                        self.count("model", (share["model"],), "accepted", n)
+                    else:
+                        self.forgotten[share["model"]].append((minute, n))
             self.ends[key] = max(self.ends.get(key, 0), footer["to"])
+
+    def count_behind(self, folder: str, genesis: dict) -> int:
+        """What a boundary says of the objects behind it; where the chain goes on."""
+        boundary, key = self.boundaries[folder], (genesis["topic"], genesis["partition"])
+        forgotten = boundary.get("forgotten", {})
+        self.count("partition", key, "records", boundary["records"])
+        self.count("partition", key, "gaps", boundary["gaps"])
+        self.count("partition", key, "accepted", boundary["accepted"] - sum(forgotten.values()))
+        if forgotten:
+            self.count("partition", key, "forgotten", sum(forgotten.values()))
+        self.count("partition", key, "rejected", sum(boundary["rejected"].values()))
+        for reason, n in boundary["rejected"].items():
+            self.count("partition", key, f"rejected:{reason}", n)
+        if boundary["to"] - genesis["from"] != boundary["records"] + boundary["gaps"]:
+            self.differ(f"raw/{folder}: its boundary lies at {boundary['to']}, and its records and gaps do not add up to that")
+        kinds = json.loads((self.store / "driftline.json").read_text(encoding="utf-8"))["topics"].get(genesis["topic"], [])
+        if any(incarnation["kind"] == "labels" for incarnation in kinds):
+            for model, n in boundary["models"].items():
+                gone = forgotten.get(model, 0)
+                self.count("model", (model,), "accepted", n)
+                self.count("model", (model,), "retired", n - gone)
+                if gone:
+                    self.count("model", (model,), "forgotten", gone)
+        self.ends[key] = boundary["to"]
+        return boundary["to"]
 
     def count(self, scope: str, key: tuple, term: str, number: int) -> None:
         self.counts[(scope, key, term)] += number
@@ -154,7 +205,37 @@ class Audit:
         extra = "".join(f", {default} AS {name}" for name, default in optional.items() if name not in have)
         self.sql.execute(f"CREATE TABLE h AS SELECT *{extra} FROM history")
         self.sql.execute("CREATE TABLE win AS SELECT DISTINCT model_name, window_start, window_end FROM h")
+        self.take_from_history()
         return True
+
+    def take_from_history(self) -> None:
+        """Rows of history/ that come from behind a boundary stand for the raw rows that are gone."""
+        self.sql.execute("CREATE TABLE behind (topic VARCHAR, partition BIGINT, until BIGINT)")
+        for folder, boundary in self.boundaries.items():
+            genesis = json.loads((self.store / "raw" / folder / "genesis.json").read_text(encoding="utf-8"))
+            self.sql.execute("INSERT INTO behind VALUES (?, ?, ?)", [genesis["topic"], genesis["partition"], boundary["to"]])
+        if not self.boundaries:
+            return
+        self.partial = {
+            (model, tables.micros(start))
+            for model, start in self.rows(
+                "SELECT DISTINCT model_name, window_start FROM h JOIN behind b"
+                " ON h.topic = b.topic AND h.partition = b.partition AND h.\"offset\" < b.until"
+            )
+        }
+        self.sql.execute(
+            f"""
+            INSERT INTO predictions ({POSITION}, model_name, prediction_id, event_time, model_version, prediction, error, path)
+            SELECT h.topic, h.partition, h."offset", h."index", model_name, prediction_id, event_time, model_version, prediction, error,
+                   'behind'
+            FROM h JOIN behind b ON h.topic = b.topic AND h.partition = b.partition AND h."offset" < b.until;
+            -- Its window stands for the one that the label may have named.
+            INSERT INTO labels ({POSITION}, model_name, prediction_id, event_time, label, prediction_timestamp, path)
+            SELECT DISTINCT label_topic, label_partition, label_offset, label_index, model_name, prediction_id, label_time, label,
+                   window_start, 'behind'
+            FROM h JOIN behind b ON label_topic = b.topic AND label_partition = b.partition AND label_offset < b.until;
+            """
+        )
 
     def judge(self) -> None:
         """Finds standing predictions and current labels from raw/ alone; only the windows' bounds are taken from history/."""
@@ -194,6 +275,8 @@ class Audit:
     def check_history(self) -> None:
         outside = self.rows("SELECT model_name, count(*), min(event_time) FROM placed WHERE window_start IS NULL GROUP BY ALL")
         for model, number, first in outside:
+            if tables.micros(first) < self.folded.get(model, 0):
+                continue  # came after the history of its window was deleted
             self.differ(f"history/: {number} accepted predictions of {model} are in no window, the first at {first}")
         for model, number in self.rows(
             "SELECT model_name, count(*) FROM (SELECT model_name, model_version, prediction_id, window_start FROM h"
@@ -259,6 +342,8 @@ class Audit:
                    count(*) FILTER (fate = 2), count(*) FILTER (fate = 0)
             FROM one GROUP BY ALL
         """
+        # Rows that stand for labels behind a boundary are counted there.
+        query = query.replace("FROM l LEFT JOIN pairs", "FROM (FROM l WHERE path <> 'behind') l LEFT JOIN pairs")
         for model, accepted, duplicate, joined, withdrawn, superseded, late, early, orphaned in self.rows(query):
             terms = {"accepted": accepted, "duplicate": duplicate, "joined": joined, "withdrawn": withdrawn, "superseded": superseded}
             for term, number in terms.items():
@@ -270,7 +355,7 @@ class Audit:
 
     # what Driftline says
 
-    def accounts(self) -> collections.Counter | None:
+    def accounts(self) -> list[dict] | None:
         if self.arguments.audit:
             rows = read_accounts(pathlib.Path(self.arguments.audit).read_text(encoding="utf-8"))
         elif tables.create_table_view(self.sql, self.store, "accounts"):
@@ -279,14 +364,40 @@ class Audit:
             rows = [dict(zip(names, row)) for row in cursor.fetchall()]
         else:
             return None
-        said: collections.Counter = collections.Counter()
-        for row in rows:
+        return rows
+
+    def read_said(self) -> None:
+        """What Driftline says: its accounts, and up to when each model's history is deleted."""
+        rows = self.accounts()
+        self.said: collections.Counter | None = None if rows is None else collections.Counter()
+        self.folded: dict[str, int] = {}
+        self.windows_said: dict[str, list[tuple[int, int]]] = collections.defaultdict(list)
+        for row in rows or []:
+            if row["scope"] == "folded":
+                model = row.get("model_name") or row.get("model")
+                before = datetime.datetime.fromisoformat(row["key"].split("/")[-1].replace("Z", "+00:00"))
+                self.folded[model] = tables.micros(before)
+                continue
+            if row["scope"] == "window" and row["key"].count("/") == 1:
+                ends = [datetime.datetime.fromisoformat(end.replace("Z", "+00:00")) for end in row["key"].split("/")]
+                bounds = (tables.micros(ends[0]), tables.micros(ends[1]))
+                self.windows_said[row.get("model_name") or row.get("model")].append(bounds)
             scope, term = row["scope"], SYNONYMS.get(row["term"], row["term"])
-            said[(scope, normal_key(scope, row), term)] += row["count"]
-        return said
+            self.said[(scope, normal_key(scope, row), term)] += row["count"]
+
+    def count_forgotten(self) -> None:
+        for model, rows in self.forgotten.items():
+            bounds = sorted(set(self.windows_said[model]))
+            for minute, number in rows:
+                time = minute * 60_000_000
+                start = next((start for start, end in bounds if start <= time < end), None)
+                if start is not None:
+                    self.count("window", (model, start), "forgotten", number)
+                elif time >= self.folded.get(model, 0):
+                    self.differ(f"{number} forgotten predictions of {model} are in no window, at minute {minute}")
 
     def compare(self) -> None:
-        said = self.accounts()
+        said = self.said
         if said is None:
             self.differ("there is neither an accounts table nor --audit")
             return
@@ -294,7 +405,14 @@ class Audit:
         for (scope, key, term), number in sorted(self.counts.items(), key=str):
             if term.startswith("("):
                 continue
+            if scope == "window" and key[1] < self.folded.get(key[0], 0):
+                continue
+            if (scope, term) == ("window", "forgotten"):
+                continue  # together with the copies, below: of what is gone nobody can tell which were copies
             parts = sums.get(term, (term,))
+            if (scope, term) in (("window", "duplicate"), ("window", "accepted")):
+                number += self.counts[(scope, key, "forgotten")]
+                parts = ("duplicate", "forgotten") if term == "duplicate" else parts
             found = sum(said[(scope, key, part)] for part in parts)
             if term == "accepted" and (scope, key, term) not in said and scope != "partition":
                 found = sum(n for (s, k, t), n in said.items() if (s, k) == (scope, key))
@@ -304,21 +422,27 @@ class Audit:
             if (scope, term) == ("model", "too_late"):
                 # A label too far before its prediction reaches it and does not count: it may be called either.
                 high += self.counts[(scope, key, "(too early)")]
+            if scope == "window" and key in self.partial and term in ("duplicate", "accepted"):
+                high = max(high, found)  # copies behind a boundary are gone
             if not low <= found <= high:
                 self.differ(f"account {scope} {key} {term}: Driftline says {found}, raw/ gives {number}")
         keys = {(scope, key) for scope, key, _ in self.counts}
         for scope, key in sorted({(s, k) for s, k, _ in said} - keys, key=str):
+            if scope == "window" and key[1:] and key[1] < self.folded.get(key[0], 0):
+                continue
             if any(n for (s, k, _), n in said.items() if (s, k) == (scope, key)):
                 self.differ(f"account {scope} {key}: Driftline has one, raw/ gives none")
 
     def run(self) -> int:
         self.read_raw()
+        self.read_said()
         self.check_producers()
         if self.read_history():
             self.judge()
             self.check_history()
             self.count_windows()
             self.count_labels()
+        self.count_forgotten()
         self.compare()
         if not self.counts:
             self.differ("there is nothing in raw/, so there is nothing to compare")

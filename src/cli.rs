@@ -70,6 +70,8 @@ pub(crate) enum Command {
     Audit(AuditArgs),
     /// Judges past windows again under the present configuration.
     Reevaluate(ReevaluateArgs),
+    /// Takes predictions and their labels out of everything that is kept, by id, for good.
+    Forget(ForgetArgs),
     /// Checks configuration, store, brokers, topics and clock.
     Check,
     /// Shows the configuration as it is understood.
@@ -255,4 +257,17 @@ pub(crate) struct ReevaluateArgs {
     /// Only windows that start before this time (RFC 3339).
     #[arg(long, value_name = "TIME")]
     pub(crate) to: Option<chrono::DateTime<chrono::Utc>>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ForgetArgs {
+    /// Model whose predictions and labels are forgotten.
+    #[arg(long)]
+    pub(crate) model: String,
+    /// Ids to forget; what comes again under one of them is dropped too.
+    #[arg(long = "prediction-id", value_name = "ID", num_args = 1.., required_unless_present = "ids_file")]
+    pub(crate) prediction_ids: Vec<String>,
+    /// File with one id a line; `-` is standard input.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ids_file: Option<PathBuf>,
 }

@@ -93,6 +93,7 @@ pub(crate) async fn run(config: &Config, store: Store, plan: Plan, shutdown: Can
             store: store.clone(),
             members: members.clone(),
             config: config.judge.clone(),
+            retention: config.retention.clone(),
             poll_interval: config.poll_interval,
             collected: until(&collected),
         };

@@ -35,10 +35,11 @@ pub fn decide(state: &LedgerState, now: Micros, urgency: Urgency) -> Vec<Entry> 
         let known = inferred.as_ref().or(model.task.as_ref());
         let horizons = state.horizons(name);
         let passed = watermark::of_everything(model, &state.chains);
+        let forgets = state.forgotten.get(name).map_or(0, |forgotten| forgotten.last);
         for window in model.windows.values() {
             let Some(epoch) = state.epoch_of(name, window) else { continue };
             let label_horizon = horizons.of(window.window.start);
-            let subject = Subject { name, model, revise: &config.revise, epoch, label_horizon, known };
+            let subject = Subject { name, model, revise: &config.revise, epoch, label_horizon, known, forgets };
             let next = next_state(&subject, window, Clock { now, idle_until, passed, urgency });
             if next != window.state {
                 entries.push(Entry::State { model: name.clone(), window: window.window, state: next });
@@ -93,6 +94,8 @@ struct Subject<'a> {
     /// How long its labels count.
     label_horizon: Micros,
     known: Option<&'a (Task, Option<String>)>,
+    /// The last record that asked to forget ids of the model.
+    forgets: u64,
 }
 
 impl Subject<'_> {
@@ -138,6 +141,7 @@ fn next_job(
         task,
         positive_class: settings.positive_class.clone().or(positive_class).or_else(|| guess(&model.shape).1),
         refusal: subject.refusal().map(str::to_owned),
+        forgets: subject.forgets,
         decided_at: now,
     })
 }

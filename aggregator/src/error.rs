@@ -21,6 +21,12 @@ pub enum Error {
     /// An object does not hold what it should.
     #[error("corrupt object: {0}")]
     Corrupt(String),
+    /// An object that something needs is not there.
+    #[error("{path} is gone, and it is needed")]
+    Gone {
+        /// Which object.
+        path: String,
+    },
     /// Parquet cannot be read or written.
     #[error("parquet: {0}")]
     Parquet(#[from] parquet::errors::ParquetError),

@@ -6,20 +6,22 @@ use arrow::array::Array;
 use arrow::array::AsArray;
 use arrow::datatypes::Float64Type;
 use bytes::Bytes;
-use driftline_ledger::LedgerState;
+use driftline_ledger::forget::Omissions;
 use driftline_ledger::state::LabelObject;
+use driftline_ledger::{ForgetKey, LedgerState};
 use driftline_schemas::clock::Micros;
 use driftline_schemas::config::ModelSettings;
 use driftline_schemas::ledger::{Applied, AppliedModel, ChainInfo, Entry, Input, Shape, WindowState};
 use driftline_schemas::raw::{Facts, Genesis, ModelIndex, RawFooter, RawKind};
 use driftline_schemas::tables::Task;
 use driftline_schemas::window::{BASE_WINDOW, Window};
-use driftline_store::{Manifest, Store, TopicKind, paths};
+use driftline_store::{Manifest, Object, Store, TopicKind, paths};
 
 use crate::error::Error;
 use crate::filter::{IdFilter, id_hash};
 use crate::objects::{self, LabelRow, RoutedLabel};
 use crate::route::{LabelIds, ModelIds, RouteIndex, WindowIds, is_in_time};
+use crate::{forget, scrub};
 
 /// Objects applied in one record at most: more make larger records, fewer make more of them.
 const OBJECTS_MAX: usize = 256;
@@ -171,7 +173,13 @@ impl Follower {
 
     /// What lies beyond the ledger's boundaries. `state` must be what [`Follower::sync`] saw last.
     pub async fn find(&mut self, state: &LedgerState, now: Micros) -> Result<Findings, Error> {
-        let mut step = Step { state: state.clone(), findings: Findings::default(), cache: HashMap::new(), now };
+        let omissions = if state.forgotten.is_empty() {
+            None
+        } else {
+            Some(Omissions::of(state, ForgetKey::load(&self.store).await?))
+        };
+        let cache = HashMap::new();
+        let mut step = Step { state: state.clone(), findings: Findings::default(), cache, omissions, now };
         self.find_chains(&mut step).await?;
         // Predictions first: a label that lies in the same record then finds its window at once.
         let mut chains: Vec<(String, RawKind)> =
@@ -234,6 +242,11 @@ impl Follower {
     async fn find_next(&mut self, step: &mut Step, chain: &str) -> Result<usize, Error> {
         let Some(from) = step.state.chains.get(chain).and_then(|chain| chain.applied_to) else { return Ok(0) };
         let path = paths::raw_object(chain, from as u64);
+        if let Some(omissions) = &step.omissions {
+            // What comes again is dropped before it is applied, and the object counts it.
+            let rewrite = |object: &Object| Ok(scrub::raw(&path, &object.bytes, omissions)?.map(|(bytes, _)| bytes));
+            forget::rewrite_object(&self.store, &path, rewrite).await?;
+        }
         let Some(object) = self.store.get(&path).await? else { return Ok(0) };
         let footer = footer_of(&path, &object.bytes)?;
         if footer.from != from || footer.to <= from {
@@ -245,7 +258,7 @@ impl Follower {
         for share in &footer.models {
             let mut applied = AppliedModel {
                 model: share.model.clone(),
-                rows: share.rows,
+                rows: share.rows + share.forgotten_rows(),
                 min_event_time: share.min_event_time,
                 max_event_time: share.max_event_time,
                 windows: Vec::new(),
@@ -269,9 +282,10 @@ impl Follower {
             written_at: footer.written_at,
             records: footer.records,
             skipped: footer.skipped_offsets,
-            accepted: footer.accepted,
+            accepted: footer.accepted + footer.forgotten_total(),
             rejected: footer.rejected.clone(),
             gap: footer.kind == RawKind::Gap,
+            forgotten: forgotten_by_model(&footer),
             models,
         }));
         for (model, windows) in predictions {
@@ -373,6 +387,8 @@ struct Step {
     state: LedgerState,
     findings: Findings,
     cache: HashMap<(String, i64, String), Arc<Vec<LabelRow>>>,
+    /// What is to be left out, if anything is.
+    omissions: Option<Omissions>,
     now: Micros,
 }
 
@@ -420,10 +436,15 @@ pub(crate) fn footer_of(path: &str, bytes: &Bytes) -> Result<RawFooter, Error> {
     RawFooter::from_bytes(bytes).map_err(|source| Error::Footer { path: path.to_owned(), source })
 }
 
-/// The windows that a model's rows belong to: unions of their base windows.
+fn forgotten_by_model(footer: &RawFooter) -> BTreeMap<String, u64> {
+    let forgotten = footer.models.iter().map(|share| (share.model.clone(), share.forgotten_rows()));
+    forgotten.filter(|(_, rows)| *rows > 0).collect()
+}
+
+/// The windows that a model's rows belong to, those taken out included: unions of their base windows.
 fn windows_of(state: &LedgerState, share: &ModelIndex) -> Vec<(Window, u64)> {
     let mut windows: BTreeMap<Window, u64> = BTreeMap::new();
-    for (base, rows) in &share.base_windows {
+    for (base, rows) in share.base_windows.iter().chain(&share.forgotten) {
         *windows.entry(state.window_of(&share.model, base * BASE_WINDOW)).or_default() += rows;
     }
     windows.into_iter().collect()

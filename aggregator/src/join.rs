@@ -467,7 +467,7 @@ fn map_values(map: &MapArray, row: usize) -> impl Iterator<Item = f64> + '_ {
 }
 
 /// The account of these rows: each in the first term that applies.
-fn count(rows: &RecordBatch) -> Result<PartCounts, Error> {
+pub(crate) fn count(rows: &RecordBatch) -> Result<PartCounts, Error> {
     let all = Wide::from_batch(rows);
     let (error, invalid, label) = (text(&all, "error")?, text(&all, "invalid_reason")?, text(&all, "label")?);
     let after_final = column(&all, "after_final")?.as_boolean();

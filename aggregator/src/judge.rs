@@ -6,7 +6,8 @@ use arrow::array::AsArray;
 use arrow::array::{BooleanArray, RecordBatch};
 use arrow::datatypes::TimestampMicrosecondType;
 use bytes::Bytes;
-use driftline_ledger::LedgerState;
+use driftline_ledger::forget::Omissions;
+use driftline_ledger::{ForgetKey, LedgerState};
 use driftline_schemas::history::{FOOTER_KEY, part_name, segment_columns};
 use driftline_schemas::ledger::{Input, Job, PartCounts};
 use driftline_schemas::window::Window;
@@ -21,6 +22,7 @@ use crate::filter::{IdFilter, id_hash, part_of};
 use crate::follow::footer_of;
 use crate::join::{JoinRules, join};
 use crate::objects::{self, LabelRow, read_routed, write_parquet};
+use crate::scrub;
 
 /// Rows of a row group: smaller prunes better, larger compresses better.
 const ROW_GROUP_ROWS: usize = 128 * 1024;
@@ -53,6 +55,9 @@ pub fn history_path(model: &str, window: Window, part: u32) -> String {
 ///
 /// # Returns
 /// Its account; `None` if a later revision stands there already.
+///
+/// # Errors
+/// [`Error::Gone`] if an object that the job lists is not there: in the ledger, the job is done by now, or a person is needed.
 pub async fn judge(store: &Store, state: &LedgerState, job: &Job, part: u32) -> Result<Option<PartCounts>, Error> {
     let path = history_path(&job.model, job.window, part);
     loop {
@@ -70,10 +75,20 @@ pub async fn judge(store: &Store, state: &LedgerState, job: &Job, part: u32) -> 
                     footer.revision, job.previous
                 )));
             }
-            None if job.previous != 0 => return Err(Error::Corrupt(format!("{path} is gone"))),
+            None if job.previous != 0 => return Err(Error::Gone { path }),
             _ => {}
         }
-        let made = make(store, state, job, part, existing.as_ref().zip(before.as_ref())).await?;
+        let made = match make(store, state, job, part, existing.as_ref().zip(before.as_ref())).await {
+            // Inputs are deleted only when the job is done: somebody else has done it, and the next look will tell.
+            Err(Error::Gone { path: input }) => {
+                let version = |object: &Object| object.version.clone();
+                if store.get(&path).await?.as_ref().map(version) == existing.as_ref().map(version) {
+                    return Err(Error::Gone { path: input });
+                }
+                continue;
+            }
+            made => made?,
+        };
         let filter = paths::filter(&job.model, &part_name(job.window, part), job.revision);
         store.create(&filter, made.filter.into()).await?;
         let expected = existing.map_or(Expected::Absent, |object| Expected::Version(object.version));
@@ -102,21 +117,33 @@ async fn make(
     part: u32,
     before: Option<(&Object, &HistoryFooter)>,
 ) -> Result<Made, Error> {
+    let omissions = if job.forgets == 0 {
+        None
+    } else {
+        Some(Omissions::upto(state, ForgetKey::load(store).await?, &job.model, job.forgets))
+    };
     let mut predictions = Vec::new();
     let mut labels = Vec::new();
+    let mut forgotten = 0;
     for input in &job.inputs {
         match input {
             Input::Raw { path, after_final } => {
                 let object = required(store, path).await?;
-                let (job, path) = (job.clone(), path.clone());
-                let rows = tokio::task::spawn_blocking(move || prediction_rows(&path, &object.bytes, &job, part));
-                let rows = rows.await.expect("reading rows does not panic")?;
+                let (job, path, omissions) = (job.clone(), path.clone(), omissions.clone());
+                let read = move || prediction_rows(&path, &object.bytes, &job, part, omissions.as_ref());
+                let rows = tokio::task::spawn_blocking(read).await.expect("reading rows does not panic")?;
+                let (rows, gone) = rows;
+                forgotten += gone;
                 predictions.extend(rows.map(|rows| (rows, *after_final)));
             }
             Input::Routed { path } => {
                 let object = required(store, path).await?;
                 let all = read_routed(&object.bytes, &job.model, job.window)?;
-                labels.extend(all.into_iter().filter(|label| part_of(&job.model, &label.id, job.parts) == part));
+                let is_mine = |label: &LabelRow| {
+                    part_of(&job.model, &label.id, job.parts) == part
+                        && omissions.as_ref().is_none_or(|omissions| !omissions.has(&job.model, &label.id))
+                };
+                labels.extend(all.into_iter().filter(is_mine));
             }
         }
     }
@@ -134,26 +161,54 @@ async fn make(
         columns_max: config.max_feature_columns,
         segment_columns: settings.segments.iter().flatten().flat_map(|name| segment_columns(name)).collect(),
     };
-    let before = before.map(|(object, footer)| (object.bytes.clone(), footer.counts.duplicates));
+    let before = before.map(|(object, footer)| Before {
+        bytes: object.bytes.clone(),
+        duplicates: footer.counts.duplicates,
+        forgotten: footer.counts.forgotten,
+    });
+    let new = New { predictions, labels, forgotten };
     let job = job.clone();
-    let made = tokio::task::spawn_blocking(move || assemble(before, &predictions, labels, &rules, &job, part));
+    let made = tokio::task::spawn_blocking(move || assemble(before, new, omissions.as_ref(), &rules, &job, part));
     made.await.expect("a join does not panic")
 }
 
-fn assemble(
-    before: Option<(Bytes, u64)>,
-    predictions: &[(RecordBatch, bool)],
+/// The part's object at the previous revision.
+struct Before {
+    bytes: Bytes,
+    duplicates: u64,
+    forgotten: u64,
+}
+
+/// What a job brings to a part.
+struct New {
+    predictions: Vec<(RecordBatch, bool)>,
     labels: Vec<LabelRow>,
+    /// Rows left out of the inputs.
+    forgotten: u64,
+}
+
+fn assemble(
+    before: Option<Before>,
+    new: New,
+    omissions: Option<&Omissions>,
     rules: &JoinRules,
     job: &Job,
     part: u32,
 ) -> Result<Made, Error> {
-    let previous = match &before {
-        Some((bytes, duplicates)) => objects::read_all(bytes)?.map(|rows| (rows, *duplicates)),
-        None => None,
-    };
-    // A part without a row still has its duplicates (of rows that are elsewhere: there are none), so nothing is lost.
-    let joined = join(previous.as_ref().map(|(rows, duplicates)| (rows, *duplicates)), predictions, labels, rules)?;
+    let (mut previous, mut duplicates, mut forgotten) = (None, 0, new.forgotten);
+    if let Some(before) = &before {
+        // A part may have lost all its rows to `forget`, and still has its counts.
+        (duplicates, forgotten) = (before.duplicates, forgotten + before.forgotten);
+        previous = objects::read_all(&before.bytes)?;
+    }
+    if let (Some(rows), Some(omissions)) = (&previous, omissions) {
+        let (left, gone) = scrub::without(rows, &job.model, omissions)?;
+        forgotten += gone;
+        previous = Some(left);
+    }
+    let mut joined = join(previous.as_ref().map(|rows| (rows, 0)), &new.predictions, new.labels, rules)?;
+    joined.counts.duplicates += duplicates;
+    joined.counts.forgotten = forgotten;
     let ids = objects::text(&joined.rows, "prediction_id")?;
     let filter = IdFilter::new(ids.iter().flatten().map(id_hash).collect()).to_bytes();
     let footer = HistoryFooter {
@@ -165,9 +220,14 @@ fn assemble(
         revision: job.revision,
         counts: joined.counts.clone(),
     };
-    let footer = serde_json::to_string(&footer).expect("a footer has string keys only");
+    Ok(Made { bytes: write_history(&joined.rows, &footer)?, filter, counts: joined.counts })
+}
+
+/// A history object of these rows.
+pub(crate) fn write_history(rows: &RecordBatch, footer: &HistoryFooter) -> Result<Bytes, Error> {
+    let footer = serde_json::to_string(footer).expect("a footer has string keys only");
     let sorted = |column: &str| SortingColumn {
-        column_idx: joined.rows.schema().index_of(column).unwrap_or(0) as i32,
+        column_idx: rows.schema().index_of(column).unwrap_or(0) as i32,
         descending: false,
         nulls_first: true,
     };
@@ -177,19 +237,30 @@ fn assemble(
         .set_key_value_metadata(Some(vec![KeyValue::new(FOOTER_KEY.to_owned(), footer)]))
         .set_sorting_columns(Some(vec![sorted("event_time"), sorted("prediction_id")]))
         .set_column_bloom_filter_enabled(id_column.clone(), true)
-        .set_column_bloom_filter_max_ndv(id_column, (joined.rows.num_rows().clamp(1, ROW_GROUP_ROWS)) as u64);
-    Ok(Made { bytes: write_parquet(&joined.rows, properties)?, filter, counts: joined.counts })
+        .set_column_bloom_filter_max_ndv(id_column, (rows.num_rows().clamp(1, ROW_GROUP_ROWS)) as u64);
+    write_parquet(rows, properties)
 }
 
 async fn required(store: &Store, path: &str) -> Result<Object, Error> {
-    store.get(path).await?.ok_or_else(|| Error::Corrupt(format!("{path} is gone, and a job needs it")))
+    store.get(path).await?.ok_or_else(|| Error::Gone { path: path.to_owned() })
 }
 
-/// The rows of a raw object that belong to a part of the job's window.
-fn prediction_rows(path: &str, bytes: &Bytes, job: &Job, part: u32) -> Result<Option<RecordBatch>, Error> {
+/// The rows of a raw object that belong to a part of the job's window, and how many are left out.
+///
+/// Rows that are left out are counted by the window's first part, whichever they would belong to: once the object has been
+/// rewritten their ids are not known any more, and it must not matter whether it has been.
+fn prediction_rows(
+    path: &str,
+    bytes: &Bytes,
+    job: &Job,
+    part: u32,
+    omissions: Option<&Omissions>,
+) -> Result<(Option<RecordBatch>, u64), Error> {
     let footer = footer_of(path, bytes)?;
-    let Some(rows) = objects::model_rows(&footer, &job.model) else { return Ok(None) };
-    let Some(share) = footer.models.iter().find(|share| share.model == job.model) else { return Ok(None) };
+    let Some(rows) = objects::model_rows(&footer, &job.model) else { return Ok((None, 0)) };
+    let Some(share) = footer.models.iter().find(|share| share.model == job.model) else { return Ok((None, 0)) };
+    let is_inside = |(base, _): &&(i64, u64)| job.window.contains(base * driftline_schemas::window::BASE_WINDOW);
+    let mut forgotten = share.forgotten.iter().filter(is_inside).map(|(_, rows)| rows).sum();
     // Rows lie in the order of their base windows: only those of this window are read.
     let (mut first, mut count) = (rows.start, 0);
     for (base, base_rows) in &share.base_windows {
@@ -201,14 +272,25 @@ fn prediction_rows(path: &str, bytes: &Bytes, job: &Job, part: u32) -> Result<Op
         }
     }
     let selected = first..first + count;
-    let Some(batch) = objects::read_rows(bytes, &[selected], PREDICTION_COLUMNS)? else { return Ok(None) };
+    let count_of = |forgotten: u64| if part == 0 { forgotten } else { 0 };
+    let Some(batch) = objects::read_rows(bytes, &[selected], PREDICTION_COLUMNS)? else {
+        return Ok((None, count_of(forgotten)));
+    };
     let times = batch.column_by_name("event_time").map(AsArray::as_primitive::<TimestampMicrosecondType>);
     let times = times.ok_or_else(|| Error::Corrupt(format!("{path} has no event_time")))?;
     let ids = objects::text(&batch, "prediction_id")?;
-    let is_mine =
-        |row: usize| job.window.contains(times.value(row)) && part_of(&job.model, ids.value(row), job.parts) == part;
+    let mut is_mine = |row: usize| {
+        if !job.window.contains(times.value(row)) {
+            return false;
+        }
+        if omissions.is_some_and(|omissions| omissions.has(&job.model, ids.value(row))) {
+            forgotten += 1;
+            return false;
+        }
+        part_of(&job.model, ids.value(row), job.parts) == part
+    };
     let mask: BooleanArray = (0..batch.num_rows()).map(|row| Some(is_mine(row))).collect();
-    Ok(Some(arrow::compute::filter_record_batch(&batch, &mask)?))
+    Ok((Some(arrow::compute::filter_record_batch(&batch, &mask)?), count_of(forgotten)))
 }
 
 const PREDICTION_COLUMNS: &[&str] = &[
@@ -232,7 +314,7 @@ const PREDICTION_COLUMNS: &[&str] = &[
     "attributions",
 ];
 
-fn read_footer(path: &str, object: &Object) -> Result<HistoryFooter, Error> {
+pub(crate) fn read_footer(path: &str, object: &Object) -> Result<HistoryFooter, Error> {
     let mut reader = ParquetMetaDataReader::new();
     reader.try_parse(&object.bytes)?;
     let metadata = reader.finish()?;

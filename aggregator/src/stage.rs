@@ -4,16 +4,17 @@ use std::time::{Duration, Instant};
 
 use driftline_ledger::{LedgerState, Members, Outcome, Replica};
 use driftline_schemas::clock;
-use driftline_schemas::config::JudgeConfig;
+use driftline_schemas::config::{JudgeConfig, RetentionConfig};
 use driftline_schemas::ledger::{Entry, Job, Record};
 use driftline_store::{Store, paths};
 use futures::StreamExt;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::decide::{Urgency, decide};
 use crate::error::{Disposition, Error};
 use crate::follow::{Findings, Follower};
-use crate::{judge, objects, telemetry};
+use crate::{house, judge, objects, telemetry};
 
 /// The role's name in heartbeats.
 pub const ROLE: &str = "aggregator";
@@ -31,6 +32,8 @@ pub struct Parts {
     pub members: Arc<Members>,
     /// The configuration to judge by.
     pub config: JudgeConfig,
+    /// How long what is kept is kept.
+    pub retention: RetentionConfig,
     /// How long to wait when there was nothing to do.
     pub poll_interval: Duration,
     /// Fires when everything that is to be judged has been collected: from then on nothing waits, and the stage ends when
@@ -40,10 +43,33 @@ pub struct Parts {
 
 /// Runs until `shutdown`, or until all that was collected is judged and published.
 pub async fn run(parts: Parts, shutdown: CancellationToken) -> Result<(), Error> {
+    let (tell, told) = watch::channel(None);
+    let ended = tokio::select! {
+        ended = judge_on(&parts, &shutdown, &tell) => ended,
+        never = house::keep(&parts, told) => match never {},
+    };
+    if ended.is_ok() && parts.collected.is_some() && !shutdown.is_cancelled() {
+        // A run that ends looks after the house once, for there may be no other. What it misses, the next one does.
+        let looked_after = async {
+            let replica = Replica::open(&parts.store, parts.members.me()).await?;
+            house::once(&parts, replica.state).await
+        };
+        if let Err(error) = looked_after.await {
+            telemetry::house_failed(&error);
+        }
+    }
+    ended
+}
+
+async fn judge_on(
+    parts: &Parts,
+    shutdown: &CancellationToken,
+    tell: &watch::Sender<Option<LedgerState>>,
+) -> Result<(), Error> {
     let mut pause = Duration::from_millis(200);
     let mut has_announced = false;
     loop {
-        match run_once(&parts, &shutdown, &mut pause, &mut has_announced).await {
+        match run_once(parts, shutdown, &mut pause, &mut has_announced, tell).await {
             Err(error) if error.disposition() == Disposition::Retry => {
                 telemetry::step_failed(&error, pause);
                 tokio::select! { () = tokio::time::sleep(pause) => {}, () = shutdown.cancelled() => return Ok(()) }
@@ -59,7 +85,9 @@ async fn run_once(
     shutdown: &CancellationToken,
     pause: &mut Duration,
     has_announced: &mut bool,
+    tell: &watch::Sender<Option<LedgerState>>,
 ) -> Result<(), Error> {
+    let mut told_at: Option<Instant> = None;
     let mut replica = Replica::open(&parts.store, parts.members.me()).await?;
     let mut follower = Follower::new(parts.store.clone());
     if !*has_announced {
@@ -83,6 +111,10 @@ async fn run_once(
             did_something |= advance(parts, &mut replica, &mut follower, urgency).await?;
         }
         did_something |= judge_mine(parts, &mut replica).await?;
+        if told_at.is_none_or(|at| at.elapsed() >= house::TELL_EVERY) {
+            tell.send_replace(Some(replica.state.clone()));
+            told_at = Some(Instant::now());
+        }
         telemetry::state(&replica.state, clock::now_micros());
         *pause = Duration::from_millis(200);
         if !did_something {
@@ -155,7 +187,7 @@ async fn advance(
 }
 
 fn is_report(record: &Record) -> bool {
-    record.entries.iter().all(|entry| matches!(entry, Entry::Judged { .. } | Entry::Completed { .. }))
+    record.entries.iter().all(Entry::is_report)
 }
 
 /// One entry for each window that labels were routed to.
@@ -178,10 +210,14 @@ async fn judge_mine(parts: &Parts, replica: &mut Replica) -> Result<bool, Error>
         return Ok(false);
     }
     let state = &replica.state;
-    let judged: Vec<Result<Option<Entry>, Error>> = futures::stream::iter(mine)
+    let judged: Vec<Result<Option<Entry>, Error>> = futures::stream::iter(mine.clone())
         .map(|(job, part)| async move {
             let started = Instant::now();
-            let counts = judge::judge(&parts.store, state, &job, part).await?;
+            let counts = match judge::judge(&parts.store, state, &job, part).await {
+                // If the ledger says so too, it is said again; a process that stood still finds the job done.
+                Err(Error::Gone { .. }) if !is_open_still(parts, state, &job).await? => return Ok(None),
+                counts => counts?,
+            };
             telemetry::judged(&job, part, started.elapsed());
             let entry = |counts| Entry::Judged {
                 model: job.model.clone(),
@@ -199,7 +235,29 @@ async fn judge_mine(parts: &Parts, replica: &mut Replica) -> Result<bool, Error>
     if !entries.is_empty() {
         replica.append_anywhere(&entries, clock::now_micros()).await?;
     }
+    take_back(parts, replica, &mine).await?;
     Ok(true)
+}
+
+/// Whether the ledger, as it is now, still waits for a job.
+async fn is_open_still(parts: &Parts, state: &LedgerState, job: &Job) -> Result<bool, Error> {
+    let mut now = Replica::at(&parts.store, parts.members.me(), state.clone());
+    now.catch_up().await?;
+    let window = now.state.window(&job.model, job.window.start);
+    Ok(window.is_some_and(|window| window.open.as_ref().is_some_and(|open| open.revision == job.revision)))
+}
+
+/// Removes what was judged of windows that are no longer kept: a worker that stood still has brought it back.
+async fn take_back(parts: &Parts, replica: &Replica, judged: &[(Job, u32)]) -> Result<(), Error> {
+    for (job, part) in judged {
+        let is_folded = |model: &driftline_ledger::ModelState| model.is_folded(job.window.start);
+        if replica.state.models.get(&job.model).is_some_and(|model| is_folded(model)) {
+            let path = judge::history_path(&job.model, job.window, *part);
+            parts.store.delete(&path).await?;
+            telemetry::came_too_late(&path);
+        }
+    }
+    Ok(())
 }
 
 fn open_parts(state: &LedgerState) -> impl Iterator<Item = (&Job, u32)> {

@@ -9,6 +9,8 @@ use opentelemetry::metrics::{Counter, Gauge, Histogram};
 use opentelemetry::{KeyValue, global};
 
 use crate::follow::Findings;
+use crate::forget::Forgotten;
+use crate::retain::Kept;
 
 /// Models whose change of configuration has a line of the log.
 const MODELS_SHOWN: usize = 20;
@@ -23,6 +25,8 @@ struct Instruments {
     watermark_delay: Gauge<f64>,
     windows: Gauge<u64>,
     unjudged: Gauge<u64>,
+    deleted: Counter<u64>,
+    rewritten: Counter<u64>,
 }
 
 fn instruments() -> &'static Instruments {
@@ -39,6 +43,8 @@ fn instruments() -> &'static Instruments {
             watermark_delay: meter.f64_gauge("driftline_watermark_delay").with_unit("s").build(),
             windows: meter.u64_gauge("driftline_windows").build(),
             unjudged: meter.u64_gauge("driftline_unjudged_rows").build(),
+            deleted: meter.u64_counter("driftline_objects_deleted").build(),
+            rewritten: meter.u64_counter("driftline_objects_rewritten").build(),
         }
     })
 }
@@ -108,6 +114,30 @@ pub fn state(state: &LedgerState, now: Micros) {
         }
         i.unjudged.record(model.windows.values().map(|w| w.pending_rows + w.open_rows).sum(), &labels);
     }
+}
+
+/// Retention has been kept.
+pub fn kept(kept: Kept) {
+    instruments().deleted.add(kept.deleted, &[]);
+    if kept != Kept::default() {
+        tracing::info!(given_up = kept.retired, deleted = kept.deleted, windows = kept.folded, "retention");
+    }
+}
+
+/// Nothing is left in the store of what was to be forgotten of a model.
+pub fn forgotten(model: &str, done: Forgotten) {
+    instruments().rewritten.add(done.objects, &[]);
+    tracing::info!(model, objects = done.objects, windows = done.windows, "forgotten");
+}
+
+/// What is done beside the loop failed, and will be done again.
+pub fn house_failed(error: &crate::Error) {
+    tracing::warn!(%error, "what is old was not deleted, or what was to be forgotten not finished; trying again later");
+}
+
+/// A worker did what the ledger had given to another long since; what it wrote is taken back.
+pub fn came_too_late(path: &str) {
+    tracing::warn!(path, "this process stood still until its window was gone; what it wrote is removed");
 }
 
 /// A step failed and will be repeated.

@@ -287,6 +287,7 @@ impl Rows {
             if current != Some(key.model) {
                 current = Some(key.model);
                 models.push(ModelIndex {
+                    forgotten: Vec::new(),
                     model: self.models[key.model as usize].clone(),
                     first_row: row as u64,
                     rows: 0,

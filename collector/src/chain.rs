@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use bytes::Bytes;
 use driftline_schemas::clock::now_micros;
 use driftline_schemas::raw::{FORMAT, Facts, Genesis, RawFooter};
-use driftline_store::{Created, Store, paths};
+use driftline_store::{Boundary, Created, Store, paths};
 use serde::de::DeserializeOwned;
 
 use crate::error::Error;
@@ -33,7 +33,8 @@ pub fn genesis(topic: &str, topic_id: Option<String>, partition: u32, from: i64)
     Genesis { format: FORMAT, topic: topic.to_owned(), topic_id, partition, from, created_at: now_micros() }
 }
 
-/// The chain's end: walked by known next names from the furthest proven boundary.
+/// The chain's end: walked by known next names from the furthest proven boundary, and never from a slot whose object has been
+/// deleted.
 pub async fn seek_tail(
     store: &Store,
     chain: &str,
@@ -47,27 +48,68 @@ pub async fn seek_tail(
         last_from: None,
         written_at: None,
     };
-    if let Some(footer) = proven_by_facts(store, chain).await?.filter(|footer| footer.to > tail.to) {
+    if let Some(kept) = behind_boundary(store, &tail, tail.to).await? {
+        tail = kept;
+    }
+    let mut first = tail.to;
+    if let Some(footer) = proven_by_facts(store, chain).await?.filter(|footer| footer.from >= tail.to) {
+        first = footer.from;
         advance(&mut tail, &footer);
     }
-    walk(store, tail).await
+    walk_from(store, tail, first).await
 }
 
 /// Follows the chain from a boundary that is known to be one.
-pub async fn walk(store: &Store, mut tail: ChainTail) -> Result<ChainTail, Error> {
-    while let Some(footer) = read_footer(store, &tail.chain, tail.to).await? {
-        advance(&mut tail, &footer);
+pub async fn walk(store: &Store, tail: ChainTail) -> Result<ChainTail, Error> {
+    let first = tail.to;
+    walk_from(store, tail, first).await
+}
+
+/// Follows the chain; `first` is the first slot that was read or will be. If it lies behind the chain's boundary by the end,
+/// what was there may have been deleted, or be none of the chain's, and the walk begins again at the boundary.
+pub(crate) async fn walk_from(store: &Store, mut tail: ChainTail, mut first: i64) -> Result<ChainTail, Error> {
+    loop {
+        while let Some(footer) = read_footer(store, &tail.chain, tail.to).await? {
+            advance(&mut tail, &footer);
+        }
+        match behind_boundary(store, &tail, first).await? {
+            None => return Ok(tail),
+            Some(kept) => {
+                first = kept.to;
+                tail = kept;
+            }
+        }
     }
-    Ok(tail)
+}
+
+/// Where the chain goes on, if a slot lies behind its boundary; `None` if it does not, and never did.
+pub(crate) async fn behind_boundary(store: &Store, tail: &ChainTail, slot: i64) -> Result<Option<ChainTail>, Error> {
+    let boundary = Boundary::read(store, &paths::boundary(&tail.chain)).await?;
+    Ok(boundary.filter(|boundary| boundary.to as i64 > slot).map(|boundary| ChainTail {
+        chain: tail.chain.clone(),
+        topic_id: tail.topic_id.clone(),
+        to: boundary.to as i64,
+        last_from: None,
+        written_at: boundary.details.get("written_at").and_then(serde_json::Value::as_i64),
+    }))
 }
 
 /// The footer of the raw object that begins at an offset; `None` if there is none.
 pub async fn read_footer(store: &Store, chain: &str, from: i64) -> Result<Option<RawFooter>, Error> {
     let path = paths::raw_object(chain, from as u64);
-    let Some(meta) = store.head(&path).await? else { return Ok(None) };
+    let Some(mut meta) = store.head(&path).await? else { return Ok(None) };
     let mut guess = FOOTER_GUESS_BYTES.min(meta.size);
     loop {
-        let suffix = store.get_range(&path, meta.size - guess..meta.size, Some(&meta.version)).await?;
+        let suffix = match store.get_range(&path, meta.size - guess..meta.size, Some(&meta.version)).await {
+            // It was deleted, or rewritten by `forget`, between the two requests.
+            Err(driftline_store::Error::Changed { .. }) => {
+                let Some(now) = store.head(&path).await? else { return Ok(None) };
+                meta = now;
+                guess = FOOTER_GUESS_BYTES.min(meta.size);
+                continue;
+            }
+            suffix => suffix?,
+        };
         let needed = footer_length(&suffix).unwrap_or(guess).min(meta.size);
         if needed <= guess {
             return RawFooter::from_bytes(&suffix).map(Some).map_err(|source| Error::RawObject { path, source });

@@ -136,22 +136,39 @@ fn path(parts: &[&str]) -> ColumnPath {
 /// Puts the object into its slot, unless another has it. One try beyond the store's own: the caller knows how long to go on.
 ///
 /// **C3**: of any number of writers one wins the slot; the others read what stands there and take its end for theirs.
+///
+/// A writer that stood still may come to a slot that was deleted since. The chain's boundary says so, and was durable before:
+/// it is looked at before the creation, which is then left undone, and after it, which is then taken back. See
+/// [`driftline_store::boundary`].
 pub async fn append(store: &Store, object: &EncodedObject) -> Result<Appended, Error> {
     let footer = &object.footer;
     let path = paths::raw_object(&footer.chain, footer.from as u64);
+    let at = ChainTail {
+        chain: footer.chain.clone(),
+        topic_id: footer.topic_id.clone(),
+        to: footer.from,
+        last_from: None,
+        written_at: None,
+    };
+    if let Some(kept) = crate::chain::behind_boundary(store, &at, footer.from).await? {
+        // It may stand there from a try whose answer was lost.
+        store.take_back(&path, &object.bytes).await?;
+        return crate::chain::walk(store, kept).await.map(Appended::Theirs);
+    }
     match store.create(&path, object.bytes.clone()).await? {
-        Created::New(_) => Ok(Appended::Ours),
+        Created::New(_) => match crate::chain::behind_boundary(store, &at, footer.from).await? {
+            None => Ok(Appended::Ours),
+            Some(kept) => {
+                store.take_back(&path, &object.bytes).await?;
+                crate::chain::walk(store, kept).await.map(Appended::Theirs)
+            }
+        },
         Created::Exists(found) => {
             let winner = RawFooter::from_bytes(&found.bytes).map_err(|source| Error::RawObject { path, source })?;
-            let tail = ChainTail {
-                chain: footer.chain.clone(),
-                topic_id: footer.topic_id.clone(),
-                to: winner.to,
-                last_from: Some(winner.from),
-                written_at: Some(winner.written_at),
-            };
-            // More may have been appended since; each step is one request.
-            crate::chain::walk(store, tail).await.map(Appended::Theirs)
+            let tail =
+                ChainTail { to: winner.to, last_from: Some(winner.from), written_at: Some(winner.written_at), ..at };
+            // More may have been appended since; each step is one request. What has the slot may itself have come too late.
+            crate::chain::walk_from(store, tail, footer.from).await.map(Appended::Theirs)
         }
     }
 }

@@ -5,7 +5,7 @@ use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
 use datafusion::prelude::SessionContext;
 use driftline_ledger::state::WindowRecord;
-use driftline_ledger::{Horizons, LedgerState};
+use driftline_ledger::{Horizons, LedgerState, ModelState};
 use driftline_schemas::clock::{self, show};
 use driftline_schemas::event::MAX_SKEW;
 use driftline_schemas::ledger::WindowState;
@@ -27,7 +27,10 @@ pub fn partitions(state: &LedgerState) -> Vec<AccountRow> {
         let mut push = |term: &str, count: u64| rows.push(row(NO_MODEL, "partition", &key, term, count));
         push("records", chain.records);
         push("gaps", chain.skipped + chain.gaps);
-        push("accepted", chain.accepted);
+        push("accepted", chain.accepted - chain.forgotten_total());
+        if chain.forgotten_total() > 0 {
+            push("forgotten", chain.forgotten_total());
+        }
         for (reason, count) in &chain.rejected {
             push(&format!("rejected:{}", reason.as_str()), *count);
         }
@@ -47,10 +50,28 @@ pub fn window(model: &str, record: &WindowRecord) -> Vec<AccountRow> {
         ("invalid", counts.invalid),
         ("labelled", counts.labelled),
         (if is_final { "expired" } else { "waiting" }, counts.unlabelled),
+        ("forgotten", counts.forgotten),
         ("unjudged", record.pending_rows + record.open_rows),
     ];
-    let terms = terms.into_iter().filter(|(term, count)| *term != "unjudged" || *count > 0);
-    terms.map(|(term, count)| row(model, "window", &key, term, count)).collect()
+    let is_shown = |(term, count): &(&str, u64)| !["unjudged", "forgotten"].contains(term) || *count > 0;
+    terms.into_iter().filter(is_shown).map(|(term, count)| row(model, "window", &key, term, count)).collect()
+}
+
+/// The account of the windows whose history has been deleted, together.
+pub fn folded(model: &str, state: &ModelState) -> Vec<AccountRow> {
+    let Some(folded) = &state.folded else { return Vec::new() };
+    let (counts, key) = (&folded.counts, format!("…/{}", show(folded.before)));
+    let terms = [
+        ("duplicate", counts.duplicates),
+        ("after_final", counts.after_final),
+        ("failed", counts.failed),
+        ("invalid", counts.invalid),
+        ("labelled", counts.labelled),
+        ("expired", counts.unlabelled),
+        ("forgotten", counts.forgotten),
+    ];
+    let terms = terms.into_iter().filter(|(_, count)| *count > 0);
+    terms.map(|(term, count)| row(model, "folded", &key, term, count)).collect()
 }
 
 /// A window's row in `windows`, as of the revision that is being published.
@@ -95,6 +116,17 @@ pub async fn labels(sessions: &Sessions, state: &LedgerState, model: &str) -> Re
             add_terms(&batch, &mut terms);
         }
     }
+    // What lies behind a boundary was settled when it was given up; what was taken out cannot be looked up.
+    let (mut retired, mut forgotten) = (0, 0);
+    for chain in state.chains.values().filter(|chain| chain.info.kind == RawKind::Labels) {
+        let of_model = |counts: &BTreeMap<String, u64>| counts.get(model).copied().unwrap_or_default();
+        forgotten += of_model(&chain.forgotten);
+        retired += chain
+            .retired
+            .as_ref()
+            .map_or(0, |behind| of_model(&behind.totals.models).saturating_sub(of_model(&behind.totals.forgotten)));
+    }
+    terms.extend([("retired", retired), ("forgotten", forgotten)].into_iter().filter(|(_, count)| *count > 0));
     Ok(terms.into_iter().map(|(term, count)| row(model, "model", model, term, count)).collect())
 }
 
@@ -112,15 +144,15 @@ fn add_terms(batch: &RecordBatch, terms: &mut BTreeMap<&str, u64>) {
     }
 }
 
-/// One table for each chain of labels; the ledger says how far each has been applied.
-async fn register_labels(session: &SessionContext, state: &LedgerState) -> Result<Vec<(String, i64)>, Error> {
+/// One table for each chain of labels; the ledger says from where on it is kept, and how far it has been applied.
+async fn register_labels(session: &SessionContext, state: &LedgerState) -> Result<Vec<(String, i64, i64)>, Error> {
     let mut sources = Vec::new();
     for (name, chain) in state.chains.iter().filter(|(_, chain)| chain.info.kind == RawKind::Labels) {
         let table = format!("labels_{}", sources.len());
         if let Some(applied_to) = chain.applied_to
             && register_folder(session, &table, &paths::raw_folder(name), &[]).await?
         {
-            sources.push((table, applied_to));
+            sources.push((table, chain.kept_from().unwrap_or_default(), applied_to));
         }
     }
     Ok(sources)
@@ -158,15 +190,16 @@ fn register_small_tables(session: &SessionContext, state: &LedgerState, model: &
     Ok(())
 }
 
-fn labels_sql(model: &str, sources: &[(String, i64)], horizons: &Horizons, has_history: bool) -> String {
+fn labels_sql(model: &str, sources: &[(String, i64, i64)], horizons: &Horizons, has_history: bool) -> String {
     let horizon = horizon_sql(horizons);
     let columns = "topic, partition, \"offset\", \"index\", prediction_id, CAST(event_time AS BIGINT) AS at, label, \
                    CAST(prediction_timestamp AS BIGINT) AS hint";
     let union: Vec<String> = sources
         .iter()
-        .map(|(table, applied_to)| {
+        .map(|(table, kept_from, applied_to)| {
             format!(
-                "SELECT {columns} FROM {table} WHERE reason IS NULL AND model_name = {} AND \"offset\" < {applied_to}",
+                "SELECT {columns} FROM {table} WHERE reason IS NULL AND model_name = {} AND \"offset\" >= {kept_from} \
+                 AND \"offset\" < {applied_to}",
                 sql_text(model)
             )
         })

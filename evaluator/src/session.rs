@@ -196,6 +196,10 @@ impl ObjectStore for Pinned {
         let mut result = match self.inner.get_opts(path, options).await {
             Ok(result) => result,
             Err(object_store::Error::Precondition { path, .. }) => return Err(replaced(path)),
+            // It was there when it was listed, or read before: it is deleted by now, and a new session does not list it.
+            Err(object_store::Error::NotFound { .. }) if listed.is_some() || self.pinned(path).is_some() => {
+                return Err(replaced(path.to_string()));
+            }
             // A shorter version has no such range: each store says that in words of its own.
             Err(error) => {
                 let options = GetOptions { head: true, ..GetOptions::default() };
@@ -273,6 +277,20 @@ mod tests {
         says_replaced(pinned.get_range(&path, 0..5).await);
         says_replaced(pinned.get_ranges(&path, &[0..2, 3..5]).await);
         assert_eq!(Pinned::new(inner).get_ranges(&path, &[0..2, 3..5]).await.unwrap(), ["ot", "er"]);
+    }
+
+    #[tokio::test]
+    async fn an_object_that_is_deleted_under_a_reader_was_replaced() {
+        let (inner, path) = (Arc::new(InMemory::new()), Path::from("t/a"));
+        put(&inner, "first").await;
+        let listed = Pinned::new(inner.clone());
+        listed.list(None).try_collect::<Vec<_>>().await.unwrap();
+        let read = Pinned::new(inner.clone());
+        read.get_range(&path, 0..5).await.unwrap();
+        inner.delete(&path).await.unwrap();
+        says_replaced(listed.get_range(&path, 0..5).await);
+        says_replaced(read.get_range(&path, 0..5).await);
+        assert!(matches!(Pinned::new(inner).get_range(&path, 0..5).await, Err(object_store::Error::NotFound { .. })));
     }
 
     #[tokio::test]

@@ -263,7 +263,8 @@ async fn publish_accounts(parts: &Parts, state: &LedgerState) -> Result<(), Erro
     let seq = state.next_seq;
     publish::accounts(&parts.store, account::NO_MODEL, NO_DATE, seq, account::partitions(state)).await?;
     for model in state.models.keys() {
-        let rows = account::labels(&parts.sessions, state, model).await?;
+        let mut rows = account::labels(&parts.sessions, state, model).await?;
+        rows.extend(state.models.get(model).iter().flat_map(|of_model| account::folded(model, of_model)));
         publish::accounts(&parts.store, model, NO_DATE, seq, rows).await?;
     }
     Ok(())
@@ -414,6 +415,7 @@ mod tests {
                 task: Task::Binary,
                 positive_class: None,
                 refusal: None,
+                forgets: 0,
                 decided_at: 0,
             };
             let found: Vec<Micros> =

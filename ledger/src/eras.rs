@@ -76,7 +76,9 @@ impl LedgerState {
             return None;
         }
         // An era that no event has reached has left no trace, and is forgotten with what follows it.
-        let Some((start, newest)) = model.windows.last_key_value() else { return Some(Micros::MIN) };
+        let Some((start, newest)) = model.windows.last_key_value() else {
+            return Some(model.folded.as_ref().map_or(Micros::MIN, |folded| folded.before));
+        };
         Some(seam(&self.era_settings(name, *start).window, &config.model(name).window, newest.window.end))
     }
 
@@ -127,6 +129,14 @@ impl LedgerState {
         }
         if let Some((next, _)) = model.windows.range(time..).next() {
             window.end = window.end.min(*next);
+        }
+        // Nor does a window reach across the time before which none is kept.
+        if let Some(before) = model.folded.as_ref().map(|folded| folded.before) {
+            if time < before {
+                window.end = window.end.min(before);
+            } else {
+                window.start = window.start.max(before);
+            }
         }
         for era in &model.eras {
             if era.from <= time {

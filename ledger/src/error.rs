@@ -22,11 +22,29 @@ pub enum Error {
         /// Its format.
         format: u32,
     },
+    /// The ledger's records have been deleted up to a boundary beyond the slot that this process stood at.
+    #[error("the ledger begins at record {boundary} by now, and this process stood at {seq}: it begins anew")]
+    Behind {
+        /// Where it stood.
+        seq: u64,
+        /// The first record that is kept.
+        boundary: u64,
+    },
+    /// An object that the ledger cannot do without is gone.
+    #[error("{path} is gone, and the ledger's first records are deleted: restore it")]
+    Gone {
+        /// Which object.
+        path: String,
+    },
 }
 
 impl Error {
     /// Whether the same call may succeed later.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Store(error) if error.disposition() == driftline_store::Disposition::Retry)
+        match self {
+            Self::Store(error) => error.disposition() == driftline_store::Disposition::Retry,
+            Self::Behind { .. } => true,
+            _ => false,
+        }
     }
 }

@@ -11,6 +11,7 @@
 //! Aggregators decide and judge by it, evaluators publish by it; neither imports the other.
 pub mod eras;
 pub mod error;
+pub mod forget;
 pub mod members;
 pub mod replica;
 pub mod shared;
@@ -19,6 +20,7 @@ pub mod watermark;
 
 pub use eras::Horizons;
 pub use error::Error;
+pub use forget::ForgetKey;
 pub use members::Members;
 pub use replica::{Outcome, Replica};
 pub use state::{LedgerState, ModelState, WindowRecord};

@@ -5,9 +5,10 @@ use driftline_schemas::clock::{MINUTE, Micros};
 use driftline_schemas::config::{JudgeConfig, ModelSettings};
 use driftline_schemas::event::{MAX_SKEW, Reason};
 use driftline_schemas::ledger::{
-    Applied, AppliedModel, ChainInfo, ConfigEpoch, Entry, Input, Job, PartCounts, Record, Shape, WindowState,
+    Applied, AppliedModel, ChainInfo, ConfigEpoch, Entry, Input, Job, PartCounts, Record, RetiredObjects, Shape,
+    WindowState,
 };
-use driftline_schemas::raw::{Facts, RawKind};
+use driftline_schemas::raw::{Facts, RawKind, RetiredTotals};
 use driftline_schemas::tables::Task;
 use driftline_schemas::window::Window;
 use serde::{Deserialize, Serialize};
@@ -31,6 +32,33 @@ pub struct LedgerState {
     pub models: BTreeMap<String, Shared<ModelState>>,
     /// Label objects that a prediction which is still to come might need.
     pub labels: Vec<LabelObject>,
+    /// The last record that was more than a report of work done: whoever had found something before it, and has not said
+    /// so, loses the slot.
+    #[serde(default)]
+    pub last_decision: u64,
+    /// Ids that are to be left out, by model.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub forgotten: BTreeMap<String, Shared<ForgottenIds>>,
+}
+
+/// What is to be left out of a model.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ForgottenIds {
+    /// Keyed hash of an id → the record that asked for it.
+    pub ids: BTreeMap<String, u64>,
+    /// The last record that asked.
+    pub last: u64,
+    /// Up to this record nothing is left in the store.
+    pub done: u64,
+    /// When the last record asked.
+    pub asked_at: Micros,
+}
+
+impl ForgottenIds {
+    /// Whether objects are still to be rewritten.
+    pub fn is_open(&self) -> bool {
+        self.done < self.last
+    }
 }
 
 /// One source partition.
@@ -52,6 +80,35 @@ pub struct ChainState {
     pub accepted: u64,
     /// Events rejected, by reason.
     pub rejected: BTreeMap<Reason, u64>,
+    /// Of the events accepted, those that `forget` has taken out, by model.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub forgotten: BTreeMap<String, u64>,
+    /// What lies behind its boundary.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retired: Option<Box<RetiredChain>>,
+}
+
+impl ChainState {
+    /// The first offset whose object is kept, or its genesis; `None` until that is known.
+    pub fn kept_from(&self) -> Option<i64> {
+        self.retired.as_ref().map(|retired| retired.to).or(self.info.genesis)
+    }
+
+    /// Accepted events that have been taken out, all models together.
+    pub fn forgotten_total(&self) -> u64 {
+        self.forgotten.values().sum()
+    }
+}
+
+/// The part of a chain that lies behind its boundary.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct RetiredChain {
+    /// The boundary.
+    pub to: i64,
+    /// What its objects held.
+    pub totals: RetiredTotals,
+    /// First offsets of objects that may still be in the store.
+    pub deleting: Vec<i64>,
 }
 
 /// One model.
@@ -75,6 +132,27 @@ pub struct ModelState {
     pub predictions: u64,
     /// Label rows applied.
     pub labels: u64,
+    /// The windows whose history has been deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub folded: Option<Folded>,
+}
+
+impl ModelState {
+    /// Whether a window's history has been deleted: it is never judged again.
+    pub fn is_folded(&self, start: Micros) -> bool {
+        self.folded.as_ref().is_some_and(|folded| start < folded.before)
+    }
+}
+
+/// Windows of which only their account is left.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Folded {
+    /// First event time that is kept.
+    pub before: Micros,
+    /// How many there were.
+    pub windows: u64,
+    /// Their accounts together. Rows that come later still are `after_final`.
+    pub counts: PartCounts,
 }
 
 /// A model's newest event in one partition.
@@ -237,6 +315,9 @@ impl LedgerState {
         for entry in &record.entries {
             self.apply_entry(entry, record.decided_at, record.routed.as_deref());
         }
+        if !record.entries.iter().all(Entry::is_report) {
+            self.last_decision = record.seq;
+        }
         self.next_seq = record.seq + 1;
     }
 
@@ -254,6 +335,9 @@ impl LedgerState {
             }
             Entry::Routed { model, window, labels } => {
                 let Some(path) = routed else { return };
+                if self.models.get(model).is_some_and(|model| model.is_folded(window.start)) {
+                    return;
+                }
                 let window = self.window_mut(model, *window);
                 let input = Input::Routed { path: path.to_owned() };
                 if !window.pending.contains(&input) {
@@ -267,14 +351,16 @@ impl LedgerState {
             }
             Entry::Decided(job) => self.apply_job(job, at),
             Entry::Judged { model, window, revision, part, counts } => {
-                let window = self.window_mut(model, *window);
+                // A report may come late, of a window that is no longer kept.
+                let Some(window) = self.known_window_mut(model, *window) else { return };
                 if window.open.as_ref().is_some_and(|job| job.revision == *revision) {
-                    window.judged.insert(*part, counts.clone());
+                    // The first report stands: a later one may have read the object before `forget` rewrote it.
+                    window.judged.entry(*part).or_insert_with(|| counts.clone());
                 }
             }
             Entry::Completed { model, window, revision } => self.apply_completed(model, *window, *revision),
             Entry::State { model, window, state } => {
-                let window = self.window_mut(model, *window);
+                let Some(window) = self.known_window_mut(model, *window) else { return };
                 window.state = window.state.max(*state);
                 self.retire_labels(at);
             }
@@ -289,7 +375,105 @@ impl LedgerState {
                     }
                 }
             }
+            Entry::Retired(objects) => self.apply_retired(objects),
+            Entry::Deleted { chain, to } => {
+                let retired = self.chains.get_mut(chain).and_then(|chain| chain.retired.as_mut());
+                if let Some(retired) = retired.filter(|retired| retired.to == *to) {
+                    retired.deleting.clear();
+                }
+            }
+            Entry::Folded { model, before } => self.apply_folded(model, *before),
+            Entry::Forget { model, ids } => {
+                let seq = self.next_seq;
+                let forgotten = self.forgotten.entry(model.clone()).or_default().make_mut();
+                for id in ids {
+                    forgotten.ids.entry(id.clone()).or_insert(seq);
+                }
+                forgotten.last = seq;
+                forgotten.asked_at = at;
+            }
+            Entry::Scrubbed { chain, to, forgotten } => {
+                if let Some(chain) = self.chains.get_mut(chain).filter(|chain| chain.applied_to == Some(*to)) {
+                    chain.forgotten.clone_from(forgotten);
+                }
+            }
+            Entry::ScrubbedPart { model, window, revision, part, counts } => {
+                self.apply_scrubbed_part(model, *window, *revision, (*part, counts), at);
+            }
+            Entry::Forgotten { model, upto } => {
+                if let Some(forgotten) = self.forgotten.get_mut(model) {
+                    let forgotten = forgotten.make_mut();
+                    forgotten.done = forgotten.done.max(*upto);
+                }
+            }
         }
+    }
+
+    fn apply_retired(&mut self, objects: &RetiredObjects) {
+        let Some(chain) = self.chains.get_mut(&objects.chain) else { return };
+        let retired = chain.retired.get_or_insert_default();
+        retired.to = objects.to;
+        retired.totals.merge(&objects.totals);
+        retired.deleting.extend(&objects.objects);
+    }
+
+    /// Windows go, their account stays; and with them go the eras that no window is left of.
+    fn apply_folded(&mut self, name: &str, before: Micros) {
+        let Some(model) = self.models.get_mut(name) else { return };
+        let model = model.make_mut();
+        let kept = model.windows.split_off(&before);
+        let gone = std::mem::replace(&mut model.windows, kept);
+        let folded = model.folded.get_or_insert_default();
+        folded.before = folded.before.max(before);
+        folded.windows += gone.len() as u64;
+        for window in gone.values() {
+            folded.counts.add(&window.published());
+        }
+        let first = model.eras.iter().rposition(|era| era.from <= before).unwrap_or(0);
+        model.eras.drain(..first);
+        self.drop_epochs();
+    }
+
+    /// Lets go of configurations that nothing follows any more.
+    fn drop_epochs(&mut self) {
+        let mut used: std::collections::BTreeSet<u64> = self.config.iter().map(|epoch| epoch.epoch).collect();
+        for model in self.models.values() {
+            used.extend(model.eras.iter().map(|era| era.epoch));
+            for window in model.windows.values() {
+                used.extend(window.epoch.iter().chain(window.open.iter().map(|job| &job.epoch)));
+            }
+        }
+        self.epochs.retain(|epoch, _| used.contains(epoch));
+    }
+
+    fn apply_scrubbed_part(
+        &mut self,
+        model: &str,
+        window: Window,
+        revision: u64,
+        (part, counts): (u32, &PartCounts),
+        at: Micros,
+    ) {
+        let Some(window) = self.known_window_mut(model, window) else { return };
+        if let Some(open) = &window.open
+            && open.revision == revision
+        {
+            window.judged.insert(part, counts.clone());
+        } else if window.history_revision == revision {
+            window.counts.insert(part, counts.clone());
+        } else {
+            return;
+        }
+        window.rejudge = true;
+        window.dirty_since.get_or_insert(at);
+    }
+
+    fn known_window_mut(&mut self, model: &str, window: Window) -> Option<&mut WindowRecord> {
+        let known = self.models.get(model)?.windows.contains_key(&window.start);
+        if !known {
+            return None;
+        }
+        self.models.get_mut(model)?.make_mut().windows.get_mut(&window.start)
     }
 
     fn model_mut(&mut self, model: &str) -> &mut ModelState {
@@ -329,6 +513,8 @@ impl LedgerState {
                 gaps: 0,
                 accepted: 0,
                 rejected: BTreeMap::new(),
+                forgotten: BTreeMap::new(),
+                retired: None,
             });
             chain.info = info.clone();
             chain.applied_to = chain.applied_to.or(info.genesis);
@@ -347,6 +533,9 @@ impl LedgerState {
         chain.accepted += applied.accepted;
         for (reason, count) in &applied.rejected {
             *chain.rejected.entry(*reason).or_default() += count;
+        }
+        for (model, count) in &applied.forgotten {
+            *chain.forgotten.entry(model.clone()).or_default() += count;
         }
         let kind = chain.info.kind;
         for share in &applied.models {
@@ -385,6 +574,11 @@ impl LedgerState {
         }
         let path = driftline_store::paths::raw_object(&applied.chain, applied.from as u64);
         for (window, rows) in &share.windows {
+            let folded = self.model_mut(&share.model).folded.as_mut();
+            if let Some(folded) = folded.filter(|folded| window.start < folded.before) {
+                folded.counts.after_final += rows;
+                continue;
+            }
             let window = self.window_mut(&share.model, *window);
             let after_final = window.state == WindowState::Final;
             window.pending.push(Input::Raw { path: path.clone(), after_final });
@@ -435,7 +629,7 @@ impl LedgerState {
     }
 
     fn apply_completed(&mut self, model: &str, window: Window, revision: u64) {
-        let window = self.window_mut(model, window);
+        let Some(window) = self.known_window_mut(model, window) else { return };
         if window.revision != revision || !window.is_judged() {
             return;
         }

@@ -9,17 +9,19 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Micros;
 use crate::config::JudgeConfig;
 use crate::event::Reason;
-use crate::raw::{Facts, RawKind};
+use crate::raw::{Facts, RawKind, RetiredTotals};
 use crate::tables::Task;
 use crate::window::Window;
 
-/// The only format of ledger records so far.
-pub const LEDGER_FORMAT: u32 = 1;
+/// The newest format of ledger records: a reader refuses what is newer.
+pub const LEDGER_FORMAT: u32 = 2;
+/// The format of records that say nothing of retention and forgetting: builds that do not know of these read them.
+pub const LEDGER_FORMAT_FIRST: u32 = 1;
 
 /// One object of the ledger.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Record {
-    /// [`LEDGER_FORMAT`].
+    /// [`LEDGER_FORMAT_FIRST`], or [`LEDGER_FORMAT`] if an entry needs it.
     pub format: u32,
     /// Its slot.
     pub seq: u64,
@@ -114,6 +116,97 @@ pub enum Entry {
         /// First event time no longer concerned.
         to: Option<Micros>,
     },
+    /// The oldest raw objects of a chain lie behind its boundary from here on: nobody needs them, and they are deleted.
+    Retired(RetiredObjects),
+    /// The objects that were retired are gone from the store.
+    Deleted {
+        /// Chain name.
+        chain: String,
+        /// The boundary that they lay behind.
+        to: i64,
+    },
+    /// All windows of a model that start before a time are final, and their history is deleted: what is left of them is
+    /// one account.
+    Folded {
+        /// Model.
+        model: String,
+        /// First event time that is kept.
+        before: Micros,
+    },
+    /// Ids of a model are to be forgotten: jobs decided after this record, and objects applied after it, drop them.
+    Forget {
+        /// Model.
+        model: String,
+        /// Keyed hashes of the ids.
+        ids: Vec<String>,
+    },
+    /// How many accepted rows of a chain's objects before `to` have been taken out, by model.
+    Scrubbed {
+        /// Chain name.
+        chain: String,
+        /// What the ledger had applied of the chain.
+        to: i64,
+        /// Model → rows, of all objects before `to` together.
+        forgotten: BTreeMap<String, u64>,
+    },
+    /// A part of a window was rewritten at a revision that stands, without the rows that were to be forgotten.
+    ScrubbedPart {
+        /// Model.
+        model: String,
+        /// Window.
+        window: Window,
+        /// Revision that stands.
+        revision: u64,
+        /// Which part.
+        part: u32,
+        /// What the part holds now.
+        counts: PartCounts,
+    },
+    /// Every object of the store has been rewritten: nothing is left of what was to be forgotten of a model up to a record.
+    Forgotten {
+        /// Model.
+        model: String,
+        /// The record that asked for it; earlier ones are done too.
+        upto: u64,
+    },
+}
+
+impl Entry {
+    /// The format that a record needs on account of this entry.
+    pub fn format(&self) -> u32 {
+        let is_new = match self {
+            Self::Retired(_)
+            | Self::Deleted { .. }
+            | Self::Folded { .. }
+            | Self::Forget { .. }
+            | Self::Scrubbed { .. }
+            | Self::ScrubbedPart { .. }
+            | Self::Forgotten { .. } => true,
+            Self::Applied(applied) => !applied.forgotten.is_empty(),
+            Self::Decided(job) => job.forgets > 0,
+            Self::Judged { counts, .. } => counts.forgotten > 0,
+            _ => false,
+        };
+        if is_new { LEDGER_FORMAT } else { LEDGER_FORMAT_FIRST }
+    }
+
+    /// Whether it reports work that was done: it changes nothing of what another writer has found or decided.
+    pub fn is_report(&self) -> bool {
+        matches!(self, Self::Judged { .. } | Self::Completed { .. })
+    }
+}
+
+/// Raw objects of one chain that lie behind its boundary.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RetiredObjects {
+    /// Chain name.
+    pub chain: String,
+    /// The boundary: the first offset that is kept.
+    pub to: i64,
+    /// First offsets of the objects: their names.
+    pub objects: Vec<i64>,
+    /// What they held.
+    pub totals: RetiredTotals,
 }
 
 /// A configuration and its number.
@@ -167,6 +260,9 @@ pub struct Applied {
     /// Whether this is a gap record.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub gap: bool,
+    /// Of the events accepted, those that were to be forgotten and have been taken out, by model.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub forgotten: BTreeMap<String, u64>,
     /// Per model.
     pub models: Vec<AppliedModel>,
 }
@@ -303,8 +399,16 @@ pub struct Job {
     /// Why the model's predictions are left out of all metrics: `unknown_model`, `too_many_models`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refusal: Option<String>,
+    /// Ids of the model that were to be forgotten by this record of the ledger, or an earlier one, are left out; 0: none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub forgets: u64,
     /// When it was decided.
     pub decided_at: Micros,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde asks so
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 impl Job {
@@ -331,6 +435,9 @@ pub struct PartCounts {
     pub labelled: u64,
     /// Has none (yet).
     pub unlabelled: u64,
+    /// Taken out by `forget`.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub forgotten: u64,
     /// Size of the object.
     pub bytes: u64,
 }
@@ -345,11 +452,18 @@ impl PartCounts {
         self.invalid += other.invalid;
         self.labelled += other.labelled;
         self.unlabelled += other.unlabelled;
+        self.forgotten += other.forgotten;
         self.bytes += other.bytes;
     }
 
     /// Predictions accepted into this part, copies included.
     pub fn accepted(&self) -> u64 {
-        self.duplicates + self.after_final + self.failed + self.invalid + self.labelled + self.unlabelled
+        self.duplicates
+            + self.after_final
+            + self.failed
+            + self.invalid
+            + self.labelled
+            + self.unlabelled
+            + self.forgotten
     }
 }

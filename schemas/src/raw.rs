@@ -14,8 +14,10 @@ use crate::event::{EventKind, Reason};
 
 /// The key of the footer in the Parquet metadata.
 pub const FOOTER_KEY: &str = "driftline";
-/// The version of this format.
+/// The version of this format that a collector writes.
 pub const FORMAT: u32 = 1;
+/// The version of an object that `forget` has rewritten: a build that does not know of it would find rows missing.
+pub const FORMAT_FORGOTTEN: u32 = 2;
 
 /// What a raw object holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -85,6 +87,16 @@ pub struct ModelIndex {
     pub max_event_time: Micros,
     /// (number of the base window, rows), ascending; the rows lie in this order.
     pub base_windows: Vec<(i64, u64)>,
+    /// What `forget` has taken out: (number of the base window, rows), ascending. The tombstone that keeps the accounts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub forgotten: Vec<(i64, u64)>,
+}
+
+impl ModelIndex {
+    /// Rows that `forget` has taken out.
+    pub fn forgotten_rows(&self) -> u64 {
+        self.forgotten.iter().map(|(_, rows)| rows).sum()
+    }
 }
 
 /// What is wrong with the footer of a raw object.
@@ -103,7 +115,7 @@ pub enum FooterError {
     #[error("the footer is not readable")]
     Json(#[from] serde_json::Error),
     /// Written by a newer version.
-    #[error("the footer has format {0}, and this version reads up to {FORMAT}")]
+    #[error("the footer has format {0}, and this version reads up to {FORMAT_FORGOTTEN}")]
     Format(u32),
 }
 
@@ -113,7 +125,7 @@ impl RawFooter {
         let entries = metadata.file_metadata().key_value_metadata().ok_or(FooterError::Absent)?;
         let entry = entries.iter().find(|entry| entry.key == FOOTER_KEY).ok_or(FooterError::Absent)?;
         let footer: Self = serde_json::from_str(entry.value.as_deref().unwrap_or_default())?;
-        if footer.format > FORMAT { Err(FooterError::Format(footer.format)) } else { Ok(footer) }
+        if footer.format > FORMAT_FORGOTTEN { Err(FooterError::Format(footer.format)) } else { Ok(footer) }
     }
 
     /// The footer of a raw object, from all of its bytes or from a suffix that holds the whole Parquet footer.
@@ -135,6 +147,11 @@ impl RawFooter {
     /// Rejected events, all reasons together.
     pub fn rejected_total(&self) -> u64 {
         self.rejected.values().sum()
+    }
+
+    /// Accepted events that `forget` has taken out, all models together. [`RawFooter::accepted`] no longer counts them.
+    pub fn forgotten_total(&self) -> u64 {
+        self.models.iter().map(ModelIndex::forgotten_rows).sum()
     }
 
     /// **A1** of one object: its offsets are its records and the jumps between them.
@@ -159,6 +176,62 @@ pub struct Genesis {
     pub from: i64,
     /// When the chain was born.
     pub created_at: Micros,
+}
+
+/// What a boundary (`raw/<chain>/boundary.json`) keeps of the objects behind it, so that accounts add up without them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RetiredTotals {
+    /// When the last of them was written: the chain's clock does not go back behind it.
+    pub written_at: Micros,
+    /// Kafka records.
+    pub records: u64,
+    /// Offsets without a record, and those given up by an operator.
+    pub gaps: u64,
+    /// Events accepted, those that `forget` has taken out since included.
+    pub accepted: u64,
+    /// Events rejected, by reason.
+    pub rejected: BTreeMap<Reason, u64>,
+    /// Accepted events by model.
+    pub models: BTreeMap<String, u64>,
+    /// Of these, taken out by `forget`, by model.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub forgotten: BTreeMap<String, u64>,
+}
+
+impl RetiredTotals {
+    /// Adds an object.
+    pub fn add(&mut self, footer: &RawFooter) {
+        self.written_at = self.written_at.max(footer.written_at);
+        self.records += footer.records;
+        self.gaps += (footer.to - footer.from) as u64 - footer.records;
+        self.accepted += footer.accepted + footer.forgotten_total();
+        for (reason, count) in &footer.rejected {
+            *self.rejected.entry(*reason).or_default() += count;
+        }
+        for share in &footer.models {
+            *self.models.entry(share.model.clone()).or_default() += share.rows + share.forgotten_rows();
+            if share.forgotten_rows() > 0 {
+                *self.forgotten.entry(share.model.clone()).or_default() += share.forgotten_rows();
+            }
+        }
+    }
+
+    /// Adds other objects of the same chain.
+    pub fn merge(&mut self, other: &RetiredTotals) {
+        self.written_at = self.written_at.max(other.written_at);
+        self.records += other.records;
+        self.gaps += other.gaps;
+        self.accepted += other.accepted;
+        for (reason, count) in &other.rejected {
+            *self.rejected.entry(*reason).or_default() += count;
+        }
+        for (model, count) in &other.models {
+            *self.models.entry(model.clone()).or_default() += count;
+        }
+        for (model, count) in &other.forgotten {
+            *self.forgotten.entry(model.clone()).or_default() += count;
+        }
+    }
 }
 
 /// `facts/<chain>.json`: how far a partition has been read when there is nothing to write. Overwritable, advice.

@@ -9,11 +9,12 @@ use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use datafusion::prelude::SessionContext;
 use driftline_evaluator::session::{Sessions, register_folder};
 use driftline_evaluator::{account, sql_text};
+use driftline_ledger::state::RetiredChain;
 use driftline_ledger::{LedgerState, Replica};
 use driftline_schemas::clock::show;
-use driftline_schemas::raw::{Genesis, RawFooter, RawKind};
+use driftline_schemas::raw::{Genesis, RawFooter, RawKind, RetiredTotals};
 use driftline_schemas::tables::AccountRow;
-use driftline_store::{Manifest, Store, paths};
+use driftline_store::{Boundary, Manifest, Store, paths};
 use std::sync::Arc;
 
 use crate::cli::{AuditArgs, Global};
@@ -25,16 +26,22 @@ pub(crate) async fn run(global: &Global, args: &AuditArgs) -> Result<()> {
     let store = Store::open(&config.store.url, &config.store.options).context("open the store")?;
     let manifest = Manifest::load(&store).await.context("read the manifest")?;
     let manifest = manifest.with_context(|| format!("there is no Driftline store at {}", config.store.url))?;
-    let replica = Replica::open(&store, "audit").await.context("read the ledger")?;
+    let mut replica = Replica::open(&store, "audit").await.context("read the ledger")?;
     let sessions = pipeline::sessions(&config, &store);
-    let mut audit = Audit { rows: Vec::new(), faults: Vec::new(), accepted: BTreeMap::new() };
-    audit.partitions(&store, &manifest, &replica.state).await?;
-    for name in replica.state.models.keys() {
-        if args.model.as_ref().is_none_or(|model| model == name) {
-            audit.windows(&sessions, &replica.state, name).await?;
-            audit.labels(&sessions, &replica.state, name).await?;
+    let mut tries = 0;
+    let audit = loop {
+        let audit = Audit::of(&store, &manifest, &sessions, &replica.state, args.model.as_deref()).await;
+        let before = given_up(&replica.state);
+        tries += 1;
+        // Objects may have been deleted, or rewritten by `forget`, while they were counted; then they are counted again.
+        if audit.as_ref().is_ok_and(|audit| audit.faults.is_empty()) || tries == TRIES {
+            break audit?;
         }
-    }
+        replica.catch_up().await.context("read the ledger")?;
+        if given_up(&replica.state) == before {
+            break audit?;
+        }
+    };
     print!("{}", render(&[audit.batch()?], args.format)?);
     for fault in &audit.faults {
         eprintln!("does not add up: {fault}");
@@ -45,6 +52,20 @@ pub(crate) async fn run(global: &Global, args: &AuditArgs) -> Result<()> {
     } else {
         Err(CheckFailed(format!("{} account(s) do not add up", audit.faults.len())).into())
     }
+}
+
+/// How often the store is counted, while what is counted goes.
+const TRIES: u32 = 5;
+
+/// What has been given up or taken out so far: when it changes, what was counted meanwhile does not count.
+fn given_up(state: &LedgerState) -> (Vec<Option<i64>>, Vec<u64>, Vec<u64>) {
+    let chains = state.chains.values();
+    let windows = state.models.values().map(|model| model.folded.as_ref().map_or(0, |folded| folded.windows));
+    (
+        chains.clone().map(|chain| chain.retired.as_ref().map(|retired| retired.to)).collect(),
+        chains.map(driftline_ledger::state::ChainState::forgotten_total).chain(windows).collect(),
+        state.forgotten.values().flat_map(|forgotten| [forgotten.last, forgotten.done]).collect(),
+    )
 }
 
 struct Audit {
@@ -62,6 +83,28 @@ enum RawKind2 {
 }
 
 impl Audit {
+    async fn of(
+        store: &Store,
+        manifest: &Manifest,
+        sessions: &Sessions,
+        state: &LedgerState,
+        only: Option<&str>,
+    ) -> Result<Self> {
+        let mut audit = Audit { rows: Vec::new(), faults: Vec::new(), accepted: BTreeMap::new() };
+        audit.partitions(store, manifest, state).await?;
+        for name in state.models.keys() {
+            if only.is_none_or(|model| model == name) {
+                audit.windows(sessions, state, name).await?;
+                audit.labels(sessions, state, name).await?;
+            }
+        }
+        for (model, forgotten) in state.forgotten.iter().filter(|(_, forgotten)| forgotten.is_open()) {
+            let asked = show(forgotten.asked_at);
+            audit.fault(format!("model {model}: what was to be forgotten at {asked} may still be in the store; run `driftline forget` again"));
+        }
+        Ok(audit)
+    }
+
     fn fault(&mut self, text: String) {
         self.faults.push(text);
     }
@@ -89,9 +132,19 @@ impl Audit {
             let key = format!("{}[{}]", chain.topic, chain.partition);
             let Some(genesis) = store.get(&paths::genesis(&name)).await? else { continue };
             let genesis: Genesis = serde_json::from_slice(&genesis.bytes).context("read a genesis")?;
-            let applied_to = state.chains.get(&name).and_then(|chain| chain.applied_to).unwrap_or(genesis.from);
+            let known = state.chains.get(&name);
+            let applied_to = known.and_then(|chain| chain.applied_to).unwrap_or(genesis.from);
             let (mut at, mut total, mut unapplied) = (genesis.from, Totals::default(), 0);
             let mut applied = Totals::default();
+            let is_labels = chain.kind == driftline_store::TopicKind::Labels;
+            if let Some(retired) = known.and_then(|known| known.retired.as_ref()) {
+                // Behind the boundary there is nothing left to count but what was written down when it was given up.
+                at = retired.to;
+                total.behind(&retired.totals);
+                applied.behind(&retired.totals);
+                self.accept_behind(&retired.totals, is_labels);
+                self.boundary(store, &name, retired).await?;
+            }
             loop {
                 let path = paths::raw_object(&name, at as u64);
                 let Some(object) = store.get(&path).await? else { break };
@@ -100,14 +153,15 @@ impl Audit {
                 total.add(&footer);
                 if at < applied_to {
                     applied.add(&footer);
-                    self.accept(&footer, chain.kind == driftline_store::TopicKind::Labels);
+                    self.accept(&footer, is_labels);
                 } else {
-                    unapplied += footer.accepted;
+                    unapplied += footer.accepted + footer.forgotten_total();
                 }
                 at = footer.to;
             }
             self.expect(&key, (at - genesis.from) as u64, total.records + total.gaps, "offsets, but records + gaps =");
-            if let Some(known) = state.chains.get(&name) {
+            if let Some(known) = known {
+                self.expect(&key, known.forgotten_total(), applied.forgotten, "forgotten by the ledger, but raw/ says");
                 self.expect(&key, known.accepted, applied.accepted, "accepted by the ledger, but raw/ says");
                 self.expect(&key, known.records, applied.records, "records by the ledger, but raw/ says");
                 self.expect(
@@ -119,7 +173,10 @@ impl Audit {
             }
             self.push(account::NO_MODEL, "partition", &key, "records", total.records);
             self.push(account::NO_MODEL, "partition", &key, "gaps", total.gaps);
-            self.push(account::NO_MODEL, "partition", &key, "accepted", total.accepted);
+            self.push(account::NO_MODEL, "partition", &key, "accepted", total.accepted - total.forgotten);
+            if total.forgotten > 0 {
+                self.push(account::NO_MODEL, "partition", &key, "forgotten", total.forgotten);
+            }
             for (reason, count) in &total.rejected {
                 self.push(account::NO_MODEL, "partition", &key, &format!("rejected:{reason}"), *count);
             }
@@ -146,8 +203,27 @@ impl Audit {
     fn accept(&mut self, footer: &RawFooter, is_labels: bool) {
         let kind = if is_labels { RawKind2::Labels } else { RawKind2::Predictions };
         for share in &footer.models {
-            *self.accepted.entry((share.model.clone(), kind)).or_default() += share.rows;
+            *self.accepted.entry((share.model.clone(), kind)).or_default() += share.rows + share.forgotten_rows();
         }
+    }
+
+    fn accept_behind(&mut self, totals: &RetiredTotals, is_labels: bool) {
+        let kind = if is_labels { RawKind2::Labels } else { RawKind2::Predictions };
+        for (model, rows) in &totals.models {
+            *self.accepted.entry((model.clone(), kind)).or_default() += rows;
+        }
+    }
+
+    /// What is deleted lies behind a boundary that writers find: else a deleted slot could be filled again.
+    async fn boundary(&mut self, store: &Store, chain: &str, retired: &RetiredChain) -> Result<()> {
+        let path = paths::boundary(chain);
+        let boundary = Boundary::read(store, &path).await.with_context(|| format!("read {path}"))?;
+        let to = boundary.map_or(0, |boundary| boundary.to);
+        let is_deleted = retired.deleting.is_empty();
+        if is_deleted && to < retired.to as u64 {
+            self.fault(format!("{path} says {to}, but objects up to {} are deleted", retired.to));
+        }
+        Ok(())
     }
 
     /// The windows' accounts by the ledger, against the rows in `history/`, against what was accepted.
@@ -178,6 +254,9 @@ impl Audit {
             }
             self.rows.extend(rows);
         }
+        let folded = account::folded(name, model);
+        sum += folded.iter().map(|row| row.count as u64).sum::<u64>();
+        self.rows.extend(folded);
         let accepted = self.accepted.get(&(name.to_owned(), RawKind2::Predictions)).copied().unwrap_or_default();
         self.expect(&format!("model {name}, predictions"), accepted, sum, "accepted, but the windows' terms sum to");
         Ok(())
@@ -211,18 +290,31 @@ impl Audit {
 struct Totals {
     records: u64,
     gaps: u64,
+    /// Those that `forget` has taken out included.
     accepted: u64,
+    forgotten: u64,
     rejected: BTreeMap<String, u64>,
 }
 
 impl Totals {
+    fn behind(&mut self, totals: &RetiredTotals) {
+        self.records += totals.records;
+        self.gaps += totals.gaps;
+        self.accepted += totals.accepted;
+        self.forgotten += totals.forgotten.values().sum::<u64>();
+        for (reason, count) in &totals.rejected {
+            *self.rejected.entry(reason.as_str().to_owned()).or_default() += count;
+        }
+    }
+
     fn add(&mut self, footer: &RawFooter) {
         self.records += footer.records;
         self.gaps += footer.skipped_offsets;
         if footer.kind == RawKind::Gap && footer.skipped_offsets == 0 {
             self.gaps += (footer.to - footer.from) as u64;
         }
-        self.accepted += footer.accepted;
+        self.accepted += footer.accepted + footer.forgotten_total();
+        self.forgotten += footer.forgotten_total();
         for (reason, count) in &footer.rejected {
             *self.rejected.entry(reason.as_str().to_owned()).or_default() += count;
         }

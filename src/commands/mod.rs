@@ -3,6 +3,7 @@ mod audit;
 mod check;
 mod demo;
 mod evaluate;
+mod forget;
 mod produce;
 mod reevaluate;
 mod report;
@@ -34,6 +35,7 @@ pub(crate) async fn run(cli: Cli) -> Result<()> {
         Command::Report(args) => report::run(&global, &args).await,
         Command::Audit(args) => audit::run(&global, &args).await,
         Command::Reevaluate(args) => reevaluate::run(&global, &args).await,
+        Command::Forget(args) => forget::run(&global, &args).await,
         Command::Check => check::run(&global).await,
         Command::Config { command: ConfigCommand::Print } => print_config(&global),
         Command::Completions { shell } => {
@@ -57,6 +59,20 @@ fn print_config(global: &crate::cli::Global) -> Result<()> {
     println!("# kafka.group      = {:?}", config.kafka.group);
     println!("# flush            = every {:?} or {} bytes", config.flush_interval, config.flush_bytes);
     println!("# memory_max       = {} bytes", config.memory_max);
+    let kept = &config.retention;
+    let tables = [
+        ("raw", kept.raw),
+        ("history", kept.history),
+        ("metrics_log", kept.metrics_log),
+        ("metrics", kept.metrics),
+        ("routed", kept.routed),
+        ("ledger", kept.ledger),
+    ];
+    for (table, age) in tables {
+        let age = age.map(|micros| std::time::Duration::from_micros(micros.unsigned_abs()));
+        let age = age.map_or("for ever".to_owned(), |age| format!("for {}", humantime::format_duration(age)));
+        println!("# retention.{table:<11}  {age}");
+    }
     println!("# serve.listen     = {:?}", config.listen);
     println!("# judging (times in microseconds):");
     for line in judge.lines() {

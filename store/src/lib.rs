@@ -23,6 +23,7 @@ mod replace;
 mod retry;
 mod store;
 
+pub mod boundary;
 pub mod chain;
 pub mod heartbeat;
 pub mod manifest;
@@ -34,6 +35,7 @@ mod metered;
 mod operation;
 mod patient;
 
+pub use boundary::Boundary;
 pub use chain::{Appended, Chain};
 pub use create::Created;
 pub use error::{Disposition, Error};

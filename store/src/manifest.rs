@@ -13,7 +13,9 @@ use crate::{
 };
 
 /// The highest `format_version` that this build can read and write.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
+/// The `format_version` of a store in which nothing was ever deleted or forgotten: every build reads it.
+pub const FORMAT_VERSION_FIRST: u32 = 1;
 
 /// How often a registration is tried against other writers. Each lost round is another's success, so this is also how
 /// many others may register at the same moment.
@@ -93,7 +95,7 @@ impl Manifest {
     /// The manifest of a store that is made now.
     pub fn new(now: DateTime<Utc>) -> Self {
         Self {
-            format_version: FORMAT_VERSION,
+            format_version: FORMAT_VERSION_FIRST,
             created_at: now,
             base_window_secs: 60,
             max_skew_secs: 600,
@@ -166,6 +168,21 @@ impl Manifest {
             elapsed: Duration::ZERO,
             cause: "other writers were faster every time".into(),
         })
+    }
+
+    /// Sees to it that the store's format is at least this one. Builds that do not know it refuse the store from then on,
+    /// those that run with their next look at the manifest.
+    pub async fn raise_format(store: &Store, format_version: u32, now: DateTime<Utc>) -> Result<(), Error> {
+        loop {
+            let (mut manifest, version) = Self::load_or_create_versioned(store, now).await?;
+            if manifest.format_version >= format_version {
+                return Ok(());
+            }
+            manifest.format_version = format_version;
+            if let Replaced::Done(_) = store.replace(MANIFEST, manifest.to_bytes(), Expected::Version(version)).await? {
+                return Ok(());
+            }
+        }
     }
 
     /// Every partition of every incarnation, in a fixed order: topics by name, incarnations by age.
@@ -336,9 +353,9 @@ mod tests {
         let parsed = Manifest::parse(value.to_string().as_bytes()).unwrap();
         assert_eq!(serde_json::from_slice::<Value>(&parsed.to_bytes()).unwrap(), value);
 
-        let error = Manifest::parse(br#"{"format_version": 2, "layout": []}"#).unwrap_err();
+        let error = Manifest::parse(br#"{"format_version": 3, "layout": []}"#).unwrap_err();
         assert!(matches!(error, Error::Unsupported { .. }));
-        assert!(error.to_string().contains("format version 2"), "{error}");
+        assert!(error.to_string().contains("format version 3"), "{error}");
         assert!(matches!(Manifest::parse(b"{}"), Err(Error::Corrupt { .. })));
         assert!(matches!(Manifest::parse(b""), Err(Error::Corrupt { .. })));
     }

@@ -4,9 +4,12 @@
 //! driftline.json                               the manifest
 //! raw/<chain>/genesis.json                     where a source partition's chain begins
 //! raw/<chain>/<from>.parquet                   one flush; the next begins at its `to`
+//! raw/<chain>/boundary.json                    what lies before it has been deleted, or will be (it only moves forward)
 //! facts/<chain>.json                           how far the partition has been read (overwritable)
 //! live/<instance>.json                         who is alive (overwritable)
 //! ctl/<seq>.json                               the ledger; ctl/snapshots/<seq>.json and ctl/latest.json shorten start-up
+//! ctl/boundary.json                            records before it have been deleted, or will be; it names the snapshot to begin with
+//! ctl/forget.json                              the key of the hashes of forgotten ids
 //! routed/<seq>-<nonce>.parquet                 the labels that a record of the ledger routed
 //! filters/model_name=…/<window>_p<part>_r<revision>.fuse   which ids a part of a window knows
 //! <table>/model_name=…/date=…/<name>.parquet   history, metrics and the other tables
@@ -68,6 +71,11 @@ pub fn genesis(chain: &str) -> String {
     format!("{RAW}/{chain}/genesis.json")
 }
 
+/// What lies before it in a raw chain has been deleted, or will be.
+pub fn boundary(chain: &str) -> String {
+    format!("{RAW}/{chain}/boundary.json")
+}
+
 /// How far a partition has been read when there is nothing to write.
 pub fn facts(chain: &str) -> String {
     format!("facts/{chain}.json")
@@ -84,19 +92,34 @@ pub const LEDGER: &str = "ctl";
 /// A recent snapshot of the ledger's state, as advice.
 pub const LATEST: &str = "ctl/latest.json";
 
+/// Records before it have been deleted, or will be.
+pub const LEDGER_BOUNDARY: &str = "ctl/boundary.json";
+
+/// The folder of the ledger's snapshots.
+pub const SNAPSHOTS: &str = "ctl/snapshots";
+
+/// The key of the hashes that forgotten ids are known by.
+pub const FORGET_KEY: &str = "ctl/forget.json";
+
+/// The folder of routed labels.
+pub const ROUTED: &str = "routed";
+
+/// The folder of the filters.
+pub const FILTERS: &str = "filters";
+
 /// A snapshot of the ledger's state after `seq` records.
 pub fn snapshot(seq: u64) -> String {
-    format!("{LEDGER}/snapshots/{seq:020}.json")
+    format!("{SNAPSHOTS}/{seq:020}.json")
 }
 
 /// The labels that a record of the ledger routed; `nonce` keeps two writers of one slot apart.
 pub fn routed(seq: u64, nonce: &str) -> String {
-    format!("routed/{seq:020}-{nonce}.parquet")
+    format!("{ROUTED}/{seq:020}-{nonce}.parquet")
 }
 
 /// The ids that a part of a window knows. `part` is the part's name.
 pub fn filter(model: &str, part: &str, revision: u64) -> String {
-    format!("filters/model_name={}/{part}_r{revision}.fuse", encode_segment(model))
+    format!("{FILTERS}/model_name={}/{part}_r{revision}.fuse", encode_segment(model))
 }
 
 /// The folder of a table's objects of one model and date (`YYYY-MM-DD`).

@@ -89,6 +89,7 @@ impl World {
             accepted: rows,
             rejected: BTreeMap::new(),
             gap: false,
+            forgotten: BTreeMap::new(),
             models: vec![of_model],
         }));
     }
@@ -395,6 +396,7 @@ fn a_window_as_long_as_the_horizon_keeps_its_labels_eligible() {
         accepted: 1,
         rejected: BTreeMap::new(),
         gap: false,
+        forgotten: BTreeMap::new(),
         models: vec![of_model],
     }));
     world.after(MINUTE).settle();
@@ -685,6 +687,7 @@ fn a_task_that_turns_out_otherwise_judges_again_what_was_judged_by_the_old_one()
             accepted: rows,
             rejected: BTreeMap::new(),
             gap: false,
+            forgotten: BTreeMap::new(),
             models,
         }));
     };

@@ -3,12 +3,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use driftline_aggregator::filter::part_of;
+use driftline_aggregator::follow::Follower;
 use driftline_aggregator::judge::history_path;
 use driftline_aggregator::{objects, stage};
 use driftline_collector::flush::{append, encode};
 use driftline_ledger::{LedgerState, Members, Replica};
 use driftline_schemas::clock::{self, MINUTE, Micros, SECOND};
-use driftline_schemas::config::{JudgeConfig, ModelSettings, ReviseConfig};
+use driftline_schemas::config::{JudgeConfig, ModelSettings, RetentionConfig, ReviseConfig};
 use driftline_schemas::event::EventKind;
 use driftline_schemas::ledger::{Entry, PartCounts};
 use driftline_schemas::raw::Genesis;
@@ -23,10 +24,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::world::{LABELS, PREDICTIONS, Row, TEN, prediction, read, sealed, with};
 
-const MODELS: [&str; 2] = ["m", "n"];
+pub const MODELS: [&str; 2] = ["m", "n"];
 const HOUR: Micros = 60 * MINUTE;
 
-fn config() -> JudgeConfig {
+pub fn config() -> JudgeConfig {
     let revise = ReviseConfig { min_growth: 0.1, min_delay: 0, max_delay: 0, max_amplification: 1e6 };
     let defaults =
         ModelSettings { task: Some(Task::Binary), window: WindowSpec::fixed(HOUR), ..ModelSettings::default() };
@@ -44,7 +45,7 @@ fn config() -> JudgeConfig {
 
 /// Windows and horizons: hours and 30 days, for each model up to some event time, and others from there on.
 #[derive(Default)]
-struct Rules {
+pub struct Rules {
     later: BTreeMap<&'static str, (Micros, WindowSpec, Micros)>,
 }
 
@@ -66,30 +67,30 @@ impl Rules {
 
 /// An event, and where it was published.
 #[derive(Debug, Clone)]
-struct Event {
-    model: &'static str,
-    id: String,
-    version: String,
-    time: Micros,
-    label: Option<String>,
-    hint: Option<Micros>,
-    partition: u32,
-    offset: i64,
+pub struct Event {
+    pub model: &'static str,
+    pub id: String,
+    pub version: String,
+    pub time: Micros,
+    pub label: Option<String>,
+    pub hint: Option<Micros>,
+    pub partition: u32,
+    pub offset: i64,
 }
 
 /// Partitions of predictions and of labels, each with its events in order.
-struct World {
-    logs: BTreeMap<(EventKind, u32), Vec<Event>>,
+pub struct World {
+    pub logs: BTreeMap<(EventKind, u32), Vec<Event>>,
 }
 
 impl World {
     /// Random events: ids that repeat across windows and versions, copies, labels of all kinds.
-    fn random(seed: u64, predictions: usize, labels: usize) -> Self {
+    pub fn random(seed: u64, predictions: usize, labels: usize) -> Self {
         Self::spread(seed, predictions, labels, 3 * HOUR)
     }
 
     /// The same, with event times spread so far.
-    fn spread(seed: u64, predictions: usize, labels: usize, span: Micros) -> Self {
+    pub fn spread(seed: u64, predictions: usize, labels: usize, span: Micros) -> Self {
         let chance = &mut StdRng::seed_from_u64(seed);
         let mut events = Vec::new();
         for _ in 0..predictions {
@@ -146,12 +147,12 @@ impl World {
         self
     }
 
-    fn events(&self, kind: EventKind) -> impl Iterator<Item = &Event> {
+    pub fn events(&self, kind: EventKind) -> impl Iterator<Item = &Event> {
         self.logs.iter().filter(move |((of, _), _)| *of == kind).flat_map(|(_, log)| log)
     }
 
     /// The rows of history by the words of the design, and how many predictions each window accepted.
-    fn worked_out(
+    pub fn worked_out(
         &self,
         rules: &Rules,
     ) -> (BTreeSet<(&'static str, Micros, Row)>, BTreeMap<(&'static str, Micros), u64>) {
@@ -195,7 +196,7 @@ impl World {
     }
 
     /// Registers the topics and the chains' beginnings.
-    async fn open(&self, store: &Store) {
+    pub async fn open(&self, store: &Store) {
         for (topic, kind, partitions) in [(PREDICTIONS, TopicKind::Predictions, 3), (LABELS, TopicKind::Labels, 2)] {
             Manifest::register_topic(store, topic, kind, None, partitions, clock::now()).await.unwrap();
             for partition in 0..partitions {
@@ -208,7 +209,7 @@ impl World {
     }
 
     /// The raw objects of all chains, cut at random, in a random order that respects each chain's own.
-    fn objects(&self, seed: u64) -> Vec<(EventKind, u32, i64, Vec<Event>)> {
+    pub fn objects(&self, seed: u64) -> Vec<(EventKind, u32, i64, Vec<Event>)> {
         let chance = &mut StdRng::seed_from_u64(seed);
         let mut cut: Vec<Vec<(EventKind, u32, i64, Vec<Event>)>> = Vec::new();
         for ((kind, partition), log) in &self.logs {
@@ -233,7 +234,7 @@ impl World {
     }
 }
 
-fn to_json(kind: EventKind, event: &Event) -> Value {
+pub fn to_json(kind: EventKind, event: &Event) -> Value {
     if kind == EventKind::Predictions {
         let more = json!({"model_name": event.model, "model_version": event.version, "features": {"x": event.offset}});
         return with(prediction(&event.id, event.time), more);
@@ -245,7 +246,7 @@ fn to_json(kind: EventKind, event: &Event) -> Value {
     label
 }
 
-async fn publish(store: &Store, object: &(EventKind, u32, i64, Vec<Event>)) {
+pub async fn publish(store: &Store, object: &(EventKind, u32, i64, Vec<Event>)) {
     let (kind, partition, from, events) = object;
     let topic = if *kind == EventKind::Labels { LABELS } else { PREDICTIONS };
     let events: Vec<Value> = events.iter().map(|event| to_json(*kind, event)).collect();
@@ -256,7 +257,7 @@ async fn publish(store: &Store, object: &(EventKind, u32, i64, Vec<Event>)) {
 }
 
 /// Records as complete whatever is judged, as the evaluator does.
-async fn complete(store: Store, stop: CancellationToken) {
+pub async fn complete(store: Store, stop: CancellationToken) {
     let mut replica = Replica::open(&store, "evaluator").await.unwrap();
     while !stop.is_cancelled() {
         replica.catch_up().await.unwrap();
@@ -276,7 +277,7 @@ async fn complete(store: Store, stop: CancellationToken) {
 }
 
 /// Waits until these objects are applied, and all that was decided is complete.
-async fn settled(store: &Store, objects: &[(EventKind, u32, i64, Vec<Event>)]) {
+pub async fn settled(store: &Store, objects: &[(EventKind, u32, i64, Vec<Event>)]) {
     let mut replica = Replica::open(store, "reader").await.unwrap();
     loop {
         replica.catch_up().await.unwrap();
@@ -294,17 +295,18 @@ async fn settled(store: &Store, objects: &[(EventKind, u32, i64, Vec<Event>)]) {
     }
 }
 
-fn parts(store: &Store, name: &str, collected: &CancellationToken) -> stage::Parts {
+pub fn parts(store: &Store, name: &str, collected: &CancellationToken) -> stage::Parts {
     stage::Parts {
         store: store.clone(),
         members: Members::new(name, vec![stage::ROLE.into()]),
         config: config(),
+        retention: RetentionConfig::default(),
         poll_interval: Duration::from_millis(2),
         collected: Some(collected.clone()),
     }
 }
 
-async fn judge_all(store: &Store, instances: usize, collected: &CancellationToken) {
+pub async fn judge_all(store: &Store, instances: usize, collected: &CancellationToken) {
     let names: Vec<String> = (0..instances).map(|n| format!("aggregator-{n}")).collect();
     let runs = names.iter().map(|name| stage::run(parts(store, name, collected), CancellationToken::new()));
     for ended in futures::future::join_all(runs).await {
@@ -313,7 +315,7 @@ async fn judge_all(store: &Store, instances: usize, collected: &CancellationToke
 }
 
 /// Compares `history/` and its account with the events, and the snapshot-free replay with itself.
-async fn check(store: &Store, world: &World) -> LedgerState {
+pub async fn check(store: &Store, world: &World) -> LedgerState {
     check_by(store, world, &Rules::default()).await
 }
 
@@ -636,6 +638,39 @@ async fn t4_scores_beyond_all_bounds_do_not_poison_the_ledger() {
     let state = Replica::open(&store, "reader").await.unwrap().state;
     let window = state.window("m", WindowSpec::fixed(HOUR).window_of(TEN).start).unwrap();
     assert_eq!(window.published().invalid, 3);
+}
+
+/// B1: what a restart reads are the filters, once each, and never the ids that they were made of.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn b1_filters_are_reloaded_at_a_restart_and_not_recomputed() {
+    let world = World::random(8, 200, 0);
+    let store = Store::in_memory();
+    world.open(&store).await;
+    for object in world.objects(1) {
+        publish(&store, &object).await;
+    }
+    let (collected, stop) = (CancellationToken::new(), CancellationToken::new());
+    collected.cancel();
+    let evaluator = tokio::spawn(complete(store.clone(), stop.clone()));
+    judge_all(&store, 1, &collected).await;
+    stop.cancel();
+    evaluator.await.unwrap();
+    let state = Replica::open(&store, "reader").await.unwrap().state;
+    let read = async |store: &Store| {
+        let plan = FaultPlan::new(0);
+        let mut follower = Follower::new(store.clone().with_faults(plan.clone()));
+        follower.sync(&state).await.unwrap();
+        plan.calls().into_iter().map(|call| call.path).collect::<Vec<_>>()
+    };
+    let parts: u32 = state.models.values().flat_map(|model| model.windows.values()).map(|window| window.parts).sum();
+    let paths = read(&store).await;
+    assert!(parts > 5 && paths.len() == parts as usize, "{parts} filters, {paths:?}");
+    assert!(paths.iter().all(|path| path.starts_with("filters/")), "{paths:?}");
+    assert_eq!(paths.iter().collect::<BTreeSet<_>>().len(), paths.len(), "each once");
+    // One that is gone, and only that, is made anew of the history it was made of.
+    store.delete(&paths[0]).await.unwrap();
+    let again = read(&store).await;
+    assert_eq!(again.iter().filter(|path| path.starts_with("history/")).count(), 1, "{again:?}");
 }
 
 #[test]

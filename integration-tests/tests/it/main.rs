@@ -14,6 +14,7 @@ mod outside;
 mod pipeline;
 mod producers;
 mod report;
+mod retention;
 mod revisions;
 mod sandbox;
 mod settings;

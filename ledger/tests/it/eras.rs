@@ -73,6 +73,7 @@ impl World {
                 accepted: 1,
                 rejected: BTreeMap::new(),
                 gap: false,
+                forgotten: BTreeMap::new(),
                 models: vec![model],
             }),
             0,

@@ -60,6 +60,7 @@ fn applied(chain: &str, from: i64) -> Entry {
         accepted: 10,
         rejected: BTreeMap::from([(Reason::NotJson, 2)]),
         gap: false,
+        forgotten: BTreeMap::new(),
         models,
     })
 }
@@ -78,6 +79,7 @@ fn job(revision: u64, inputs: Vec<Input>) -> Job {
         task: Task::Binary,
         positive_class: Some("fraud".into()),
         refusal: None,
+        forgets: 0,
         decided_at: WINDOW.end,
     }
 }
@@ -120,6 +122,7 @@ fn every_kind_of_entry_is_read_as_it_was_written() {
     }
     let gap = Applied {
         gap: true,
+        forgotten: BTreeMap::new(),
         models: vec![],
         rejected: BTreeMap::new(),
         ..match applied("p~0", 5) {

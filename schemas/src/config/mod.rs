@@ -1,6 +1,7 @@
 //! The validated configuration: what cannot be wrong any more. What the user typed is a TOML table; reading it reports
 //! all faults at once, each by its key.
 mod reader;
+mod retention;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use toml::Table;
 
 use self::reader::Reader;
+pub use self::retention::RetentionConfig;
 use crate::clock::{DAY, MINUTE, Micros};
 use crate::tables::{ScoreKind, Task};
 use crate::window::{WindowLength, WindowSpec};
@@ -50,6 +52,8 @@ pub struct Config {
     pub poll_interval: Duration,
     /// What judging depends on; recorded in the ledger.
     pub judge: JudgeConfig,
+    /// How long what is kept is kept.
+    pub retention: RetentionConfig,
 }
 
 /// Kafka settings.
@@ -235,6 +239,7 @@ fn read_config(root: &mut Reader) -> Config {
     let listen = root.section("serve", |section| section.text("listen").unwrap_or_else(|| "127.0.0.1:9464".into()));
     let poll_interval = root.duration("poll_interval", 1_000_000).max(1_000);
     let judge = read_judge(root);
+    let retention = root.section("retention", retention::read_retention);
     Config {
         memory_max,
         kafka,
@@ -244,6 +249,7 @@ fn read_config(root: &mut Reader) -> Config {
         listen,
         poll_interval: Duration::from_micros(poll_interval as u64),
         judge,
+        retention,
     }
 }
 
@@ -440,6 +446,23 @@ mod tests {
         assert_eq!(config.judge.revise.max_delay, DAY);
         assert_eq!(config.judge.model("any").label_horizon, 30 * DAY);
         assert!(config.judge.accepts("any"));
+    }
+
+    #[test]
+    fn everything_is_kept_unless_the_file_says_for_how_long() {
+        assert!(!read("").unwrap().retention.deletes());
+        let kept = read("[retention]\nraw = \"30d\"\nhistory = \"1y\"\nmetrics = \"forever\"").unwrap().retention;
+        assert_eq!((kept.raw, kept.metrics, kept.metrics_log, kept.grace), (Some(30 * DAY), None, None, 60 * MINUTE));
+        let faults = read("[retention]\nhistory = \"7d\"\nmetrics = \"never\"\nledger = \"1m\"\nrow = \"1d\"");
+        let all = faults.unwrap_err().join("\n");
+        for part in [
+            "retention.history: must not be shorter than retention.raw",
+            "retention.metrics: must be a duration like \"90d\", or \"forever\", not \"never\"",
+            "retention.ledger: must be at least 1h",
+            "retention.row: is not a known key; did you mean `raw`?",
+        ] {
+            assert!(all.contains(part), "{part} is not in\n{all}");
+        }
     }
 
     #[test]

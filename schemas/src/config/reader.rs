@@ -191,6 +191,23 @@ impl Reader {
         default
     }
 
+    /// How long something is kept; `None`: for ever, which is what an absent key means too.
+    pub(super) fn retention(&mut self, key: &str) -> Option<Micros> {
+        let value = self.take(key)?;
+        if let Value::String(text) = &value {
+            if text == "forever" {
+                return None;
+            }
+            if let Ok(duration) = humantime::parse_duration(text)
+                && let Ok(micros) = Micros::try_from(duration.as_micros())
+            {
+                return Some(micros);
+            }
+        }
+        self.wrong(key, "a duration like \"90d\", or \"forever\"", &value);
+        None
+    }
+
     pub(super) fn duration_up_to(&mut self, key: &str, default: Micros, most: Micros) -> Micros {
         let duration = self.duration(key, default);
         if duration > most {
