@@ -26,7 +26,7 @@ import uuid
 
 import yaml
 
-from check_deploy import METRIC, ROOT, expressions, run
+from check_deploy import METRIC, ROOT, expressions, run, skip
 
 # Panels that have nothing to say while all is well.
 MAY_BE_EMPTY = {"Alerts that fire"}
@@ -205,7 +205,8 @@ def check(prometheus: str, address: str) -> list[str]:
         faults.append("there were no queries, or no rules, to ask")
     shown = {name for file in (ROOT / "deploy/grafana/dashboards").glob("*.json") for name in METRIC.findall(file.read_text())}
     unseen = sorted(name for name in names if re.sub("_(bucket|sum|count)$", "", name) not in {re.sub("_(bucket|sum|count)$", "", s) for s in shown})
-    print(f"{asked} queries, {len(rules)} alerts, {len(names)} names at /metrics; on no dashboard: {', '.join(unseen) or 'none'}")
+    version = json.loads(get(f"{prometheus}/api/v1/status/buildinfo"))["data"]["version"]
+    print(f"Prometheus {version}: {asked} queries, {len(rules)} alerts, {len(names)} names at /metrics; on no dashboard: {', '.join(unseen) or 'none'}")
     return faults
 
 
@@ -216,7 +217,7 @@ def main() -> int:
     arguments = parser.parse_args()
     found = run([ROOT / "scripts/prometheus.sh"])
     if found.returncode != 0:
-        raise SystemExit(found.stderr)
+        return skip(found.stderr.strip(), can_be_brought=True)
     server = pathlib.Path(found.stdout.strip()) / "prometheus"
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         folder = pathlib.Path(name)

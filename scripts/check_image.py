@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 
-from check_deploy import CACHE, ROOT, seconds
+from check_deploy import CACHE, ROOT, seconds, skip
 
 SUITE = "bookworm"
 GRACE = "40s"  # docker-compose.yml's stop_grace_period
@@ -254,15 +254,25 @@ def stop(image: Image, child: subprocess.Popen, log: pathlib.Path) -> None:
     expect(f"{image.stop_signal} drains: exit {code} after {took:.1f} s", code == 0 and "draining" in log.read_text(), log.read_text()[-3000:])
 
 
+def may_be_a_container() -> bool:
+    """Whether namespaces can be made and mounts changed in them, as an engine does."""
+    with tempfile.TemporaryDirectory() as folder:
+        tried = "mount --make-rprivate / && mount --bind /dev/null /dev/null && chroot / true && mount -t proc proc " + shlex.quote(folder)
+        return shutil.which("unshare") is not None and call(["unshare", "--mount", "--pid", "--fork", "/bin/sh", "-c", tried], capture_output=True).returncode == 0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--binary", required=True, type=pathlib.Path)
     parser.add_argument("--brokers", required=True)
     arguments = parser.parse_args()
+    if os.geteuid() != 0:
+        return skip("this is not run as root", can_be_brought=False)
+    if not may_be_a_container():
+        return skip("root may make no namespaces here, as inside most containers", can_be_brought=False)
     missing = [tool for tool in ("debootstrap", "chroot", "unshare", "setpriv") if not shutil.which(tool)]
-    if missing or os.geteuid() != 0:
-        print(f"SKIPPED: needs root and {', '.join(missing) or 'is not run as root'}")
-        return os.environ.get("DRIFTLINE_REQUIRE_ALL") == "1"
+    if missing:
+        return skip(f"{', '.join(missing)} is missing: scripts/setup.sh --tests brings it", can_be_brought=True)
     stage = last_stage(instructions((ROOT / "Dockerfile").read_text()))
     with tempfile.TemporaryDirectory(prefix="driftline-image-") as name:
         folder = pathlib.Path(name)
@@ -272,6 +282,9 @@ def main() -> int:
         clean_root(root)
         image = Image(root)
         image.build(stage, arguments.binary)
+        said = image.run([*image.entry, "--version"])
+        if "GLIBC_" in said.stderr:
+            return skip(f"this binary needs a newer C library than {SUITE}'s, where the image's own is built: {said.stderr.strip()[:200]}", can_be_brought=False)
         size = must("its size", call(["du", "-sm", "--exclude=./proc", root], capture_output=True)).split()[0]
         print(f"       {size} MB unpacked, of which the binary {arguments.binary.stat().st_size // 2**20} MB")
         check(image, arguments.brokers, folder)

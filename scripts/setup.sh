@@ -32,6 +32,8 @@ find_missing() {
     need maven have mvn
     need python3 have python3
     need python3-venv have_venv
+    # For the image's steps, which only root can take.
+    [[ $(id -u) -ne 0 ]] || need debootstrap have debootstrap
   fi
 }
 
