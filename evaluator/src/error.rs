@@ -1,5 +1,7 @@
 //! What can go wrong in this crate. An undefined metric is none of it.
 
+use std::error::Error as StdError;
+
 use datafusion::{arrow::error::ArrowError, error::DataFusionError};
 
 /// A failed evaluation.
@@ -50,19 +52,49 @@ pub enum Error {
 impl Error {
     /// Whether the same call may succeed later: the store does not answer, or an object was replaced while it was read.
     pub fn is_transient(&self) -> bool {
-        use datafusion::error::DataFusionError;
         match self {
             Self::Store(error) => {
                 error.disposition() == driftline_store::Disposition::Retry
                     || matches!(error, driftline_store::Error::Changed { .. })
             }
             Self::Ledger(error) => error.is_transient(),
-            Self::Query(error) => {
-                let root = error.find_root();
-                matches!(root, DataFusionError::ObjectStore(_) | DataFusionError::IoError(_))
-                    || root.to_string().contains("Precondition")
-            }
+            Self::Query(error) => comes_from_the_store(error),
+            Self::Arrow(error) => comes_from_the_store(error),
+            Self::Parquet(error) => comes_from_the_store(error),
             _ => false,
         }
+    }
+}
+
+/// Whether the store's answer is somewhere among the causes: readers of Parquet wrap it in errors of their own, as often as they
+/// have layers.
+fn comes_from_the_store(error: &(dyn StdError + 'static)) -> bool {
+    let mut causes = std::iter::successors(Some(error), |&cause| cause.source());
+    causes.any(|cause| cause.is::<object_store::Error>() || cause.is::<std::io::Error>())
+}
+
+#[cfg(test)]
+mod tests {
+    use parquet::errors::ParquetError;
+
+    use super::*;
+
+    /// What a reader of Parquet makes of an object that is replaced under its hands.
+    #[test]
+    fn an_object_that_was_replaced_while_it_was_read_is_read_again_however_deep_it_is_wrapped() {
+        let replaced = || object_store::Error::Precondition { path: "history/x".into(), source: "replaced".into() };
+        let wrapped = || ParquetError::External(Box::new(replaced()));
+        for error in [
+            Error::from(DataFusionError::from(replaced())),
+            Error::from(DataFusionError::from(wrapped())),
+            Error::from(DataFusionError::from(wrapped()).context("read a window")),
+            Error::from(DataFusionError::External(Box::new(DataFusionError::from(wrapped())))),
+            Error::from(ParquetError::External(Box::new(wrapped()))),
+            Error::from(ArrowError::ExternalError(Box::new(wrapped()))),
+        ] {
+            assert!(error.is_transient(), "{error:?}");
+        }
+        let ours = Error::from(DataFusionError::Plan("no such column".into()));
+        assert!(!ours.is_transient(), "{ours:?}");
     }
 }
