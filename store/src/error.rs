@@ -22,7 +22,7 @@ pub enum Error {
         /// The object's name.
         path: String,
     },
-    /// The store was unreachable, overloaded or slow for longer than the retry policy allows.
+    /// The store was unreachable, overloaded, slow or full for longer than the retry policy allows.
     #[error("the store did not answer {operation} {path} in {tries} tries over {:.1} s: {cause}", elapsed.as_secs_f64())]
     Transient {
         /// What was asked for.
@@ -36,7 +36,7 @@ pub enum Error {
         /// The last answer.
         cause: String,
     },
-    /// Asking again would not help: credentials, permissions, a full disk, a wrong setting.
+    /// Asking again would not help: credentials, permissions, a wrong setting.
     #[error("cannot {operation} {path}: {advice}: {cause}")]
     Permanent {
         /// What was asked for.
@@ -89,7 +89,10 @@ impl Error {
         elapsed: Duration,
     ) -> Self {
         use object_store::Error as E;
-        let (path, cause) = (path.to_owned(), error.to_string());
+        let (path, mut cause) = (path.to_owned(), error.to_string());
+        if is_full(error) {
+            cause = format!("the disk is full; free some space: {cause}");
+        }
         if is_transient(error) {
             return Self::Transient { operation, path, tries, elapsed, cause };
         }
@@ -109,7 +112,6 @@ impl Error {
             }
             E::NotFound { .. } => "the bucket, container or object does not exist; check the store's url",
             E::InvalidPath { .. } => "the name is not one that a store can hold; encode its parts",
-            _ if is_full(error) => "the disk is full; free some space",
             _ if is_untrusted(error) => {
                 "the store's certificate is not trusted; if a private authority has signed it, name that authority's certificate in store.options.ca_certificate_file"
             }
@@ -152,6 +154,9 @@ fn judge_cause(cause: &(dyn StdError + 'static)) -> Option<bool> {
                 | ErrorKind::UnexpectedEof
                 | ErrorKind::ResourceBusy
                 | ErrorKind::StaleNetworkFileHandle
+                // Somebody can make room, and until then Kafka keeps what comes.
+                | ErrorKind::StorageFull
+                | ErrorKind::QuotaExceeded
         ));
     }
     let text = cause.to_string();
@@ -172,7 +177,7 @@ fn is_untrusted(error: &object_store::Error) -> bool {
     causes(error).any(|cause| cause.to_string().contains("invalid peer certificate"))
 }
 
-fn is_full(error: &object_store::Error) -> bool {
+pub(crate) fn is_full(error: &object_store::Error) -> bool {
     causes(error)
         .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
         .any(|io| matches!(io.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded))
@@ -199,7 +204,7 @@ mod tests {
         for (error, transient) in [
             (io(ErrorKind::TimedOut), true),
             (io(ErrorKind::ConnectionReset), true),
-            (io(ErrorKind::StorageFull), false),
+            (io(ErrorKind::StorageFull), true),
             (io(ErrorKind::NotADirectory), false),
             (status("503 Service Unavailable: SlowDown"), true),
             (status("429 Too Many Requests: "), true),
@@ -233,7 +238,8 @@ mod tests {
     #[test]
     fn a_full_disk_says_so() {
         let full = generic(std::io::Error::from(ErrorKind::StorageFull));
-        let text = Error::last(&full, Operation::Create, "raw/x", 1, Duration::ZERO).to_string();
-        assert!(text.starts_with("cannot create raw/x: the disk is full"), "{text}");
+        let error = Error::last(&full, Operation::Create, "raw/x", 7, Duration::ZERO);
+        assert_eq!(error.disposition(), Disposition::Retry, "somebody can make room");
+        assert!(error.to_string().contains("the disk is full; free some space"), "{error}");
     }
 }

@@ -3,7 +3,10 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use crate::{Error, Operation, error::is_transient};
+use crate::{
+    Error, Operation,
+    error::{is_full, is_transient},
+};
 
 /// How long and how often a request is repeated when the store is unreachable, overloaded or slow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,7 +65,9 @@ impl<'a> Retry<'a> {
             return Err(self.last(error));
         }
         let (operation, path) = (self.operation, self.path);
-        if self.tries == 1 {
+        if self.tries == 1 && is_full(error) {
+            tracing::warn!(%operation, path, %error, "the store's disk is full, trying again until somebody has made room");
+        } else if self.tries == 1 {
             tracing::warn!(%operation, path, %error, "the store did not answer, trying again");
         } else {
             tracing::debug!(%operation, path, tries = self.tries, %error, "the store still does not answer");
