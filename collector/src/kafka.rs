@@ -393,9 +393,20 @@ impl EventSource for KafkaSource {
     fn reposition(&mut self, partition: PartitionRef, offset: i64) -> Result<(), Error> {
         self.unsettle();
         let name = self.consumer().context().topics[partition.topic].name.clone();
+        let failed = |source| Error::broker(format!("read {name}[{}] from {offset}", partition.partition), source);
+        let consumer = self.consumer();
         // A seek raises the partition's version: what was fetched before it is dropped inside the client.
-        let sought = self.consumer().seek(&name, partition.partition as i32, Offset::Offset(offset), ASK_FOR);
-        sought.map_err(|source| Error::broker(format!("read {name}[{}] from {offset}", partition.partition), source))
+        let Err(error) = consumer.seek(&name, partition.partition as i32, Offset::Offset(offset), ASK_FOR) else {
+            return Ok(());
+        };
+        if !matches!(consumer.rebalance_protocol(), RebalanceProtocol::Cooperative) {
+            return Err(failed(error));
+        }
+        // The client has stopped to fetch a partition whose offset the broker no longer had, and then it cannot be sought: it is
+        // given back and taken again, of which the group hears nothing.
+        let (given, taken) =
+            (consumer.context().list(partition, None)?, consumer.context().list(partition, Some(offset))?);
+        consumer.incremental_unassign(&given).and_then(|()| consumer.incremental_assign(&taken)).map_err(failed)
     }
 
     fn broker(&self) -> &dyn Broker {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use driftline_integration_tests::kafka::{Broker, Topics};
+use driftline_integration_tests::kafka::{Broker, Topics, until_answered};
 use rdkafka::TopicPartitionList;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
@@ -40,10 +40,11 @@ async fn delete_records(broker: &Broker, topic: &str, before: i64) -> Result<()>
     let mut offsets = TopicPartitionList::new();
     offsets.add_partition_offset(topic, 0, rdkafka::Offset::Offset(before))?;
     let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(30)));
-    let deleted = admin.delete_records(&offsets, &options).await?;
-    for element in deleted.elements() {
-        element.error().with_context(|| format!("delete the records of {topic}"))?;
-    }
+    until_answered(&format!("delete the records of {topic}"), async || {
+        let deleted = admin.delete_records(&offsets, &options).await?;
+        deleted.elements().iter().try_for_each(|element| element.error())
+    })
+    .await?;
     ensure!(broker.watermarks(topic, 0)?.0 == before, "the broker has not deleted them");
     Ok(())
 }
@@ -98,6 +99,43 @@ async fn c1_offsets_that_the_broker_has_lost_halt_until_a_person_gives_them_up()
     ensure!(again.code == Some(1) && again.stderr.contains("has no gap"), "{again:?}");
     sandbox.catch_up().await?;
     joined.check(&sandbox).await
+}
+
+/// As when a pipeline reads more slowly than retention deletes: the client itself must not jump over what is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn c1_offsets_that_are_lost_under_a_running_pipeline_halt_it() -> Result<()> {
+    let Some(broker) = Broker::real("c1_offsets_that_are_lost_under_a_running_pipeline_halt_it")? else {
+        return Ok(());
+    };
+    let topics = Topics::unique();
+    for topic in [&topics.predictions, &topics.labels] {
+        broker.create_topic(topic, 1).await?;
+    }
+    publish(&broker, &topics, "kept", 10).await?;
+    let sandbox = Sandbox::new(broker.brokers(), &topics, MODEL)?;
+    // It stands still for less than its session, so that it keeps its partition and has no new start to look for.
+    let patient = [("DRIFTLINE__KAFKA__PROPERTIES__SESSION_TIMEOUT_MS", "120000")];
+    let process = sandbox.spawn_with("pipeline", &PIPELINE, &patient)?;
+    until_joined(&sandbox, &process, Joined::default().and(10)).await?;
+    process.signal("STOP").await?;
+    // What it had asked for before is answered, with nothing.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let plain = producer(&broker, &[])?;
+    send(&plain, &topics.predictions, &predictions("lost", 8)).await?;
+    delete_records(&broker, &topics.predictions, 18).await?;
+    send(&plain, &topics.predictions, &predictions("left", 5)).await?;
+    send(&plain, &topics.labels, &labels("left", 5)).await?;
+    process.signal("CONT").await?;
+
+    let accept = ["collector", "accept-gap", "--topic", &topics.predictions, "--partition", "0"];
+    readyz(&process, 503, &["offsets 10 to 18", &format!("driftline {}", accept.join(" "))]).await?;
+    sandbox.succeed(&accept).await?;
+    readyz(&process, 200, &[]).await?;
+    until_joined(&sandbox, &process, Joined::default().and(10).and(5)).await?;
+    process.terminate().await?;
+    let found = account(&sandbox, &topics.predictions).await?;
+    ensure!(found == terms(&[("records", 15), ("gaps", 8), ("accepted", 15)]), "{found:?}");
+    Ok(())
 }
 
 fn unapplied(found: &[(String, u64)]) -> u64 {

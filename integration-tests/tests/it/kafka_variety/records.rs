@@ -1,24 +1,32 @@
 //! What a record may be: compressed by any codec, without a value, with headers, large, in a transaction, of either kind of time.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use arrow::array::AsArray;
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Int64Type, TimestampMicrosecondType};
+use chrono::{DateTime, Utc};
 use driftline_integration_tests::generator::{Options, generate};
 use driftline_integration_tests::kafka::{Broker, Topics};
 use driftline_integration_tests::secure::SecureBroker;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
 
 use super::{Joined, MODEL, PIPELINE, account, configure, id, label, labels, prediction, predictions, producer};
 use super::{publish, publish_with, readyz, send, terms};
+use crate::awake::Awake;
 use crate::crash::series;
 use crate::judge;
-use crate::sandbox::Sandbox;
+use crate::sandbox::{Process, Sandbox};
 
 /// Kafka's numbers of the codecs are their places.
 const CODECS: [&str; 5] = ["none", "gzip", "snappy", "lz4", "zstd"];
-const PATIENCE: Duration = Duration::from_secs(30);
+/// As long as a broker may be fenced, because its machine stood still.
+const PATIENCE: Duration = Duration::from_secs(120);
 /// The largest record that is read.
 const MEGABYTE: usize = 1 << 20;
 
@@ -128,7 +136,7 @@ async fn tombstones_headers_and_large_records() -> Result<()> {
 
 fn begin(broker: &Broker, name: &str) -> Result<FutureProducer> {
     // A client that talks to a broker for the first time may have to wait until it has made its own topic.
-    let producer = producer(broker, &[("transactional.id", name), ("transaction.timeout.ms", "120000")])?;
+    let producer = producer(broker, &[("transactional.id", name), ("transaction.timeout.ms", "300000")])?;
     producer.init_transactions(PATIENCE).context("begin to use transactions")?;
     Ok(producer)
 }
@@ -141,6 +149,18 @@ async fn transaction(producer: &FutureProducer, topics: &Topics, name: &str, cou
         producer.commit_transaction(PATIENCE)?;
     } else {
         producer.abort_transaction(PATIENCE)?;
+    }
+    Ok(())
+}
+
+/// Waits until a pipeline has nothing left to read, by its own word, and has had the time to say otherwise.
+async fn until_without_lag(process: &Process) -> Result<()> {
+    let address = process.address().await?;
+    let waiting = Awake::start();
+    while series(&address, "driftline_collector_lag_events").await? > 0.0 || waiting.elapsed() < Duration::from_secs(3)
+    {
+        ensure!(waiting.elapsed() < Duration::from_secs(30), "it lags:\n{}", process.log());
+        tokio::time::sleep(Duration::from_millis(200)).await;
     }
     Ok(())
 }
@@ -178,13 +198,7 @@ async fn transactions_of_other_producers() -> Result<()> {
     // A running pipeline calls that caught up.
     let process = sandbox.spawn("pipeline", &PIPELINE)?;
     readyz(&process, 200, &[]).await?;
-    let address = process.address().await?;
-    let waiting = std::time::Instant::now();
-    while series(&address, "driftline_collector_lag_events").await? > 0.0 || waiting.elapsed() < Duration::from_secs(2)
-    {
-        ensure!(waiting.elapsed() < PATIENCE, "it lags behind control records");
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
+    until_without_lag(&process).await.context("behind control records")?;
     process.terminate().await?;
 
     // An open transaction: catching up ends before it, however much has been published after it.
@@ -193,6 +207,11 @@ async fn transactions_of_other_producers() -> Result<()> {
     publish(&broker, &topics, "behind", 3).await?;
     sandbox.catch_up().await?;
     joined.check(&sandbox).await?;
+    // Nor does a running pipeline call that a lag: there is nothing that it might read.
+    let process = sandbox.spawn("waiting", &PIPELINE)?;
+    readyz(&process, 200, &[]).await?;
+    until_without_lag(&process).await.context("behind an open transaction")?;
+    process.terminate().await?;
     committing.commit_transaction(PATIENCE)?;
     transaction(&aborting, &topics, "aborted-at-the-end", 1, false).await?;
     sandbox.catch_up().await?;
@@ -210,12 +229,13 @@ async fn a_start_by_time_under_both_kinds_of_timestamp() -> Result<()> {
     broker.create_topic_with(&topics.predictions, 1, &[("message.timestamp.type", "CreateTime")]).await?;
     broker.create_topic_with(&topics.labels, 1, &[("message.timestamp.type", "LogAppendTime")]).await?;
     let producer = producer(&broker, &[])?;
-    let at = |time: chrono::DateTime<chrono::Utc>| time.timestamp_millis();
+    let at = |time: DateTime<Utc>| time.timestamp_millis();
     let send_at = async |topic: &str, (key, payload): (String, String), time: i64| {
         let record = FutureRecord::to(topic).key(&key).payload(&payload).timestamp(time);
         producer.send(record, PATIENCE).await.map(drop).map_err(|(error, _)| anyhow::Error::from(error))
     };
-    let ancient: chrono::DateTime<chrono::Utc> = "2020-01-01T00:00:00Z".parse()?;
+    let ancient: DateTime<Utc> = "2020-01-01T00:00:00Z".parse()?;
+    let began = at(driftline_schemas::clock::now());
     // Before the start: by the producer's word in one topic, by the broker's clock in the other.
     for n in 0..7 {
         send_at(&topics.predictions, (id("before", n), prediction("before", n)), at(ancient)).await?;
@@ -225,9 +245,9 @@ async fn a_start_by_time_under_both_kinds_of_timestamp() -> Result<()> {
     let start = driftline_schemas::clock::now();
     tokio::time::sleep(Duration::from_millis(1_100)).await;
     // After it; the labels claim to be old, and the broker knows better.
-    for n in 0..9 {
-        let later = at(driftline_schemas::clock::now());
-        send_at(&topics.predictions, (id("after", n), prediction("after", n)), later).await?;
+    let later: Vec<i64> = (0..9).map(|n| at(driftline_schemas::clock::now()) + n).collect();
+    for (n, time) in later.iter().enumerate() {
+        send_at(&topics.predictions, (id("after", n), prediction("after", n)), *time).await?;
         send_at(&topics.labels, (id("after", n), label("after", n)), at(ancient)).await?;
     }
     let sandbox = Sandbox::new(broker.brokers(), &topics, MODEL)?;
@@ -247,5 +267,42 @@ async fn a_start_by_time_under_both_kinds_of_timestamp() -> Result<()> {
     let sandbox = Sandbox::new(broker.brokers(), &topics, MODEL)?;
     configure(&sandbox, "", &[("client.rack", "none")])?;
     sandbox.catch_up().await?;
-    Joined::default().and(7).and(9).check(&sandbox).await
+    Joined::default().and(7).and(9).check(&sandbox).await?;
+    // And `raw/` tells what the records say, be it the producer's word or the broker's.
+    let told = timestamps(&sandbox, &topics.predictions)?;
+    let millis: Vec<Option<i64>> = told.iter().map(|micros| micros.map(|micros| micros / 1_000)).collect();
+    let expected: Vec<Option<i64>> = std::iter::repeat_n(at(ancient), 7).chain(later).map(Some).collect();
+    ensure!(millis == expected, "{millis:?}, and the producer said {expected:?}");
+    let told = timestamps(&sandbox, &topics.labels)?;
+    let now = at(driftline_schemas::clock::now());
+    // Another clock may be a little ahead of this one, or behind.
+    let is_of_now =
+        |micros: &Option<i64>| micros.is_some_and(|micros| (began - 1_000..=now + 1_000).contains(&(micros / 1_000)));
+    ensure!(told.len() == 16 && told.iter().all(is_of_now), "{told:?} are not of {began} to {now}");
+    ensure!(told.is_sorted(), "the broker's clock went back: {told:?}");
+    Ok(())
+}
+
+/// `kafka_timestamp` of a topic's only partition, in microseconds, in the order of the offsets.
+fn timestamps(sandbox: &Sandbox, topic: &str) -> Result<Vec<Option<i64>>> {
+    let mut found = BTreeMap::new();
+    for chain in std::fs::read_dir(sandbox.store().join("raw")).context("list the chains")? {
+        for object in std::fs::read_dir(chain?.path()).context("list a chain")? {
+            let path = object?.path();
+            if path.extension().is_none_or(|extension| extension != "parquet") {
+                continue;
+            }
+            for batch in ParquetRecordBatchReaderBuilder::try_new(File::open(&path)?)?.build()? {
+                let batch = batch?;
+                let column = |name: &str| batch.column_by_name(name).with_context(|| format!("raw/ has no {name}"));
+                let offsets = column("offset")?.as_primitive::<Int64Type>();
+                let times = column("kafka_timestamp")?.as_primitive::<TimestampMicrosecondType>();
+                let topics = cast(column("topic")?, &DataType::Utf8)?;
+                let rows = topics.as_string::<i32>().iter().zip(offsets.iter()).zip(times.iter());
+                let rows = rows.filter(|((name, _), _)| *name == Some(topic));
+                found.extend(rows.map(|((_, offset), time)| (offset, time)));
+            }
+        }
+    }
+    Ok(found.into_values().collect())
 }
