@@ -11,11 +11,12 @@ use anyhow::{Context, Result, bail, ensure};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication, TopicResult};
 use rdkafka::client::DefaultClientContext;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::producer::{DeliveryFuture, FutureProducer, FutureRecord};
+use rdkafka::{Offset, TopicPartitionList};
 
-use crate::generator::{Generated, Record, Topic};
+use crate::generator::{Generated, Place, Record, Topic, Unplaced};
 
 /// Records in flight before the first one is waited for; more only costs memory, fewer cost round trips.
 const IN_FLIGHT: usize = 2_000;
@@ -58,6 +59,15 @@ impl Topics {
     }
 }
 
+/// Where a group's offsets are sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GroupOffsets {
+    /// To 0, whatever has been read.
+    Zero,
+    /// To each partition's end, though it has not been read.
+    End,
+}
+
 impl Default for Topics {
     fn default() -> Self {
         Topics { predictions: "driftline.predictions".to_owned(), labels: "driftline.labels".to_owned() }
@@ -88,7 +98,7 @@ impl Broker {
         {
             return Ok(Some(Broker { brokers }));
         }
-        if !(answers("java", "-version") && answers("mvn", "--version")) {
+        if !can_start() {
             let reason = format!("{test} needs a real Kafka: set DRIFTLINE_TEST_BROKERS, or install Java 17 and Maven");
             ensure!(std::env::var("DRIFTLINE_REQUIRE_ALL").as_deref() != Ok("1"), reason);
             eprintln!("SKIPPED: {reason}");
@@ -203,6 +213,8 @@ impl Broker {
             .set("enable.idempotence", "true")
             .set("linger.ms", "5")
             .set("message.max.bytes", MESSAGE_BYTES_MAX)
+            // Partitions that are added are to be written to soon.
+            .set("topic.metadata.refresh.interval.ms", "1000")
             .create()
             .context("create the producer")
     }
@@ -227,6 +239,47 @@ impl Broker {
             }
         }
         Ok(())
+    }
+
+    /// Adds partitions to a topic, so that it has `count`.
+    pub async fn add_partitions(&self, topic: &str, count: usize) -> Result<()> {
+        let admin: AdminClient<DefaultClientContext> = self.client().create().context("create the admin client")?;
+        for result in admin.create_partitions([&NewPartitions::new(topic, count)], &AdminOptions::new()).await? {
+            result.map_err(|(name, code)| anyhow::anyhow!("add partitions to {name}: {code}"))?;
+        }
+        self.await_partitions(topic, count).await
+    }
+
+    /// Sends a group's committed offsets somewhere, as an operator would who has stopped its members: waits until the last
+    /// member is gone, and checks that the offsets are where they should be.
+    ///
+    /// # Errors
+    /// The group still has members after half a minute.
+    pub async fn send_group(&self, group: &str, partitions: &[(String, i32)], to: GroupOffsets) -> Result<()> {
+        let mut config = self.client();
+        config.set("group.id", group).set("enable.auto.commit", "false");
+        let partitions = partitions.to_vec();
+        let sending = tokio::task::spawn_blocking(move || {
+            let consumer: BaseConsumer = config.create().context("create the consumer")?;
+            let mut offsets = TopicPartitionList::new();
+            for (topic, partition) in &partitions {
+                let end = || consumer.fetch_watermarks(topic, *partition, TIMEOUT).map(|(_, end)| end);
+                let offset = if to == GroupOffsets::Zero { 0 } else { end().context("ask for an end")? };
+                offsets.add_partition_offset(topic, *partition, Offset::Offset(offset))?;
+            }
+            let asked = Instant::now();
+            // While it has members, only they may commit.
+            while let Err(error) = consumer.commit(&offsets, CommitMode::Sync) {
+                ensure!(asked.elapsed() < TIMEOUT, "the offsets cannot be committed: {error}");
+                std::thread::sleep(Duration::from_millis(300));
+            }
+            let mut asked = TopicPartitionList::new();
+            partitions.iter().for_each(|(topic, partition)| drop(asked.add_partition(topic, *partition)));
+            let committed = consumer.committed_offsets(asked, TIMEOUT).context("ask for the offsets")?;
+            ensure!(committed == offsets, "the group is at {committed:?}, not at {offsets:?}");
+            Ok(())
+        });
+        sending.await.context("the thread that commits panicked")?
     }
 
     /// A partition's first and next offsets.
@@ -280,13 +333,31 @@ fn outcome(results: Vec<TopicResult>) -> KafkaResult<()> {
     }
 }
 
+/// Produces a record whose partition is given, and tells where the broker put it.
+pub async fn acknowledged(producer: &FutureProducer, topics: &Topics, record: &Unplaced) -> Result<Place> {
+    let (key, payload) = (record.key.as_deref(), record.payload.as_deref());
+    let delivery = enqueue_at(producer, topics.name(record.topic), record.partition, key, payload).await?;
+    let delivered = delivery.await.context("the producer went away")?.map_err(|(error, _)| error)?;
+    Ok((delivered.partition, delivered.offset))
+}
+
 /// Hands a record to the producer, waiting while its queue is full.
 async fn enqueue(producer: &FutureProducer, topics: &Topics, record: &Record) -> Result<DeliveryFuture> {
+    let (key, payload) = (record.key.as_deref(), record.payload.as_deref());
+    enqueue_at(producer, topics.name(record.topic), record.partition, key, payload).await
+}
+
+async fn enqueue_at(
+    producer: &FutureProducer,
+    topic: &str,
+    partition: i32,
+    key: Option<&[u8]>,
+    payload: Option<&[u8]>,
+) -> Result<DeliveryFuture> {
     loop {
-        let mut message: FutureRecord<'_, [u8], [u8]> =
-            FutureRecord::to(topics.name(record.topic)).partition(record.partition);
-        message.key = record.key.as_deref();
-        message.payload = record.payload.as_deref();
+        let mut message: FutureRecord<'_, [u8], [u8]> = FutureRecord::to(topic).partition(partition);
+        message.key = key;
+        message.payload = payload;
         match producer.send_result(message) {
             Ok(delivery) => return Ok(delivery),
             Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => {
@@ -295,6 +366,11 @@ async fn enqueue(producer: &FutureProducer, topics: &Topics, record: &Record) ->
             Err((error, _)) => return Err(error).context("enqueue a record"),
         }
     }
+}
+
+/// Whether there is what a real Kafka is started with.
+pub fn can_start() -> bool {
+    answers("java", "-version") && answers("mvn", "--version")
 }
 
 fn answers(program: &str, argument: &str) -> bool {

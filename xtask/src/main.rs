@@ -1,4 +1,6 @@
 //! The project's own chores. `cargo xtask bench` prints ratios of one run on this machine: ours beside a physical limit.
+//! `cargo xtask chaos` does to the pipeline everything that can happen, and compares what it says with the truth.
+mod chaos;
 mod collect;
 mod decode;
 mod evaluate;
@@ -38,10 +40,20 @@ enum Chore {
         #[arg(long)]
         brokers: Option<String>,
     },
+    /// Kills, freezes, rewinds and cuts off a running pipeline, and compares what it says with the truth; `chaos --help` tells more.
+    #[command(disable_help_flag = true)]
+    Chaos {
+        /// `--minutes N`, `--seed S --worlds 1`, `simulate --seeds N`, `planted`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
 }
 
 fn main() -> Result<()> {
-    let Chore::Bench { only, events, rows, ids, windows, brokers } = Cli::parse().chore;
+    let (only, events, rows, ids, windows, brokers) = match Cli::parse().chore {
+        Chore::Bench { only, events, rows, ids, windows, brokers } => (only, events, rows, ids, windows, brokers),
+        Chore::Chaos { arguments } => return chaos::run(&arguments),
+    };
     if cfg!(debug_assertions) {
         bail!("measure what is shipped: cargo xtask runs with --release (see .cargo/config.toml)");
     }

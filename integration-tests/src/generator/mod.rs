@@ -11,6 +11,7 @@ mod figures;
 mod malformed;
 mod options;
 mod plan;
+mod stream;
 mod truth;
 
 use std::collections::BTreeMap;
@@ -22,6 +23,7 @@ pub use events::{LabelEvent, PredictionEvent, Value};
 pub use figures::{Figures, Pair};
 pub use malformed::REASONS;
 pub use options::{Ids, Later, MAX_SKEW_US, ModelOptions, Options, Producers, Shares, Task};
+pub use stream::{Place, Stream, Unplaced};
 pub use truth::{LabelTerms, PartitionTruth, Row, RowState, Slice, Truth, WindowTruth};
 
 use crate::partitioner::Partitioner;
@@ -103,19 +105,24 @@ enum Element {
 /// # Panics
 /// If the options contradict themselves: no model, no partition, or a time span that reaches beyond a label horizon.
 pub fn generate(options: &Options) -> Generated {
+    let mut rng = StdRng::seed_from_u64(options.seed);
+    let outgoing = arriving(options, &mut rng);
+    place(outgoing, options, &mut rng)
+}
+
+/// The records of a run in their order of arrival, without places.
+fn arriving(options: &Options, rng: &mut StdRng) -> Vec<Outgoing> {
     assert!(!options.models.is_empty(), "at least one model");
     assert!(options.prediction_partitions > 0 && options.label_partitions > 0, "at least one partition");
     assert!(
         options.models.iter().all(|model| options.span_secs < model.horizon_secs),
         "windows would become final while events arrive, and what counts would depend on the timing"
     );
-    let mut rng = StdRng::seed_from_u64(options.seed);
-    let mut outgoing = plan::events(options, &mut rng);
-    outgoing.extend(plan::malformed(options, &mut rng));
+    let mut outgoing = plan::events(options, rng);
+    outgoing.extend(plan::malformed(options, rng));
     // A stable sort: events that arrive in the same microsecond keep the order in which they were made.
     outgoing.sort_by_key(|event| event.arrival_us);
-    let outgoing = batch(outgoing, options, &mut rng);
-    place(outgoing, options, &mut rng)
+    batch(outgoing, options, rng)
 }
 
 /// Packs neighbours of one topic into JSON arrays, some of them with an element that is rejected.
@@ -176,36 +183,59 @@ fn array(events: Vec<Outgoing>, rng: &mut StdRng) -> Outgoing {
 
 /// Gives every record its partition and offset, and so every event its position.
 fn place(outgoing: Vec<Outgoing>, options: &Options, rng: &mut StdRng) -> Generated {
-    let mut partitions: BTreeMap<(Topic, i32), PartitionTruth> = BTreeMap::new();
-    for (topic, count) in
-        [(Topic::Predictions, options.prediction_partitions), (Topic::Labels, options.label_partitions)]
-    {
-        partitions.extend((0..count).map(|partition| ((topic, partition), PartitionTruth::default())));
-    }
-    let (mut records, mut predictions, mut labels) = (Vec::with_capacity(outgoing.len()), Vec::new(), Vec::new());
+    let mut ends: BTreeMap<(Topic, i32), i64> = BTreeMap::new();
+    let (mut records, mut events) = (Vec::with_capacity(outgoing.len()), Events::default());
     for event in outgoing {
         let (key, partition) = choose_partition(&event, options, rng);
-        let account = partitions.get_mut(&(event.topic, partition)).expect("every partition has its account");
-        let offset = account.records as i64;
+        let end = ends.entry((event.topic, partition)).or_default();
+        let offset = *end;
+        *end += 1;
+        events.take(event.topic, partition, offset, event.elements);
+        records.push(Record { topic: event.topic, partition, offset, key, payload: event.payload });
+    }
+    Generated { records, truth: events.judge(options) }
+}
+
+/// Events that have their positions.
+#[derive(Default)]
+struct Events {
+    partitions: BTreeMap<(Topic, i32), PartitionTruth>,
+    predictions: Vec<(Position, PredictionEvent)>,
+    labels: Vec<(Position, LabelEvent)>,
+}
+
+impl Events {
+    /// The events of one record.
+    fn take(&mut self, topic: Topic, partition: i32, offset: i64, elements: Vec<Element>) {
+        let account = self.partitions.entry((topic, partition)).or_default();
         account.records += 1;
-        for (index, element) in event.elements.into_iter().enumerate() {
+        for (index, element) in elements.into_iter().enumerate() {
             let position = Position { partition, offset, index: index as i32 };
             match element {
                 Element::Rejected(reason) => *account.rejected.entry(reason).or_default() += 1,
                 Element::Prediction(event) => {
                     account.accepted += 1;
-                    predictions.push((position, event));
+                    self.predictions.push((position, event));
                 }
                 Element::Label(event) => {
                     account.accepted += 1;
-                    labels.push((position, event));
+                    self.labels.push((position, event));
                 }
             }
         }
-        records.push(Record { topic: event.topic, partition, offset, key, payload: event.payload });
     }
-    let truth = Truth { partitions, ..truth::judge(options, &predictions, &labels) };
-    Generated { records, truth }
+
+    /// What must come of them. Partitions without a record have their account too.
+    fn judge(mut self, options: &Options) -> Truth {
+        for (topic, count) in
+            [(Topic::Predictions, options.prediction_partitions), (Topic::Labels, options.label_partitions)]
+        {
+            for partition in 0..count {
+                self.partitions.entry((topic, partition)).or_default();
+            }
+        }
+        Truth { partitions: self.partitions, ..truth::judge(options, &self.predictions, &self.labels) }
+    }
 }
 
 fn choose_partition(event: &Outgoing, options: &Options, rng: &mut StdRng) -> (Option<Vec<u8>>, i32) {

@@ -1,31 +1,32 @@
 //! Compares everything that a store says with what the generator knows.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use driftline_integration_tests::generator::{
-    Figures, Generated, LabelTerms, Options, Row, RowState, Slice, Task, Topic, WindowTruth,
-};
-use driftline_integration_tests::kafka::Topics;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde::Deserialize;
 
+use crate::generator::{Figures, Generated, LabelTerms, Options, Row, RowState, Slice, Task, Topic, WindowTruth};
+use crate::kafka::Topics;
 use crate::sandbox::Sandbox;
 
 /// Both sides sum in their own order; nothing else may differ.
-pub(crate) const TOLERANCE: f64 = 1e-9;
+pub const TOLERANCE: f64 = 1e-9;
 /// So many differences are shown; more are only counted.
 const SHOWN: usize = 12;
 
 /// Collects differences, so that a failure shows the pattern and not only the first of many.
 #[derive(Default)]
-pub(crate) struct Differences {
+pub struct Differences {
     found: Vec<String>,
-    pub(crate) compared: usize,
+    /// So many values were compared.
+    pub compared: usize,
 }
 
 impl Differences {
-    pub(crate) fn expect<T: PartialEq + std::fmt::Debug>(&mut self, what: impl FnOnce() -> String, said: T, truth: T) {
+    /// Compares what is said with the truth.
+    pub fn expect<T: PartialEq + std::fmt::Debug>(&mut self, what: impl FnOnce() -> String, said: T, truth: T) {
         self.compared += 1;
         if said != truth {
             self.found.push(format!("{}: driftline says {said:?}, the truth is {truth:?}", what()));
@@ -33,7 +34,7 @@ impl Differences {
     }
 
     /// Floats within the tolerance, relative for those beyond 1; undefined only where the truth is.
-    pub(crate) fn expect_close(&mut self, what: impl FnOnce() -> String, said: Option<f64>, truth: Option<f64>) {
+    pub fn expect_close(&mut self, what: impl FnOnce() -> String, said: Option<f64>, truth: Option<f64>) {
         self.compared += 1;
         let equal = match (said, truth) {
             (Some(said), Some(truth)) => (said - truth).abs() <= TOLERANCE * truth.abs().max(1.0),
@@ -45,7 +46,8 @@ impl Differences {
         }
     }
 
-    pub(crate) fn settle(self) -> Result<usize> {
+    /// How many values were compared; an error if any differed.
+    pub fn settle(self) -> Result<usize> {
         let shown = &self.found[..self.found.len().min(SHOWN)];
         ensure!(
             self.found.is_empty(),
@@ -59,7 +61,14 @@ impl Differences {
 }
 
 /// Everything at once.
-pub(crate) async fn check(sandbox: &Sandbox, topics: &Topics, options: &Options, run: &Generated) -> Result<()> {
+pub async fn check(sandbox: &Sandbox, topics: &Topics, options: &Options, run: &Generated) -> Result<()> {
+    let compared = compare(sandbox, topics, options, run).await?;
+    eprintln!("{compared} values equal the truth");
+    Ok(())
+}
+
+/// As [`check`]; tells how many values were compared, and says nothing.
+pub async fn compare(sandbox: &Sandbox, topics: &Topics, options: &Options, run: &Generated) -> Result<usize> {
     let mut differences = Differences::default();
     raw(sandbox, topics, run, &mut differences).context("raw/")?;
     dead_letters(sandbox, topics, run, &mut differences).await?;
@@ -68,9 +77,7 @@ pub(crate) async fn check(sandbox: &Sandbox, topics: &Topics, options: &Options,
     metrics(sandbox, run, &mut differences).await?;
     confusion(sandbox, run, &mut differences).await?;
     accounts(sandbox, topics, run, &mut differences).await?;
-    let compared = differences.settle()?;
-    eprintln!("{compared} values equal the truth");
-    Ok(())
+    differences.settle()
 }
 
 #[derive(Deserialize)]
@@ -82,11 +89,17 @@ struct Footer {
     records: u64,
 }
 
-/// C1 and "nothing lost, nothing twice": chains are contiguous, and hold every acknowledged offset once. Read without Driftline.
-fn raw(sandbox: &Sandbox, topics: &Topics, run: &Generated, differences: &mut Differences) -> Result<()> {
-    let mut objects: BTreeMap<(String, i32), BTreeMap<i64, Footer>> = BTreeMap::new();
-    let mut events: BTreeMap<(String, i32), Vec<(i64, i64)>> = BTreeMap::new();
-    for folder in std::fs::read_dir(sandbox.store().join("raw")).context("list raw/")? {
+/// A source partition.
+type Partition = (String, i32);
+/// Objects of a partition's chain by where they begin.
+type Objects = BTreeMap<Partition, BTreeMap<i64, Footer>>;
+/// Offset and index of every row of a partition, in any order.
+type Positions = BTreeMap<Partition, Vec<(i64, i64)>>;
+
+/// Everything in `raw/`, read without Driftline.
+fn read_all_raw(store: &Path) -> Result<(Objects, Positions)> {
+    let (mut objects, mut events) = (Objects::new(), Positions::new());
+    for folder in std::fs::read_dir(store.join("raw")).context("list raw/")? {
         for file in std::fs::read_dir(folder?.path()).context("list a chain")? {
             let path = file?.path();
             if path.extension().is_none_or(|extension| extension != "parquet") {
@@ -98,6 +111,41 @@ fn raw(sandbox: &Sandbox, topics: &Topics, run: &Generated, differences: &mut Di
             objects.entry(key).or_default().insert(footer.from, footer);
         }
     }
+    Ok((objects, events))
+}
+
+/// What became of records that were acknowledged, by what lies in `raw/`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// Acknowledged records that are not there.
+    pub lost: u64,
+    /// Events whose position is there more than once.
+    pub counted_twice: u64,
+    /// Events whose position is there once.
+    pub once: u64,
+}
+
+/// Looks for each acknowledged (topic, partition, offset).
+pub fn kept(store: &Path, acknowledged: impl IntoIterator<Item = (String, i32, i64)>) -> Result<Kept> {
+    let (_, events) = read_all_raw(store)?;
+    let mut kept = Kept::default();
+    let mut offsets: BTreeMap<Partition, BTreeSet<i64>> = BTreeMap::new();
+    for (partition, positions) in events {
+        let distinct: BTreeSet<(i64, i64)> = positions.iter().copied().collect();
+        kept.counted_twice += (positions.len() - distinct.len()) as u64;
+        kept.once += distinct.len() as u64;
+        offsets.entry(partition).or_default().extend(distinct.iter().map(|(offset, _)| offset));
+    }
+    let nothing = BTreeSet::new();
+    for (topic, partition, offset) in acknowledged {
+        kept.lost += u64::from(!offsets.get(&(topic, partition)).unwrap_or(&nothing).contains(&offset));
+    }
+    Ok(kept)
+}
+
+/// C1 and "nothing lost, nothing twice": chains are contiguous, and hold every acknowledged offset once. Read without Driftline.
+fn raw(sandbox: &Sandbox, topics: &Topics, run: &Generated, differences: &mut Differences) -> Result<()> {
+    let (mut objects, mut events) = read_all_raw(&sandbox.store())?;
     for (&(topic, partition), account) in &run.truth.partitions {
         let key = (topics.name(topic).to_owned(), partition);
         let chain = objects.remove(&key).unwrap_or_default();
@@ -121,7 +169,7 @@ fn raw(sandbox: &Sandbox, topics: &Topics, run: &Generated, differences: &mut Di
     Ok(())
 }
 
-fn read_raw(path: &std::path::Path) -> Result<(Footer, Vec<(i64, i64)>)> {
+fn read_raw(path: &Path) -> Result<(Footer, Vec<(i64, i64)>)> {
     use arrow::array::AsArray;
     use arrow::datatypes::Int64Type;
     let builder = ParquetRecordBatchReaderBuilder::try_new(std::fs::File::open(path)?)?;
@@ -420,12 +468,17 @@ async fn confusion(sandbox: &Sandbox, run: &Generated, differences: &mut Differe
 
 /// One line of `driftline audit --format json`.
 #[derive(Debug, Deserialize)]
-pub(crate) struct Account {
-    pub(crate) scope: String,
-    pub(crate) model_name: String,
-    pub(crate) key: String,
-    pub(crate) term: String,
-    pub(crate) count: u64,
+pub struct Account {
+    /// `partition`, `model` or `window`.
+    pub scope: String,
+    /// The model; a partition has none.
+    pub model_name: String,
+    /// Which of its scope.
+    pub key: String,
+    /// Term of the account.
+    pub term: String,
+    /// Events.
+    pub count: u64,
 }
 
 /// A1: `driftline audit` finds that the accounts add up (exit 0), and what it prints is the truth.
@@ -481,7 +534,7 @@ fn labels(model: &str, terms: &BTreeMap<&str, u64>, truth: &LabelTerms, differen
 }
 
 /// What a run consists of, for messages.
-pub(crate) fn summary(run: &Generated) -> String {
+pub fn summary(run: &Generated) -> String {
     let of = |topic| run.records.iter().filter(|record| record.topic == topic).count();
     format!("{} records of predictions, {} of labels", of(Topic::Predictions), of(Topic::Labels))
 }

@@ -13,14 +13,14 @@ use tokio::task::JoinHandle;
 const TICK: Duration = Duration::from_millis(100);
 
 /// A stopwatch that stands still when the machine does, and runs slower when it is crowded.
-pub(crate) struct Awake {
+pub struct Awake {
     ticks: Arc<AtomicU32>,
     ticking: JoinHandle<()>,
 }
 
 impl Awake {
     /// Runs from now on; it needs a runtime.
-    pub(crate) fn start() -> Self {
+    pub fn start() -> Self {
         let ticks = Arc::new(AtomicU32::new(0));
         let counted = Arc::clone(&ticks);
         let ticking = tokio::spawn(async move {
@@ -32,7 +32,8 @@ impl Awake {
         Awake { ticks, ticking }
     }
 
-    pub(crate) fn elapsed(&self) -> Duration {
+    /// How long the machine was awake since.
+    pub fn elapsed(&self) -> Duration {
         TICK * self.ticks.load(Ordering::Relaxed)
     }
 }
@@ -44,7 +45,7 @@ impl Drop for Awake {
 }
 
 /// What `future` gives, or `None` if it takes longer than that.
-pub(crate) async fn within<T>(at_most: Duration, future: impl Future<Output = T>) -> Option<T> {
+pub async fn within<T>(at_most: Duration, future: impl Future<Output = T>) -> Option<T> {
     let awake = Awake::start();
     let mut future = pin!(future);
     loop {

@@ -6,7 +6,6 @@ use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use driftline_integration_tests::kafka::Topics;
 use serde::de::DeserializeOwned;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -14,6 +13,7 @@ use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
 use crate::awake::{Awake, within};
+use crate::kafka::Topics;
 
 /// Longer than any command here takes on a busy machine; a command that hangs must not hang the suite.
 const COMMAND_MAX: Duration = Duration::from_secs(300);
@@ -27,28 +27,45 @@ const SETTINGS: &str = "# settings";
 const STORE: &str = "store";
 
 /// A folder with a configuration and a store.
-pub(crate) struct Sandbox {
+pub struct Sandbox {
     dir: TempDir,
+    /// Where the store's objects lie as files.
+    store: PathBuf,
+    /// The binary that commands run.
+    binary: PathBuf,
 }
 
 /// What a command that has ended said.
 #[derive(Debug)]
-pub(crate) struct Said {
-    pub(crate) code: Option<i32>,
-    pub(crate) stdout: String,
-    pub(crate) stderr: String,
+pub struct Said {
+    /// Exit code; `None` if a signal ended it.
+    pub code: Option<i32>,
+    /// What it printed.
+    pub stdout: String,
+    /// What it logged.
+    pub stderr: String,
 }
 
 /// A command that runs.
-pub(crate) struct Process {
+#[derive(Debug)]
+pub struct Process {
     child: Child,
     stderr: PathBuf,
 }
 
-/// The binary beside the test's own executable: target/<profile>/deps/it-… → target/<profile>/driftline.
-pub(crate) fn binary() -> PathBuf {
+/// The binary beside the running program: target/<profile>/driftline for target/<profile>/deps/it-… and target/<profile>/chaos.
+/// `DRIFTLINE_TEST_BINARY` names another.
+///
+/// # Panics
+/// If it has not been built.
+pub fn binary() -> PathBuf {
+    if let Some(named) = std::env::var_os("DRIFTLINE_TEST_BINARY").filter(|named| !named.is_empty()) {
+        return named.into();
+    }
     let own = std::env::current_exe().expect("a running program has a path");
-    let profile = own.parent().and_then(Path::parent).expect("tests lie in target/<profile>/deps");
+    let folder = own.parent().expect("a program lies in a folder");
+    let is_deps = folder.file_name().is_some_and(|name| name == "deps");
+    let profile = if is_deps { folder.parent().expect("tests lie in target/<profile>/deps") } else { folder };
     let binary = profile.join("driftline");
     assert!(binary.exists(), "{} is missing: run `cargo build` first (scripts/test.sh does)", binary.display());
     binary
@@ -57,19 +74,37 @@ pub(crate) fn binary() -> PathBuf {
 impl Sandbox {
     /// A configuration of short delays, so that what takes minutes in production takes a test's patience. `settings` come after
     /// it: `[defaults]`, `[[models]]`; `DRIFTLINE__…` variables override the rest.
-    pub(crate) fn new(brokers: &str, topics: &Topics, settings: &str) -> Result<Self> {
+    pub fn new(brokers: &str, topics: &Topics, settings: &str) -> Result<Self> {
         let dir = tempfile::tempdir().context("make a folder")?;
         let store = format!("url = {:?}", dir.path().join(STORE).display().to_string());
         Self::write(dir, brokers, topics, &store, settings)
     }
 
+    /// As [`Sandbox::with_store`], for a store whose objects lie as files in `folder`.
+    pub fn with_files(brokers: &str, topics: &Topics, store: &str, folder: PathBuf, settings: &str) -> Result<Self> {
+        let sandbox = Self::with_store(brokers, topics, store, settings)?;
+        Ok(Sandbox { store: folder, ..sandbox })
+    }
+
+    fn at(dir: TempDir) -> Self {
+        let store = dir.path().join(STORE);
+        Sandbox { dir, store, binary: binary() }
+    }
+
+    /// The same with another build's binary.
+    #[must_use]
+    pub fn with_binary(mut self, binary: PathBuf) -> Self {
+        self.binary = binary;
+        self
+    }
+
     /// As [`Sandbox::new`], but with the lines of its `[store]` section; the folder for a local store stays empty.
-    pub(crate) fn with_store(brokers: &str, topics: &Topics, store: &str, settings: &str) -> Result<Self> {
+    pub fn with_store(brokers: &str, topics: &Topics, store: &str, settings: &str) -> Result<Self> {
         Self::write(tempfile::tempdir().context("make a folder")?, brokers, topics, store, settings)
     }
 
     fn write(dir: TempDir, brokers: &str, topics: &Topics, store: &str, settings: &str) -> Result<Self> {
-        let sandbox = Sandbox { dir };
+        let sandbox = Self::at(dir);
         let text = format!(
             r#"poll_interval = "50ms"
 idle_timeout = "1s"
@@ -103,33 +138,47 @@ max_amplification = 1000000
     }
 
     /// Other settings in place of those given first, for processes that start from now on.
-    pub(crate) fn reconfigure(&self, settings: &str) -> Result<()> {
+    pub fn reconfigure(&self, settings: &str) -> Result<()> {
         let text = std::fs::read_to_string(self.config()).context("read the configuration")?;
         let (head, _) = text.split_once(SETTINGS).context("the configuration has no settings to replace")?;
         std::fs::write(self.config(), format!("{head}{SETTINGS}\n{settings}")).context("write the configuration")
     }
 
     /// A folder with nothing but the given configuration.
-    pub(crate) fn with_config(text: &str) -> Result<Self> {
-        let sandbox = Sandbox { dir: tempfile::tempdir().context("make a folder")? };
+    pub fn with_config(text: &str) -> Result<Self> {
+        let sandbox = Self::at(tempfile::tempdir().context("make a folder")?);
         std::fs::write(sandbox.config(), text).context("write the configuration")?;
         Ok(sandbox)
     }
 
-    pub(crate) fn path(&self, name: &str) -> PathBuf {
+    /// A file or folder of the sandbox.
+    pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    pub(crate) fn store(&self) -> PathBuf {
-        self.path(STORE)
+    /// Leaves everything on disk, for whoever wants to see why; returns where.
+    pub fn keep(&mut self) -> PathBuf {
+        self.dir.disable_cleanup(true);
+        self.dir.path().to_owned()
+    }
+
+    /// The folder in which the store's objects lie as files.
+    pub fn store(&self) -> PathBuf {
+        self.store.clone()
+    }
+
+    /// Changes the configuration's text, for commands that start from now on.
+    pub fn edit(&self, change: impl FnOnce(String) -> String) -> Result<()> {
+        let text = std::fs::read_to_string(self.config()).context("read the configuration")?;
+        std::fs::write(self.config(), change(text)).context("write the configuration")
     }
 
     fn config(&self) -> PathBuf {
         self.path("driftline.toml")
     }
 
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(binary());
+    fn command(&self, binary: &Path, arguments: &[&str]) -> Command {
+        let mut command = Command::new(binary);
         command
             .arg("--config")
             .arg(self.config())
@@ -141,13 +190,13 @@ max_amplification = 1000000
     }
 
     /// Runs a command to its end.
-    pub(crate) async fn run(&self, arguments: &[&str]) -> Result<Said> {
+    pub async fn run(&self, arguments: &[&str]) -> Result<Said> {
         self.run_with(arguments, &[]).await
     }
 
     /// Runs a command to its end, under environment variables.
-    pub(crate) async fn run_with(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Result<Said> {
-        let output = self.command(arguments).envs(variables.iter().copied()).output();
+    pub async fn run_with(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Result<Said> {
+        let output = self.command(&self.binary, arguments).envs(variables.iter().copied()).output();
         let output = within(COMMAND_MAX, output)
             .await
             .with_context(|| format!("driftline {arguments:?} did not end within {COMMAND_MAX:?}"))?
@@ -160,34 +209,45 @@ max_amplification = 1000000
     }
 
     /// Runs a command that must succeed; returns its stdout.
-    pub(crate) async fn succeed(&self, arguments: &[&str]) -> Result<String> {
+    pub async fn succeed(&self, arguments: &[&str]) -> Result<String> {
         let said = self.run(arguments).await?;
         ensure!(said.code == Some(0), "driftline {arguments:?} ended with {:?}:\n{}", said.code, tail(&said.stderr));
         Ok(said.stdout)
     }
 
     /// Reads all events, judges every window, and ends.
-    pub(crate) async fn catch_up(&self) -> Result<()> {
+    pub async fn catch_up(&self) -> Result<()> {
         self.succeed(&["run", "--roles", "collector,aggregator,evaluator", "--until-caught-up"]).await.map(drop)
     }
 
     /// Rows of a query.
-    pub(crate) async fn sql<T: DeserializeOwned>(&self, query: &str) -> Result<Vec<T>> {
+    pub async fn sql<T: DeserializeOwned>(&self, query: &str) -> Result<Vec<T>> {
         let answer = self.succeed(&["sql", "--format", "json", "-c", query]).await?;
         serde_json::from_str(&answer).with_context(|| format!("read the answer to {query}"))
     }
 
     /// Starts a command; its log goes to a file of that name.
-    pub(crate) fn spawn(&self, name: &str, arguments: &[&str]) -> Result<Process> {
+    pub fn spawn(&self, name: &str, arguments: &[&str]) -> Result<Process> {
         self.spawn_with(name, arguments, &[])
     }
 
     /// Starts a command under environment variables.
-    pub(crate) fn spawn_with(&self, name: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Result<Process> {
+    pub fn spawn_with(&self, name: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Result<Process> {
+        self.spawn_build(&self.binary, name, arguments, variables)
+    }
+
+    /// Starts a command of some build's binary.
+    pub fn spawn_build(
+        &self,
+        binary: &Path,
+        name: &str,
+        arguments: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Result<Process> {
         let stderr = self.path(&format!("{name}.log"));
         // Several lives of one process write one log.
         let log = File::options().create(true).append(true).open(&stderr).context("create the log")?;
-        let mut command = self.command(arguments);
+        let mut command = self.command(binary, arguments);
         let child = command.envs(variables.iter().copied()).stdout(Stdio::null()).stderr(log).spawn();
         let child = child.context("start driftline")?;
         Ok(Process { child, stderr })
@@ -196,12 +256,12 @@ max_amplification = 1000000
 
 impl Process {
     /// SIGKILL, and waits until it is gone.
-    pub(crate) async fn kill(mut self) -> Result<()> {
+    pub async fn kill(mut self) -> Result<()> {
         self.child.kill().await.context("kill driftline")
     }
 
     /// SIGTERM; it must drain and end with 0 within 30 seconds. Returns how long it took.
-    pub(crate) async fn terminate(mut self) -> Result<Duration> {
+    pub async fn terminate(mut self) -> Result<Duration> {
         let started = Instant::now();
         self.signal("TERM").await?;
         let status = self.wait(Duration::from_secs(30)).await?;
@@ -209,16 +269,21 @@ impl Process {
         Ok(started.elapsed())
     }
 
-    /// Sends it a signal. After `STOP` it stands still until `CONT`.
-    pub(crate) async fn signal(&self, name: &str) -> Result<()> {
-        let id = self.child.id().context("it had ended already")?.to_string();
+    /// Sends a signal by its name: `STOP` freezes, `CONT` lets it go on.
+    pub async fn signal(&self, name: &str) -> Result<()> {
+        let id = self.id().context("it had ended already")?.to_string();
         let sent = Command::new("kill").args([&format!("-{name}"), &id]).status().await.context("send a signal")?;
         ensure!(sent.success(), "kill -{name} {id}: {sent}");
         Ok(())
     }
 
+    /// The process id, while it runs.
+    pub fn id(&self) -> Option<u32> {
+        self.child.id()
+    }
+
     /// Waits for the end.
-    pub(crate) async fn wait(&mut self, at_most: Duration) -> Result<ExitStatus> {
+    pub async fn wait(&mut self, at_most: Duration) -> Result<ExitStatus> {
         match within(at_most, self.child.wait()).await {
             Some(status) => status.context("wait for driftline"),
             None => bail!("driftline did not end within {at_most:?}:\n{}", self.log()),
@@ -226,17 +291,17 @@ impl Process {
     }
 
     /// Whether it has ended.
-    pub(crate) fn has_ended(&mut self) -> Result<bool> {
+    pub fn has_ended(&mut self) -> Result<bool> {
         Ok(self.child.try_wait().context("look at driftline")?.is_some())
     }
 
     /// The end of its log.
-    pub(crate) fn log(&self) -> String {
+    pub fn log(&self) -> String {
         tail(&std::fs::read_to_string(&self.stderr).unwrap_or_default())
     }
 
     /// The address at which it serves, which it logs.
-    pub(crate) async fn address(&self) -> Result<String> {
+    pub async fn address(&self) -> Result<String> {
         let find = || {
             let log = std::fs::read_to_string(&self.stderr).ok()?;
             let (_, rest) = log.rsplit_once("serving http://")?;
@@ -254,7 +319,7 @@ impl Process {
 }
 
 /// `GET path`: the status and the body.
-pub(crate) async fn get(address: &str, path: &str) -> Result<(u16, String)> {
+pub async fn get(address: &str, path: &str) -> Result<(u16, String)> {
     let exchange = async {
         let mut stream = TcpStream::connect(address).await.context("connect")?;
         let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
@@ -269,7 +334,7 @@ pub(crate) async fn get(address: &str, path: &str) -> Result<(u16, String)> {
 }
 
 /// The last lines of a log: enough to see why, not so much that nobody reads it.
-pub(crate) fn tail(log: &str) -> String {
+pub fn tail(log: &str) -> String {
     let lines: Vec<&str> = log.lines().collect();
     lines[lines.len().saturating_sub(40)..].join("\n")
 }
