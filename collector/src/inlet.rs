@@ -30,7 +30,8 @@ const RECORDS_AT_ONCE: usize = 256;
 pub(crate) struct Destination(AtomicPtr<sys::rd_kafka_queue_t>);
 
 impl Destination {
-    /// Leads the queue of a partition here. Must come before its assignment, which leaves a queue that leads elsewhere alone.
+    /// Leads the queue of a partition here, with what waits in it. Comes before its assignment, which leaves a queue that leads
+    /// elsewhere alone; the end of an assignment cuts it off. Where it leads here already, nothing changes.
     #[allow(unsafe_code)] // rdkafka wraps this only together with a queue for each partition
     pub(crate) fn receive<C: ClientContext>(&self, client: &Client<C>, topic: &str, partition: i32) {
         let (Some(queue), Ok(topic)) = (NonNull::new(self.0.load(Ordering::Acquire)), CString::new(topic)) else {

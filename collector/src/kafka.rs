@@ -31,7 +31,7 @@ use crate::{describe, refusal, topics};
 /// Bounds of one poll: enough to spend little on bookkeeping, little enough that memory cannot run far over its bound.
 const RECORDS_A_POLL: usize = 8192;
 const BYTES_A_POLL: usize = 4 << 20;
-/// Callbacks that are served before records are looked for.
+/// Callbacks that one poll serves, unless records are among them.
 const CALLBACKS_A_POLL: usize = 64;
 /// How long records are waited for before callbacks are looked for again. Longer: rebalances wait. Shorter: an idle collector
 /// wakes more often.
@@ -73,6 +73,15 @@ pub(crate) struct KafkaSource {
     settled_at: Instant,
     settings: CollectorSettings,
     doubt: Option<Doubt>,
+}
+
+/// What was found in the consumer's own queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Served {
+    Nothing,
+    All,
+    /// More waits, and records may be among it.
+    NotAll,
 }
 
 /// Something that the brokers have refused, and whose end they will not tell by themselves.
@@ -183,6 +192,12 @@ impl KafkaSource {
             });
         }
         if let Some(statistics) = statistics {
+            // A partition that was stopped leads nowhere, and one that the client knows anew to the consumer's queue. Saying it
+            // again changes nothing for the others.
+            for PartitionStatistics { at, .. } in &statistics {
+                let client = self.consumer().client();
+                context.destination.receive(client, &context.topics[at.topic].name, at.partition as i32);
+            }
             for PartitionStatistics { at, broker_end, .. } in statistics.iter().filter(|one| one.broker_end >= 0) {
                 on(SourceEvent::Progress { partition: *at, read_to: None, broker_end: *broker_end });
             }
@@ -247,13 +262,10 @@ impl KafkaSource {
     }
 
     /// Serves what waits in the consumer's own queue: callbacks, and errors that concern no partition.
-    ///
-    /// # Returns
-    /// Whether there was anything.
-    fn serve(&mut self, consumer: &KafkaConsumer, on: &mut dyn FnMut(SourceEvent<'_>)) -> Result<bool, Error> {
+    fn serve(&mut self, consumer: &KafkaConsumer, on: &mut dyn FnMut(SourceEvent<'_>)) -> Result<Served, Error> {
         let context = consumer.context();
-        let mut was_any = false;
-        for _ in 0..CALLBACKS_A_POLL {
+        let (mut served, mut records) = (0, 0);
+        while records < RECORDS_A_POLL && (records > 0 || served < CALLBACKS_A_POLL) {
             let callbacks = context.callbacks.load(Ordering::Relaxed);
             let polled = consumer.poll(Duration::ZERO);
             let called_back = context.callbacks.load(Ordering::Relaxed) != callbacks;
@@ -261,8 +273,10 @@ impl KafkaSource {
                 self.tell_callbacks(context, on);
             }
             match polled {
-                // Of a partition that the client knows anew, as after a topic came again: its queue leads to the consumer's.
+                // Of a partition that the client knows anew, as after a topic came again: its queue leads to the consumer's until
+                // the next statistics. What has come this way is older than what comes the other, so it goes first, all of it.
                 Some(Ok(message)) => {
+                    records += 1;
                     let timestamp = message.timestamp().to_millis().filter(|millis| *millis >= 0);
                     let timestamp = timestamp.map(|millis| millis.saturating_mul(1000));
                     let record = RawRecord { offset: message.offset(), timestamp, payload: message.payload() };
@@ -273,11 +287,11 @@ impl KafkaSource {
                 }
                 Some(Err(error)) => self.tell_error(error, on)?,
                 None if called_back => {}
-                None => break,
+                None => return Ok(if served == 0 { Served::Nothing } else { Served::All }),
             }
-            was_any = true;
+            served += 1;
         }
-        Ok(was_any)
+        Ok(Served::NotAll)
     }
 
     /// Takes records; see [`Inlet::take`].
@@ -359,7 +373,11 @@ impl EventSource for KafkaSource {
         let until = Instant::now() + timeout;
         let (mut records, mut bytes) = (0, 0);
         while records < RECORDS_A_POLL && bytes < BYTES_A_POLL {
-            let was_any = records > 0 || self.serve(&consumer, on)?;
+            let served = if records > 0 { Served::All } else { self.serve(&consumer, on)? };
+            if served == Served::NotAll {
+                break;
+            }
+            let was_any = served == Served::All;
             // Waiting for a record would make callbacks wait too, so it is done in slices; whoever had something to tell or to
             // hand over does not wait.
             let left = if was_any { Duration::ZERO } else { until.saturating_duration_since(Instant::now()) };
@@ -402,6 +420,7 @@ impl EventSource for KafkaSource {
         if !matches!(consumer.rebalance_protocol(), RebalanceProtocol::Cooperative) {
             return Err(failed(error));
         }
+        // Its queue is led here again by the next statistics: now it would be cut off once more by the end of the old assignment.
         // The client has stopped to fetch a partition whose offset the broker no longer had, and then it cannot be sought: it is
         // given back and taken again, of which the group hears nothing.
         let (given, taken) =

@@ -241,15 +241,6 @@ impl Broker {
         Ok(())
     }
 
-    /// Adds partitions to a topic, so that it has `count`.
-    pub async fn add_partitions(&self, topic: &str, count: usize) -> Result<()> {
-        let admin: AdminClient<DefaultClientContext> = self.client().create().context("create the admin client")?;
-        for result in admin.create_partitions([&NewPartitions::new(topic, count)], &AdminOptions::new()).await? {
-            result.map_err(|(name, code)| anyhow::anyhow!("add partitions to {name}: {code}"))?;
-        }
-        self.await_partitions(topic, count).await
-    }
-
     /// Sends a group's committed offsets somewhere, as an operator would who has stopped its members: waits until the last
     /// member is gone, and checks that the offsets are where they should be.
     ///

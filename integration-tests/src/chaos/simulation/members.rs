@@ -11,7 +11,7 @@ use driftline_collector::{ChainStarts, CollectorSettings, Until, run_on};
 use driftline_evaluator::session::Sessions;
 use driftline_ledger::{Members, Replica};
 use driftline_schemas::clock;
-use driftline_schemas::config::JudgeConfig;
+use driftline_schemas::config::{JudgeConfig, RetentionConfig};
 use driftline_schemas::ledger::Entry;
 use driftline_store::Store;
 use object_store::memory::InMemory;
@@ -201,6 +201,7 @@ async fn aggregate(
         store: store.clone(),
         members: Members::new(&parts.name, vec![driftline_aggregator::stage::ROLE.into()]),
         config: parts.config.clone(),
+        retention: RetentionConfig::default(),
         poll_interval: POLL,
         collected,
     };
