@@ -1,12 +1,11 @@
-"""Makes the golden values of this folder: trusted peers' answers on small, deterministic rows.
+"""Makes the golden values of this folder: trusted peers' answers on small, deterministic rows. From the repository's root:
 
-Run in an environment with numpy, scipy and scikit-learn, from any folder:
+    scripts/python.sh evaluator/golden/make_golden.py
 
-    python make_golden.py
-
-The versions that made the values stand in each file.
+runs it with the versions that scripts/requirements.txt pins; those that made the values stand in each file.
 """
 
+import functools
 import json
 import platform
 import warnings
@@ -15,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import scipy
 import sklearn
-from scipy import stats
+from scipy import special, stats
+from scipy.spatial import distance
 from sklearn import metrics as m
 from sklearn.calibration import calibration_curve
 
@@ -29,7 +29,23 @@ VERSIONS = {
 }
 
 
+COUNTS = {}
+
+
+def count(quantities):
+    for quantity, value in quantities.items():
+        COUNTS[quantity] = COUNTS.get(quantity, 0) + (value is not None)
+
+
 def save(name, cases):
+    for case in cases:
+        over_bins = [case] if "jensen_shannon" in case else []
+        for quantities in [case.get("expected", {}), *over_bins]:
+            names = set(quantities) - {"name", "reference", "current", "statistic", "p_value", "chi2_p_value"}
+            count({name: quantities[name] for name in names} | ({"ks": 0.0} if "statistic" in quantities else {}))
+        for metric, by_class in case.get("by_class", {}).items():
+            for value in by_class.values():
+                count({metric: value})
     text = json.dumps({"versions": VERSIONS, "cases": cases}, indent=None, separators=(",", ":"))
     (HERE / f"{name}.json").write_text(text.replace('{"name"', '\n{"name"') + "\n")
 
@@ -66,6 +82,12 @@ def binary_case(name, y, score, threshold=0.5, null_rows=()):
         "recall": m.recall_score(yk, predicted) if any_positive else None,
         "specificity": m.recall_score(yk, predicted, pos_label=0) if 0 in yk else None,
         "f1": m.f1_score(yk, predicted) if any_positive or 1 in said else None,
+        "f0_5": m.fbeta_score(yk, predicted, beta=0.5) if any_positive or 1 in said else None,
+        "f2": m.fbeta_score(yk, predicted, beta=2) if any_positive or 1 in said else None,
+        "jaccard": m.jaccard_score(yk, predicted) if any_positive or 1 in said else None,
+        "false_positive_rate": 1 - m.recall_score(yk, predicted, pos_label=0) if 0 in yk else None,
+        "false_negative_rate": 1 - m.recall_score(yk, predicted) if any_positive else None,
+        "cohen_kappa": m.cohen_kappa_score(yk, predicted) if both else None,
         "roc_auc": m.roc_auc_score(yk, sk) if both else None,
         "average_precision": m.average_precision_score(yk, sk) if any_positive else None,
         "log_loss": m.log_loss(yk, sk, labels=[0, 1]),
@@ -112,10 +134,21 @@ def multiclass_case(name, classes, y, predicted, probabilities=None):
     overall["balanced_accuracy"] = m.balanced_accuracy_score(y, predicted) if len(labelled) > 1 else None
     defined = len(labelled) > 1 and len(set(predicted)) > 1
     overall["matthews_corrcoef"] = m.matthews_corrcoef(y, predicted) if defined else None
-    for metric, of in {"precision": m.precision_score, "recall": m.recall_score, "f1": m.f1_score}.items():
+    overall["cohen_kappa"] = m.cohen_kappa_score(y, predicted) if len(labelled) > 1 else None
+    rates = {
+        "precision": m.precision_score,
+        "recall": m.recall_score,
+        "f1": m.f1_score,
+        "f0_5": functools.partial(m.fbeta_score, beta=0.5),
+        "f2": functools.partial(m.fbeta_score, beta=2),
+        "jaccard": m.jaccard_score,
+    }
+    for metric, of in rates.items():
         for average in ["macro", "weighted", "micro"]:
             overall[f"{metric}_{average}"] = of(y, predicted, average=average, zero_division=0)
-        values = of(y, predicted, labels=names, average=None, zero_division=np.nan)
+        # jaccard_score knows no NaN; a class is here because it occurs, so its Jaccard share is defined.
+        zero = 0 if metric == "jaccard" else np.nan
+        values = of(y, predicted, labels=names, average=None, zero_division=zero)
         per_class[metric] = {c: number(v) for c, v in zip(names, values)}
     if probabilities is not None:
         overall["log_loss"] = m.log_loss(y, probabilities, labels=classes)
@@ -127,6 +160,8 @@ def multiclass_case(name, classes, y, predicted, probabilities=None):
         if labelled == list(classes):
             overall["roc_auc_macro"] = m.roc_auc_score(y, probabilities, multi_class="ovr", average="macro")
             overall["roc_auc_weighted"] = m.roc_auc_score(y, probabilities, multi_class="ovr", average="weighted")
+            overall["roc_auc_ovo_macro"] = m.roc_auc_score(y, probabilities, multi_class="ovo", average="macro")
+            overall["roc_auc_ovo_weighted"] = m.roc_auc_score(y, probabilities, multi_class="ovo", average="weighted")
     return {
         "name": name,
         "label": list(y),
@@ -171,12 +206,33 @@ def regression_case(name, y, p):
         "r2": None if constant else m.r2_score(yk, pk),
         "median_absolute_error": m.median_absolute_error(yk, pk),
         "mean_error": np.mean(pk - yk),
+        "mean_squared_log_error": m.mean_squared_log_error(yk, pk) if min(yk.min(), pk.min()) > -1 else None,
+        "explained_variance": None if constant else m.explained_variance_score(yk, pk),
+        "max_error": m.max_error(yk, pk),
+        "mean_pinball_loss_q10": m.mean_pinball_loss(yk, pk, alpha=0.1),
+        "mean_pinball_loss_q90": m.mean_pinball_loss(yk, pk, alpha=0.9),
+        "huber_loss": np.mean(special.huber(1.0, pk - yk)),
+    }
+    for percent in [5, 25, 50, 75, 95]:
+        quantile = np.percentile(pk - yk, percent, method="averaged_inverted_cdf")
+        expected[f"error_q{percent:02}"] = quantile
+    # The constants that are best for each loss.
+    low, high = yk.min(), yk.max()
+    baselines = {
+        "mean_absolute_error": m.mean_absolute_error(yk, np.full_like(yk, np.median(yk))),
+        "mean_squared_error": m.mean_squared_error(yk, np.full_like(yk, yk.mean())),
+        "root_mean_squared_error": m.root_mean_squared_error(yk, np.full_like(yk, yk.mean())),
+        "max_error": m.max_error(yk, np.full_like(yk, (low + high) / 2)),
+        "mean_pinball_loss_q90": m.mean_pinball_loss(
+            yk, np.full_like(yk, np.percentile(yk, 90, method="averaged_inverted_cdf")), alpha=0.9
+        ),
     }
     return {
         "name": name,
         "label": [None if np.isnan(v) else float(v) for v in y],
         "prediction": [None if np.isnan(v) else float(v) for v in p],
         "expected": {k: None if v is None else number(v) for k, v in expected.items()},
+        "baselines": {k: number(v) for k, v in baselines.items()},
     }
 
 
@@ -196,7 +252,100 @@ def regression():
         regression_case("one_row", [3.0], [2.0]),
         regression_case("zero_truth", [0.0, 1.0, 2.0], [0.5, 1.0, 2.5]),
         regression_case("missing_values", holes_y, holes_p),
+        regression_case("skewed", np.exp(rng.normal(1, 1, 200)), np.exp(rng.normal(1, 1, 200))),
+        regression_case("below_minus_one", [-2.0, 1.0, 3.0], [0.0, 1.0, 2.5]),
     ]
+
+
+def weighted():
+    """Rows that were kept with a chance count one over it: scikit-learn's `sample_weight`."""
+    rng = np.random.default_rng(23)
+    n = 400
+    rate = rng.choice([1.0, 0.5, 0.3, 0.01], n)
+    weight = 1 / rate
+    y = (rng.random(n) < 0.4).astype(int)
+    score = np.round(np.clip(rng.normal(0.4 + 0.2 * y, 0.2), 0, 1), 2)
+    predicted = (score >= 0.5).astype(int)
+    w = {"sample_weight": weight}
+    edges = np.linspace(0.0, 1.0, 11)
+    bins = np.searchsorted(edges[1:-1], score)
+    error = sum(abs(np.sum(((y - score) * weight)[bins == b])) for b in np.unique(bins)) / weight.sum()
+    of_classes = {
+        "accuracy": m.accuracy_score(y, predicted, **w),
+        "balanced_accuracy": m.balanced_accuracy_score(y, predicted, **w),
+        "matthews_corrcoef": m.matthews_corrcoef(y, predicted, **w),
+        "cohen_kappa": m.cohen_kappa_score(y, predicted, **w),
+        "precision": m.precision_score(y, predicted, **w),
+        "recall": m.recall_score(y, predicted, **w),
+        "f1": m.f1_score(y, predicted, **w),
+        "f2": m.fbeta_score(y, predicted, beta=2, **w),
+        "jaccard": m.jaccard_score(y, predicted, **w),
+        "roc_auc": m.roc_auc_score(y, score, **w),
+        "average_precision": m.average_precision_score(y, score, **w),
+        "log_loss": m.log_loss(y, score, **w),
+        "brier_score": m.brier_score_loss(y, score, **w),
+        "expected_calibration_error": error,
+    }
+    truth = rng.normal(20, 5, n)
+    guess = truth + rng.normal(0.3, 2, n)
+    errors = guess - truth
+    of_numbers = {
+        "mean_absolute_error": m.mean_absolute_error(truth, guess, **w),
+        "mean_squared_error": m.mean_squared_error(truth, guess, **w),
+        "root_mean_squared_error": m.root_mean_squared_error(truth, guess, **w),
+        "mean_absolute_percentage_error": m.mean_absolute_percentage_error(truth, guess, **w),
+        "mean_squared_log_error": m.mean_squared_log_error(truth, guess, **w),
+        "r2": m.r2_score(truth, guess, **w),
+        "explained_variance": m.explained_variance_score(truth, guess, **w),
+        "median_absolute_error": m.median_absolute_error(truth, guess, **w),
+        "mean_pinball_loss_q10": m.mean_pinball_loss(truth, guess, alpha=0.1, **w),
+        "mean_error": np.average(errors, weights=weight),
+    }
+    rows = {"rate": rate.tolist()}
+    return [
+        {"name": "binary", **rows, "label": y.tolist(), "value": score.tolist(), "expected": {k: number(v) for k, v in of_classes.items()}},
+        {"name": "regression", **rows, "label": truth.tolist(), "value": guess.tolist(), "expected": {k: number(v) for k, v in of_numbers.items()}},
+    ]
+
+
+def delong(y, score):
+    """DeLong's error by its definition, from the placements of all pairs; then the logit interval."""
+    positive, negative = score[y == 1], score[y == 0]
+    beats = (positive[:, None] > negative[None, :]) + 0.5 * (positive[:, None] == negative[None, :])
+    auc = beats.mean()
+    error = np.sqrt(beats.mean(axis=1).var(ddof=1) / len(positive) + beats.mean(axis=0).var(ddof=1) / len(negative))
+    z = stats.norm.ppf(0.975)
+    return special.expit(special.logit(auc) + np.array([-z, z]) * error / (auc * (1 - auc)))
+
+
+def intervals():
+    rng = np.random.default_rng(29)
+    cases = []
+    for name, n, prevalence, digits in [("smooth", 300, 0.3, 16), ("ties", 120, 0.5, 1), ("rare", 400, 0.05, 3)]:
+        y = (rng.random(n) < prevalence).astype(int)
+        score = np.round(np.clip(rng.normal(0.35 + 0.25 * y, 0.2), 0, 1), digits)
+        predicted = (score >= 0.5).astype(int)
+        tp, fp = int((y & predicted).sum()), int(((1 - y) & predicted).sum())
+        fn, tn = int((y & (1 - predicted)).sum()), int(((1 - y) & (1 - predicted)).sum())
+        wilson = lambda k, n: list(stats.binomtest(k, n).proportion_ci(method="wilson"))
+        jaccard = np.array(wilson(tp, tp + fp + fn))
+        cases.append(
+            {
+                "name": name,
+                "label": y.tolist(),
+                "score": score.tolist(),
+                "expected": {
+                    "roc_auc": delong(y, score).tolist(),
+                    "accuracy": wilson(tp + tn, n),
+                    "precision": wilson(tp, tp + fp),
+                    "recall": wilson(tp, tp + fn),
+                    "false_positive_rate": wilson(fp, fp + tn),
+                    "jaccard": jaccard.tolist(),
+                    "f1": (2 * jaccard / (1 + jaccard)).tolist(),
+                },
+            }
+        )
+    return cases
 
 
 def psi(reference, current):
@@ -211,14 +360,69 @@ def psi(reference, current):
 
 def drift_case(name, reference, current):
     test = stats.ks_2samp(reference, current)
+    r, c = np.asarray(reference, float), np.asarray(current, float)
+    wasserstein = stats.wasserstein_distance(r, c)
     return {
         "name": name,
         "reference": [float(v) for v in reference],
         "current": [float(v) for v in current],
         "statistic": float(test.statistic),
         "p_value": float(test.pvalue),
-        "psi": psi(np.asarray(reference, float), np.asarray(current, float)),
+        "psi": psi(r, c),
+        "wasserstein": float(wasserstein),
+        "wasserstein_normed": float(wasserstein / r.std()) if r.std() > 0 else None,
+        **over_bins(*binned(r, c)),
     }
+
+
+def binned(reference, current):
+    edges = np.unique(np.quantile(reference, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]))
+    count = lambda sample: np.bincount(np.searchsorted(edges, sample, side="left"), minlength=len(edges) + 1)
+    return count(reference), count(current)
+
+
+def over_bins(reference, current):
+    """Distances of two counts over the same bins, and Pearson's test with rare bins pooled."""
+    r, c = reference / reference.sum(), current / current.sum()
+    floored = lambda shares: np.maximum(shares, 1e-4)
+    bins = sorted(zip((reference + current).tolist(), reference.tolist(), current.tolist()))
+    bins = [(a, b) for total, a, b in bins if total > 0]
+    rarer = min(reference.sum(), current.sum()) / (reference.sum() + current.sum())
+    is_rare = lambda bin: sum(bin) * rarer < 5
+    pool = None
+    while bins and (is_rare(bins[0]) or (pool is not None and is_rare(pool))):
+        first = bins.pop(0)
+        pool = first if pool is None else (pool[0] + first[0], pool[1] + first[1])
+    kept = bins + ([pool] if pool is not None else [])
+    test = stats.chi2_contingency(np.array(kept).T, correction=False) if len(kept) > 1 else None
+    return {
+        "jensen_shannon": float(distance.jensenshannon(r, c, base=2)),
+        "hellinger": float(np.sqrt(1 - np.sqrt(r * c).sum())) if not np.allclose(r, c) else 0.0,
+        "total_variation": float(np.abs(r - c).sum() / 2),
+        "l_infinity": float(np.abs(r - c).max()),
+        "kl": max(float(np.sum(floored(c) * np.log(floored(c) / floored(r)))), 0.0),
+        "chi2": 0.0 if test is None else float(test.statistic),
+        "chi2_p_value": 1.0 if test is None else float(test.pvalue),
+    }
+
+
+def categories():
+    rng = np.random.default_rng(31)
+    draw = lambda p, n: rng.multinomial(n, p)
+    cases = []
+    for name, reference, current in [
+        ("same", [50, 30, 20], [50, 30, 20]),
+        ("shifted", draw([0.5, 0.3, 0.2], 500), draw([0.4, 0.3, 0.3], 400)),
+        ("gone", [50, 30, 20], [80, 0, 40]),
+        ("rare", draw([0.9] + [0.01] * 10, 300), draw([0.8] + [0.02] * 10, 200)),
+        ("many", draw([1 / 200] * 200, 1000), draw([1 / 200] * 200, 1000)),
+        ("tiny", [1, 0], [0, 1]),
+    ]:
+        reference, current = np.asarray(reference), np.asarray(current)
+        cases.append(
+            {"name": name, "reference": reference.tolist(), "current": current.tolist(), **over_bins(reference, current)}
+        )
+    return cases
 
 
 def drift():
@@ -252,5 +456,12 @@ def asymptotic():
 save("binary", binary())
 save("multiclass", multiclass())
 save("regression", regression())
+save("weighted", weighted())
+save("intervals", intervals())
 save("drift", drift())
+save("categories", categories())
 save("kolmogorov", asymptotic())
+
+# The README's table has these.
+for quantity, values in sorted(COUNTS.items()):
+    print(f"{quantity:<34} {values:>4} values")

@@ -8,7 +8,7 @@ use driftline_schemas::tables::WindowRow;
 use crate::EvaluatedWindow;
 
 /// Values of `metric` are the evaluator's own names, so the number of models bounds the series of one instrument, at about
-/// 20 for each. More models than fit are left to SQL.
+/// 40 for each. More models than fit are left to SQL.
 const MODELS_MAX: usize = 500;
 
 /// One window's figures.
@@ -26,7 +26,7 @@ pub struct Figures {
     pub labelled: u64,
     /// The share of predictions that have a label, of those that can have one.
     pub labelled_ratio: Option<f64>,
-    /// Columns that have drifted by at least one method; none where drift was not measured.
+    /// Columns that have drifted by the method that decides for them; none where drift was not measured.
     pub drifted_columns: Option<u64>,
 }
 
@@ -36,7 +36,8 @@ impl Figures {
         let all = evaluated.metrics.iter().filter(|m| m.segment.is_none() && m.model_version.is_none());
         let metrics = all.filter(|m| m.class.is_none()).filter_map(|m| Some((m.metric.clone(), m.value?))).collect();
         let drift = evaluated.drift.iter().filter(|d| d.segment.is_none() && d.model_version.is_none());
-        let judged: Vec<_> = drift.filter_map(|d| Some((d.column_name.as_str(), d.drifted?))).collect();
+        let decides = drift.filter(|d| d.decides != Some(false));
+        let judged: Vec<_> = decides.filter_map(|d| Some((d.column_name.as_str(), d.drifted?))).collect();
         let drifted: BTreeSet<&str> = judged.iter().filter(|(_, drifted)| *drifted).map(|(name, _)| *name).collect();
         Self {
             window: (row.window_start.timestamp_micros(), row.window_end.timestamp_micros()),
@@ -109,6 +110,10 @@ mod tests {
             reason: None,
             ci_low: None,
             ci_high: None,
+            ci_level: None,
+            ci_method: None,
+            ci_warning: None,
+            baseline: None,
             n: 10,
             n_labelled: 4,
             state: "open".into(),
@@ -132,6 +137,7 @@ mod tests {
             p_value: None,
             threshold: 0.1,
             drifted,
+            decides: Some(method == "ks"),
             n: 10,
             n_reference: 10,
             reason: None,
@@ -197,6 +203,7 @@ mod tests {
                 other,
                 drift("age", "ks", Some(true)),
                 drift("age", "psi", Some(true)),
+                drift("amount", "psi", Some(true)),
                 drift("score", "ks", Some(false)),
                 drift("city", "ks", None),
             ],

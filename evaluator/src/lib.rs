@@ -3,9 +3,9 @@
 //! ```text
 //! metrics/  pure states: push, merge, value          drift/  pure distances of two samples
 //!      └─► udaf/  one aggregate function each             └─► reference  what a window is compared with
-//!                └─► window/  SQL over one window's rows ─► MetricRow, ConfusionRow, DriftRow
+//!                └─► window/  SQL over one window's rows ─► MetricRow, ConfusionRow, DriftRow, QualityRow
 //!                                                          │
-//! ledger ─► stage: windows that are judged ─► evaluate ─► publish: metrics_log/ metrics/ confusion/ drift/ windows/ accounts/
+//! ledger ─► stage: windows that are judged ─► evaluate ─► publish: metrics_log/ metrics/ confusion/ drift/ quality/ windows/ accounts/
 //! ```
 
 pub mod metrics;

@@ -10,9 +10,12 @@ use xxhash_rust::xxh3::xxh3_64;
 pub use crate::window::columns::Column;
 use crate::{
     Error,
-    drift::{Bins, KolmogorovSmirnov, ks_2samp, population_stability_index},
+    drift::{
+        Bins, KolmogorovSmirnov, Method, Shares, chi_square, deviation, ks_2samp, population_stability_index,
+        wasserstein,
+    },
     metrics::Undefined,
-    window::columns::{Categories, Columns, read_categories, read_numbers},
+    window::columns::{Categories, Columns, count_rows, read_categories, read_numbers},
 };
 
 /// Values kept of a numeric column. A larger sample is thinned to evenly spaced order statistics, which moves a
@@ -28,6 +31,9 @@ pub struct Reference {
     pub version: String,
     /// Every column with at least one value.
     pub columns: Vec<ReferenceColumn>,
+    /// Valid rows that it was read from; 0 in those of before it was kept.
+    #[serde(default)]
+    pub rows: u64,
 }
 
 /// One column of a reference.
@@ -68,6 +74,7 @@ impl Reference {
     /// texts is taken as what it holds more of, as numbers if both alike.
     pub async fn from_table(context: &SessionContext, table: &str, task: Task) -> Result<Self, Error> {
         let columns = Columns::of(context, table).await?;
+        let read_from = columns.valid_rows();
         let mut kept: BTreeMap<Column, ReferenceColumn> = BTreeMap::new();
         for (column, by_group) in read_numbers(context, &columns, &columns.numeric(task), None).await? {
             let mut sample: Vec<f64> = by_group.into_values().flat_map(BTreeMap::into_values).flatten().collect();
@@ -86,7 +93,8 @@ impl Reference {
         }
         let columns: Vec<ReferenceColumn> = kept.into_values().collect();
         let version = format!("{:016x}", xxh3_64(&serde_json::to_vec(&columns)?));
-        Ok(Self { version, columns })
+        let rows = count_rows(context, &read_from).await?;
+        Ok(Self { version, columns, rows })
     }
 
     /// The values of a column, if the reference has any.
@@ -108,6 +116,22 @@ impl ReferenceValues {
         (n > 0).then_some(Self::Categorical { n, categories: categories.counts })
     }
 
+    /// The share of its own values that would count as strange: texts beyond its most frequent ones.
+    pub(crate) fn strange_share(&self) -> f64 {
+        match self {
+            Self::Numeric { .. } => 0.0,
+            Self::Categorical { n, categories } => 1.0 - categories.values().sum::<u64>() as f64 / *n as f64,
+        }
+    }
+
+    /// Whether all its values are one.
+    pub(crate) fn is_constant(&self) -> bool {
+        match self {
+            Self::Numeric { sample, .. } => sample.first() == sample.last(),
+            Self::Categorical { n, categories } => categories.values().any(|count| count == n),
+        }
+    }
+
     /// Values it rests on.
     pub fn n(&self) -> u64 {
         match self {
@@ -122,26 +146,105 @@ impl ReferenceValues {
             Self::Categorical { .. } => Err(Undefined::NoReference),
         }
     }
+}
 
-    /// PSI of numbers over the reference's deciles.
-    pub fn psi_of_numbers(&self, current: &[f64]) -> Result<f64, Undefined> {
-        match self {
-            Self::Numeric { sample, bins, .. } => {
-                population_stability_index(&bins.count(sample), &bins.count(current)).ok_or(Undefined::NoRows)
-            }
-            Self::Categorical { .. } => Err(Undefined::NoReference),
-        }
+/// One distance of one column.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Distance {
+    /// How it was measured.
+    pub method: Method,
+    /// The statistic from which on the column counts as drifted, if the test rejects too.
+    pub threshold: f64,
+    /// The statistic and the p-value of the test that goes with it.
+    pub outcome: Result<(f64, f64), Undefined>,
+}
+
+impl ReferenceValues {
+    /// Every distance of numbers. `current` ascending, without NaN.
+    ///
+    /// Distances over bins are over the reference's deciles, the outer ones open: what lies out of the reference's range is in
+    /// these, and is counted by itself in `quality`.
+    pub fn distances_of_numbers(&self, current: &[f64]) -> Vec<Distance> {
+        let Self::Numeric { sample, bins, .. } = self else { return Vec::new() };
+        let test = self.ks(current);
+        let ks_p = test.map(|test| test.p_value);
+        let spread = deviation(sample);
+        let moved = || {
+            let reason = if current.is_empty() { Undefined::NoRows } else { Undefined::OutOfDomain };
+            wasserstein(sample, current).ok_or(reason)
+        };
+        let with_p = |statistic: Result<f64, Undefined>| Ok((statistic?, ks_p?));
+        let mut distances = vec![
+            Distance {
+                method: Method::Ks,
+                threshold: Method::Ks.effect_min(),
+                outcome: test.map(|test| (test.statistic, test.p_value)),
+            },
+            Distance {
+                method: Method::Wasserstein,
+                threshold: spread.unwrap_or(0.0) * Method::Wasserstein.effect_min(),
+                outcome: with_p(moved()),
+            },
+            Distance {
+                method: Method::WassersteinNormed,
+                threshold: Method::WassersteinNormed.effect_min(),
+                outcome: with_p(moved().and_then(|distance| Ok(distance / spread.ok_or(Undefined::Constant)?))),
+            },
+        ];
+        distances.extend(over_bins(&bins.count(sample), &bins.count(current)));
+        distances
     }
 
-    /// PSI of categories: one bin for each of the reference, and one for all it has not seen.
-    pub(crate) fn psi_of_categories(&self, current: &Categories) -> Result<f64, Undefined> {
-        let Self::Categorical { n, categories } = self else { return Err(Undefined::NoReference) };
+    /// Every distance of categories: one bin for each of the reference, and one for all it has not seen.
+    pub(crate) fn distances_of_categories(&self, current: &Categories) -> Vec<Distance> {
+        let Some((reference, counts)) = self.paired_categories(current) else { return Vec::new() };
+        over_bins(&reference, &counts)
+    }
+
+    /// The share of numbers below the smallest or above the largest of the reference. `current` ascending.
+    pub(crate) fn out_of_range(&self, current: &[f64]) -> Option<u64> {
+        let Self::Numeric { sample, .. } = self else { return None };
+        let (low, high) = (sample.first()?, sample.last()?);
+        let below = current.partition_point(|x| x < low);
+        let above = current.len() - current.partition_point(|x| x <= high);
+        Some((below + above) as u64)
+    }
+
+    fn paired_categories(&self, current: &Categories) -> Option<(Vec<u64>, Vec<u64>)> {
+        let Self::Categorical { n, categories } = self else { return None };
         let mut reference: Vec<u64> = categories.values().copied().collect();
         let mut counts: Vec<u64> = categories.keys().map(|c| current.counts.get(c).copied().unwrap_or(0)).collect();
         reference.push(n - reference.iter().sum::<u64>());
         counts.push(current.n() - counts.iter().sum::<u64>());
-        population_stability_index(&reference, &counts).ok_or(Undefined::NoRows)
+        Some((reference, counts))
     }
+}
+
+/// The distances over bins, all with the p-value of Pearson's test.
+fn over_bins(reference: &[u64], current: &[u64]) -> Vec<Distance> {
+    let shares = Shares::of(reference, current).ok_or(Undefined::NoRows);
+    let test = chi_square(reference, current).ok_or(Undefined::NoRows);
+    let psi = population_stability_index(reference, current).ok_or(Undefined::NoRows);
+    let of = |method: Method, statistic: Result<f64, Undefined>| Distance {
+        method,
+        threshold: method.effect_min(),
+        outcome: statistic.and_then(|statistic| Ok((statistic, test?.p_value))),
+    };
+    let by = |of: fn(&Shares) -> f64| shares.as_ref().map(of).map_err(|reason| *reason);
+    let rows = test.map_or(0, |test| test.rows);
+    vec![
+        of(Method::Psi, psi),
+        of(Method::JensenShannon, by(Shares::jensen_shannon)),
+        of(Method::Hellinger, by(Shares::hellinger)),
+        of(Method::TotalVariation, by(Shares::total_variation)),
+        of(Method::LInfinity, by(Shares::l_infinity)),
+        of(Method::Kl, by(Shares::kl)),
+        Distance {
+            method: Method::Chi2,
+            threshold: crate::drift::ChiSquare::statistic_of(rows, Method::Chi2.effect_min()),
+            outcome: test.map(|test| (test.statistic, test.p_value)),
+        },
+    ]
 }
 
 /// Evenly spaced order statistics, both ends included.
@@ -161,23 +264,29 @@ mod tests {
         Categories { counts: pairs.iter().map(|(category, n)| ((*category).to_owned(), *n)).collect(), others }
     }
 
+    fn psi(distances: &[Distance]) -> Result<f64, Undefined> {
+        let psi = distances.iter().find(|distance| distance.method == Method::Psi).expect("measured");
+        psi.outcome.map(|(statistic, _)| statistic)
+    }
+
     #[test]
     fn an_unseen_category_has_its_own_bin() {
         let reference = ReferenceValues::categorical(counts(&[("a", 5), ("b", 5)], 0)).expect("rows");
-        assert_eq!(reference.psi_of_categories(&counts(&[("a", 2), ("b", 2)], 0)), Ok(0.0));
+        let psi = |current: Categories| psi(&reference.distances_of_categories(&current));
+        assert_eq!(psi(counts(&[("a", 2), ("b", 2)], 0)), Ok(0.0));
         let expected = 2.0 * (0.25 - 0.5) * 0.5_f64.ln() + (0.5 - 1e-4) * (0.5_f64 / 1e-4).ln();
         for unseen in [counts(&[("a", 1), ("b", 1), ("c", 2)], 0), counts(&[("a", 1), ("b", 1)], 2)] {
-            let psi = reference.psi_of_categories(&unseen).expect("rows");
+            let psi = psi(unseen).expect("rows");
             assert!((psi - expected).abs() < 1e-14, "{psi}");
         }
-        assert_eq!(reference.psi_of_categories(&counts(&[], 0)), Err(Undefined::NoRows));
+        assert_eq!(psi(counts(&[], 0)), Err(Undefined::NoRows));
         assert_eq!(ReferenceValues::categorical(counts(&[], 0)), None);
     }
 
     #[test]
     fn categories_beyond_the_cap_count_as_unseen_on_both_sides() {
         let reference = ReferenceValues::categorical(counts(&[("a", 5)], 5)).expect("rows");
-        assert_eq!(reference.psi_of_categories(&counts(&[("a", 1), ("z", 1)], 0)), Ok(0.0));
+        assert_eq!(psi(&reference.distances_of_categories(&counts(&[("a", 1), ("z", 1)], 0))), Ok(0.0));
     }
 
     #[test]
@@ -190,8 +299,11 @@ mod tests {
     #[test]
     fn a_constant_reference_is_two_bins() {
         let reference = ReferenceValues::numeric(vec![3.0; 20]).expect("rows");
-        assert_eq!(reference.psi_of_numbers(&[3.0, 3.0]), Ok(0.0));
-        assert!(reference.psi_of_numbers(&[4.0]).is_ok_and(|psi| psi > 9.0));
+        assert_eq!(psi(&reference.distances_of_numbers(&[3.0, 3.0])), Ok(0.0));
+        assert!(psi(&reference.distances_of_numbers(&[4.0])).is_ok_and(|psi| psi > 9.0));
+        let normed = reference.distances_of_numbers(&[4.0]).into_iter().find(|d| d.method == Method::WassersteinNormed);
+        assert_eq!(normed.map(|distance| distance.outcome), Some(Err(Undefined::Constant)));
+        assert_eq!(reference.out_of_range(&[2.0, 3.0, 3.0, 4.0, 5.0]), Some(3));
         assert_eq!(reference.ks(&[]), Err(Undefined::NoRows));
     }
 }

@@ -197,10 +197,18 @@ table! {
     value: Option<f64> = "value",
     /// Why there is no value.
     reason: Option<String> = "reason",
-    /// Lower bound of the 95 % interval.
+    /// Lower bound of the interval.
     ci_low: Option<f64> = "ci_low",
     /// Upper bound.
     ci_high: Option<f64> = "ci_high",
+    /// The share of such intervals that hold the true value: 0.95.
+    ci_level: Option<f64> = "ci_level",
+    /// How the interval was made.
+    ci_method: Option<String> = "ci_method",
+    /// Why it may not hold: `few_rows`, `skewed`, `conservative`.
+    ci_warning: Option<String> = "ci_warning",
+    /// What the best constant prediction would have reached on the same rows.
+    baseline: Option<f64> = "baseline",
     /// Valid predictions in the group.
     n: i64 = "n",
     /// Those with a label.
@@ -235,6 +243,8 @@ table! {
     predicted: String = "predicted",
     /// Rows.
     count: i64 = "count",
+    /// Their weight: an event with a sampling rate stands for one over it.
+    weight: Option<f64> = "weight",
     /// `open`, `sealed` or `final`.
     state: String = "state",
     /// The window's revision.
@@ -263,12 +273,14 @@ table! {
     method: String = "method",
     /// The distance, or none with a reason.
     statistic: Option<f64> = "statistic",
-    /// The test's p-value, if the method is a test.
+    /// The p-value, if the method is a test: that of `ks` or `chi2` goes with the other methods too.
     p_value: Option<f64> = "p_value",
-    /// The statistic from which on a column counts as drifted.
+    /// The statistic from which on a column counts as drifted, if the test rejects too.
     threshold: f64 = "threshold",
     /// Whether it has drifted; none if the statistic is undefined.
     drifted: Option<bool> = "drifted",
+    /// Whether this method decides for its column.
+    decides: Option<bool> = "decides",
     /// Values in the window.
     n: i64 = "n",
     /// Values in the reference.
@@ -276,6 +288,42 @@ table! {
     /// The reference's version.
     reference_version: Option<String> = "reference_version",
     /// Why there is no statistic.
+    reason: Option<String> = "reason",
+    /// `open`, `sealed` or `final`.
+    state: String = "state",
+    /// The window's revision.
+    revision: i64 = "revision",
+    /// When the ledger decided to judge the window.
+    decided_at: DateTime<Utc> = "decided_at",
+}
+
+table! {
+    /// What is amiss with the values of one column of a window.
+    QualityRow, quality_schema, quality_rows_to_batch, quality_rows_from_batch, sort_quality_rows
+    by (window_start, window_end, model_version, segment, segment_value, column_name, check, revision),
+    /// The version; none for all.
+    model_version: Option<String> = "model_version",
+    /// The names a segment crosses.
+    segment: Option<String> = "segment",
+    /// Their values.
+    segment_value: Option<String> = "segment_value",
+    /// First instant of the window.
+    window_start: DateTime<Utc> = "window_start",
+    /// First instant after it.
+    window_end: DateTime<Utc> = "window_end",
+    /// A feature's name, `score` or `prediction`.
+    column_name: String = "column_name",
+    /// `missing_rate`, `unseen_rate`, `out_of_range_rate`, `type_error_rate` or `constant`.
+    check: String = "check",
+    /// The share of rows, of `constant` 0 or 1; or none with a reason.
+    value: Option<f64> = "value",
+    /// The same in the reference, where it is known.
+    reference_value: Option<f64> = "reference_value",
+    /// Rows that the share is of.
+    n: i64 = "n",
+    /// The reference's version, if the model has one.
+    reference_version: Option<String> = "reference_version",
+    /// Why there is no value.
     reason: Option<String> = "reason",
     /// `open`, `sealed` or `final`.
     state: String = "state",
@@ -357,6 +405,10 @@ mod tests {
             reason: value.is_none().then(|| "no_labels".to_owned()),
             ci_low: None,
             ci_high: None,
+            ci_level: None,
+            ci_method: None,
+            ci_warning: None,
+            baseline: None,
             n: 3,
             n_labelled: 0,
             state: "open".to_owned(),

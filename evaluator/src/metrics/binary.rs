@@ -2,9 +2,11 @@
 
 use super::{
     Cell, Report, Undefined,
-    confusion::{Confusion, OneVsRest, RATES},
+    confusion::Confusion,
+    mass::Weight,
+    one_vs_rest::{OneVsRest, Rate},
     scores::{ScoreMetrics, Scores},
-    wire::{Reader, put_u64},
+    wire::Reader,
 };
 
 /// Text of the two classes inside a report; the caller knows their names.
@@ -22,17 +24,12 @@ pub struct BinaryState {
 impl BinaryState {
     /// Adds a labelled row. `predicted` and `score` may be missing, each on its own.
     #[inline]
-    pub fn push(&mut self, actual: bool, predicted: Option<bool>, score: Option<f64>) {
+    pub fn push(&mut self, actual: bool, predicted: Option<bool>, score: Option<f64>, weight: Weight) {
         if let Some(predicted) = predicted {
-            *match (actual, predicted) {
-                (true, true) => &mut self.counts.true_positives,
-                (false, true) => &mut self.counts.false_positives,
-                (true, false) => &mut self.counts.false_negatives,
-                (false, false) => &mut self.counts.true_negatives,
-            } += 1;
+            self.counts.cell_mut(actual, predicted).push(weight);
         }
         if let Some(score) = score {
-            self.scores.push(score, actual);
+            self.scores.push_weighted(score, actual, weight);
         }
     }
 
@@ -58,17 +55,12 @@ impl BinaryState {
     /// the reason is `no_rows` if there are no labelled rows at all, else `no_scores`.
     pub fn value(self, scores_are_probabilities: bool) -> Report {
         let (scored_positives, scored_negatives) = self.scores.counts();
-        let (judged, scored) = (self.counts.rows(), scored_positives + scored_negatives);
+        let (judged, scored) = (self.counts.all().rows(), scored_positives + scored_negatives);
         let nothing = if judged + scored == 0 { Undefined::NoRows } else { Undefined::NoScores };
         let mut report = Report::default();
-        let confusion = self.confusion();
-        let metrics = [
-            ("accuracy", confusion.accuracy()),
-            ("balanced_accuracy", confusion.balanced_accuracy()),
-            ("matthews_corrcoef", confusion.matthews_corrcoef()),
-        ];
-        for (name, outcome) in metrics.into_iter().chain(RATES.map(|(name, of)| (name, of(&self.counts)))) {
-            report.add(name, None, if judged == 0 { Err(nothing) } else { outcome });
+        self.confusion().report_whole(&mut report, nothing);
+        for rate in Rate::ALL {
+            report.add(rate.name(), None, if judged == 0 { Err(nothing) } else { self.counts.value(rate) });
         }
         report.confusion = self.cells();
         let ranked =
@@ -92,48 +84,31 @@ impl BinaryState {
     }
 
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
-        let c = &self.counts;
-        for count in [c.true_positives, c.false_positives, c.false_negatives, c.true_negatives] {
-            put_u64(out, count);
-        }
+        self.counts.encode(out);
         self.scores.encode(out);
     }
 
     pub(crate) fn merge_encoded(&mut self, reader: &mut Reader<'_>) -> Option<()> {
-        let counts = OneVsRest {
-            true_positives: reader.u64()?,
-            false_positives: reader.u64()?,
-            false_negatives: reader.u64()?,
-            true_negatives: reader.u64()?,
-        };
-        self.counts.merge(&counts);
+        self.counts.merge(&OneVsRest::decode(reader)?);
         self.scores.merge_encoded(reader)
     }
 
     fn confusion(&self) -> Confusion {
         let mut confusion = Confusion::default();
-        for cell in self.cells() {
-            confusion.push(&cell.actual, &cell.predicted, cell.count as u64);
+        let c = &self.counts;
+        for (actual, predicted, rows) in [
+            (NEGATIVE, NEGATIVE, c.true_negatives),
+            (NEGATIVE, POSITIVE, c.false_positives),
+            (POSITIVE, NEGATIVE, c.false_negatives),
+            (POSITIVE, POSITIVE, c.true_positives),
+        ] {
+            confusion.push(actual, predicted, rows);
         }
         confusion
     }
 
     fn cells(&self) -> Vec<Cell> {
-        let c = &self.counts;
-        [
-            (NEGATIVE, NEGATIVE, c.true_negatives),
-            (NEGATIVE, POSITIVE, c.false_positives),
-            (POSITIVE, NEGATIVE, c.false_negatives),
-            (POSITIVE, POSITIVE, c.true_positives),
-        ]
-        .into_iter()
-        .filter(|(_, _, count)| *count > 0)
-        .map(|(actual, predicted, count)| Cell {
-            actual: actual.to_owned(),
-            predicted: predicted.to_owned(),
-            count: count as i64,
-        })
-        .collect()
+        self.confusion().cells()
     }
 }
 
@@ -148,7 +123,9 @@ mod tests {
     fn state(rows: &[Row]) -> BinaryState {
         let mut state = BinaryState::default();
         for (actual, predicted, score) in rows {
-            state.push(*actual, *predicted, *score);
+            // Which rows weigh more depends on the row alone.
+            let weight = Weight::of_rate(score.map(|score| if score > 0.8 { 0.3 } else { 1.0 }));
+            state.push(*actual, *predicted, *score, weight);
         }
         state
     }

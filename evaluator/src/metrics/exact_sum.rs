@@ -196,6 +196,44 @@ fn round_magnitude(limbs: &[i64; LIMBS]) -> f64 {
     f64::from_bits((biased << 52) + (rounded - (1 << 52)))
 }
 
+/// A sum of twice the digits of a float, for terms that come in one order whatever happens, such as sorted ones.
+///
+/// # Source
+/// Knuth (1969), The Art of Computer Programming 2, 4.2.2: the rounding error of an addition is a float, and is kept.
+/// # Inputs
+/// Finite terms.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct DoubledSum {
+    high: f64,
+    low: f64,
+}
+
+impl DoubledSum {
+    /// Adds one term.
+    #[inline]
+    pub fn push(&mut self, value: f64) {
+        let sum = self.high + value;
+        let back = sum - self.high;
+        self.low += (self.high - (sum - back)) + (value - back);
+        self.high = sum;
+    }
+
+    /// The sum, rounded once.
+    pub fn value(&self) -> f64 {
+        self.high + self.low
+    }
+}
+
+impl FromIterator<f64> for DoubledSum {
+    fn from_iter<I: IntoIterator<Item = f64>>(values: I) -> Self {
+        let mut sum = Self::default();
+        for value in values {
+            sum.push(value);
+        }
+        sum
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

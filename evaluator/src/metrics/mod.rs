@@ -2,24 +2,35 @@
 //! No state knows DataFusion; `udaf/` wraps them.
 //!
 //! ```text
-//! rows ─► BinaryState ─┬─ Confusion ─► accuracy, precision, …          exact counts
+//! rows ─► BinaryState ─┬─ Confusion ─► accuracy, precision, …          exact counts, derivatives for intervals
 //!         MulticlassState  Scores ───► roc_auc, log_loss, …            one sort, one sweep
 //!         PairedValues ────────────► mean_absolute_error, r2, …        exact sums
+//!         Mass, Moments ─► how much rows count, means                   interval ─► ci_low, ci_high, ci_method
 //! ```
 
+pub mod average_precision;
 pub mod binary;
 pub mod confusion;
+#[cfg(test)]
+mod coverage;
 pub mod exact_sum;
 pub mod interval;
+pub mod likelihood;
+pub mod mass;
+pub mod moments;
 pub mod multiclass;
+pub mod one_vs_rest;
 pub mod regression;
 pub mod report;
+pub mod roc_auc;
 pub mod scores;
 pub(crate) mod wire;
 
 use serde::{Deserialize, Serialize};
 
 pub use exact_sum::ExactSum;
+pub use interval::{Interval, Method, Warning};
+pub use mass::{Mass, Weight};
 pub use report::{Cell, Report, ReportRow};
 
 /// Why a metric has no value. The closed list of every `reason` column.
@@ -44,6 +55,9 @@ pub enum Undefined {
     NoReference,
     /// The scores are no probabilities: a margin, or values outside `[0, 1]`.
     NotProbability,
+    /// A value lies where the metric is not defined: the logarithm of a target or prediction of −1 or less, or squares beyond
+    /// the largest float.
+    OutOfDomain,
 }
 
 impl Undefined {
@@ -59,33 +73,46 @@ impl Undefined {
             Self::TooFewRows => "too_few_rows",
             Self::NoReference => "no_reference",
             Self::NotProbability => "not_probability",
+            Self::OutOfDomain => "out_of_domain",
         }
     }
 }
 
-/// A metric's value with its 95 % interval, where one is known.
+/// A metric's value with its 95 % interval and its naive baseline, where they are known.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Estimate {
     /// The metric on the rows at hand.
     pub value: f64,
-    /// Lower and upper bound.
-    pub interval: Option<(f64, f64)>,
+    /// Where the metric of all such rows lies.
+    pub interval: Option<Interval>,
+    /// What the best constant prediction would have reached on these rows.
+    pub baseline: Option<f64>,
 }
 
 impl Estimate {
-    /// A value without an interval.
+    /// A value alone.
     pub fn bare(value: f64) -> Self {
-        Self { value, interval: None }
+        Self { value, interval: None, baseline: None }
+    }
+
+    /// With an interval.
+    #[must_use]
+    pub fn with_interval(self, interval: Interval) -> Self {
+        Self { interval: Some(interval), ..self }
+    }
+
+    /// With what the best constant prediction would have reached.
+    #[must_use]
+    pub fn with_baseline(self, baseline: f64) -> Self {
+        Self { baseline: Some(baseline), ..self }
+    }
+
+    /// With a warning if the interval rests on too few rows.
+    #[must_use]
+    pub fn with_rows(self, scarcest: f64) -> Self {
+        Self { interval: self.interval.map(|interval| interval.on_rows(scarcest)), ..self }
     }
 }
 
 /// A metric is a number or a reason; an undefined one is a value, not an error.
 pub type Outcome = Result<Estimate, Undefined>;
-
-/// `numerator / denominator`, both exact counts.
-pub(crate) fn ratio(numerator: u64, denominator: u64) -> Result<f64, Undefined> {
-    if denominator == 0 {
-        return Err(Undefined::ZeroDenominator);
-    }
-    Ok(numerator as f64 / denominator as f64)
-}

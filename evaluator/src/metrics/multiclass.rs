@@ -3,44 +3,45 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::{
-    Estimate, ExactSum, Outcome, Report, Undefined,
+    Estimate, ExactSum, Report, Undefined,
     confusion::Confusion,
-    scores::{Scores, calibration_bin, negative_log},
+    interval::{Interval, Method, Warning, Z_95},
+    likelihood::{CALIBRATION_BINS, calibration_bin, negative_log},
+    mass::{Mass, Weight},
+    moments::Moments,
+    scores::{Side, roc_auc},
     wire::{Reader, put_text, put_u64},
 };
 
-/// Bins of the calibration error of the most probable class.
-const CALIBRATION_BINS: usize = 10;
-
-/// Hits and misses by class, and for labelled rows with probabilities each class's scores against the rest.
-/// Eight bytes a row and class.
+/// Hits and misses by class, and for labelled rows with probabilities each class's scores by label.
+/// Eight bytes a row and class, sixteen where rows weigh differently.
 #[derive(Debug, Clone, Default)]
 pub struct MulticlassState {
     /// Place of each class in the two tables below. Places depend on the order of rows; texts decide what is equal.
     places: HashMap<String, usize>,
     classes: Vec<ClassState>,
-    cells: HashMap<(usize, usize), u64>,
+    cells: HashMap<(usize, usize), Mass>,
     /// Rows with probabilities.
-    scored: u64,
+    scored: Mass,
     /// Of those, rows with a probability outside `[0, 1]`.
     out_of_range: u64,
-    loss: ExactSum,
-    squares: ExactSum,
+    loss: Moments,
+    squares: Moments,
     bins: [CalibrationBin; CALIBRATION_BINS],
 }
 
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default)]
 struct ClassState {
     /// Rows with probabilities whose label is this class.
-    scored_labels: u64,
-    /// Scores as events gave them. A class that an event leaves out has probability 0 there: those zeros are
-    /// added when the state is read, so that a class first seen late costs nothing before.
-    scores: Scores,
+    scored_labels: Mass,
+    /// The scores of this class that events gave, by the place of their label. A class that an event leaves out has
+    /// probability 0 there: those zeros are added when the state is read, so that a class first seen late costs nothing before.
+    scores: HashMap<usize, Side>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq)]
 struct CalibrationBin {
-    hits: u64,
+    hits: Mass,
     confidence: ExactSum,
 }
 
@@ -60,19 +61,21 @@ impl MulticlassState {
     ///
     /// Without a prediction the most probable class stands for it, the first in text order if several are.
     /// Probabilities with a NaN among them are no probabilities.
-    pub fn push(&mut self, actual: &str, predicted: Option<&str>, probabilities: &[(&str, f64)]) {
+    pub fn push(&mut self, actual: &str, predicted: Option<&str>, probabilities: &[(&str, f64)], weight: Weight) {
         let probabilities = if probabilities.iter().any(|(_, p)| p.is_nan()) { &[] } else { probabilities };
         let best = most_probable(probabilities);
         let place = self.place(actual);
         if let Some(predicted) = predicted.or(best.map(|(class, _)| class)) {
             let predicted = self.place(predicted);
-            *self.cells.entry((place, predicted)).or_default() += 1;
+            self.cells.entry((place, predicted)).or_default().push(weight);
         }
         if let Some((class, confidence)) = best {
-            self.push_probabilities(place, actual, probabilities);
+            self.push_probabilities(place, actual, probabilities, weight);
             let bin = &mut self.bins[calibration_bin(confidence)];
-            bin.hits += u64::from(class == actual);
-            bin.confidence.push(confidence);
+            if class == actual {
+                bin.hits.push(weight);
+            }
+            bin.confidence.push(weight.value() * confidence);
         }
     }
 
@@ -82,18 +85,20 @@ impl MulticlassState {
         theirs.sort_unstable_by_key(|(_, place)| **place);
         let mine: Vec<usize> = theirs.iter().map(|(class, _)| self.place(class)).collect();
         for (class, place) in other.classes.iter().zip(&mine) {
-            self.classes[*place].scored_labels += class.scored_labels;
-            self.classes[*place].scores.merge(&class.scores);
+            self.classes[*place].scored_labels.merge(&class.scored_labels);
+            for (label, side) in &class.scores {
+                self.classes[*place].scores.entry(mine[*label]).or_default().merge(side);
+            }
         }
-        for ((actual, predicted), count) in &other.cells {
-            *self.cells.entry((mine[*actual], mine[*predicted])).or_default() += count;
+        for ((actual, predicted), rows) in &other.cells {
+            self.cells.entry((mine[*actual], mine[*predicted])).or_default().merge(rows);
         }
-        self.scored += other.scored;
+        self.scored.merge(&other.scored);
         self.out_of_range += other.out_of_range;
         self.loss.merge(&other.loss);
         self.squares.merge(&other.squares);
         for (mine, theirs) in self.bins.iter_mut().zip(&other.bins) {
-            mine.hits += theirs.hits;
+            mine.hits.merge(&theirs.hits);
             mine.confidence.merge(&theirs.confidence);
         }
     }
@@ -101,27 +106,46 @@ impl MulticlassState {
     /// Every metric of the task: the whole, each class against the rest, and the averages.
     pub fn value(&self) -> Report {
         let confusion = self.confusion();
-        let judged = confusion.rows();
-        let nothing = if judged + self.scored == 0 { Undefined::NoRows } else { Undefined::NoScores };
+        let nothing = if confusion.rows() + self.scored.rows() == 0 { Undefined::NoRows } else { Undefined::NoScores };
         let mut report = Report::default();
-        for (name, outcome) in [
-            ("accuracy", confusion.accuracy()),
-            ("balanced_accuracy", confusion.balanced_accuracy()),
-            ("matthews_corrcoef", confusion.matthews_corrcoef()),
-        ] {
-            report.add(name, None, if judged == 0 { Err(nothing) } else { outcome });
-        }
+        confusion.report_whole(&mut report, nothing);
         confusion.report_by_class(&mut report);
         self.report_roc_auc(&mut report, nothing);
-        let probability = |sum: &ExactSum| match (self.scored, self.out_of_range) {
+        let probability = |outcome: &dyn Fn() -> Estimate| match (self.scored.rows(), self.out_of_range) {
             (0, _) => Err(nothing),
-            (rows, 0) => Ok(Estimate::bare(sum.value() / rows as f64)),
+            (_, 0) => Ok(outcome()),
             _ => Err(Undefined::NotProbability),
         };
-        report.add("log_loss", None, probability(&self.loss));
-        report.add("brier_score", None, probability(&self.squares));
-        let gaps = self.bins.iter().map(|bin| (bin.hits as f64 - bin.confidence.value()).abs()).collect();
-        report.add("expected_calibration_error", None, probability(&gaps));
+        let all = self.scored.weight();
+        let shares =
+            || self.classes.iter().map(|class| class.scored_labels.weight() / all).filter(|share| *share > 0.0);
+        let scarcest = self.scarcest_label();
+        report.add(
+            "log_loss",
+            None,
+            probability(&|| {
+                self.loss
+                    .mean(scarcest)
+                    .with_baseline(shares().map(|share| -share * share.ln()).collect::<ExactSum>().value())
+            }),
+        );
+        report.add(
+            "brier_score",
+            None,
+            probability(&|| {
+                self.squares
+                    .mean(scarcest)
+                    .with_baseline(shares().map(|share| share * (1.0 - share)).collect::<ExactSum>().value())
+            }),
+        );
+        report.add(
+            "expected_calibration_error",
+            None,
+            probability(&|| {
+                let gaps = self.bins.iter().map(|bin| (bin.hits.weight() - bin.confidence.value()).abs());
+                Estimate::bare(gaps.collect::<ExactSum>().value() / all).with_baseline(0.0)
+            }),
+        );
         report.confusion = confusion.cells();
         report
     }
@@ -129,7 +153,8 @@ impl MulticlassState {
     /// Memory held beyond the struct, bytes.
     pub fn size(&self) -> usize {
         let texts: usize = self.places.keys().map(String::capacity).sum();
-        let scores: usize = self.classes.iter().map(|class| class.scores.size()).sum();
+        let sides = self.classes.iter().flat_map(|class| class.scores.values());
+        let scores: usize = sides.map(|side| side.size() + size_of::<(usize, Side)>()).sum();
         texts
             + scores
             + self.places.capacity() * 40
@@ -143,103 +168,164 @@ impl MulticlassState {
         by_place.sort_unstable_by_key(|(_, place)| **place);
         for ((text, _), class) in by_place.into_iter().zip(&self.classes) {
             put_text(out, text);
-            put_u64(out, class.scored_labels);
-            class.scores.encode(out);
+            class.scored_labels.encode(out);
+            put_u64(out, class.scores.len() as u64);
+            for (label, side) in &class.scores {
+                put_u64(out, *label as u64);
+                side.encode(out);
+            }
         }
         put_u64(out, self.cells.len() as u64);
-        for ((actual, predicted), count) in &self.cells {
+        for ((actual, predicted), rows) in &self.cells {
             put_u64(out, *actual as u64);
             put_u64(out, *predicted as u64);
-            put_u64(out, *count);
+            rows.encode(out);
         }
-        put_u64(out, self.scored);
+        self.scored.encode(out);
         put_u64(out, self.out_of_range);
         self.loss.encode(out);
         self.squares.encode(out);
         for bin in &self.bins {
-            put_u64(out, bin.hits);
+            bin.hits.encode(out);
             bin.confidence.encode(out);
         }
     }
 
     pub(crate) fn merge_encoded(&mut self, reader: &mut Reader<'_>) -> Option<()> {
         let mut other = Self::default();
-        for place in 0..reader.u64()? {
+        let classes = reader.u64()?;
+        for place in 0..classes {
             other.places.insert(reader.text()?, place as usize);
-            let mut class = ClassState { scored_labels: reader.u64()?, ..ClassState::default() };
-            class.scores.merge_encoded(reader)?;
+            let mut class = ClassState { scored_labels: Mass::decode(reader)?, ..ClassState::default() };
+            for _ in 0..reader.u64()? {
+                let label = reader.u64()?;
+                let side = class.scores.entry((label < classes).then_some(label as usize)?).or_default();
+                side.merge_encoded(reader)?;
+            }
             other.classes.push(class);
         }
         for _ in 0..reader.u64()? {
             let cell = (reader.u64()? as usize, reader.u64()? as usize);
             let known = cell.0 < other.classes.len() && cell.1 < other.classes.len();
-            other.cells.insert(known.then_some(cell)?, reader.u64()?);
+            other.cells.insert(known.then_some(cell)?, Mass::decode(reader)?);
         }
-        other.scored = reader.u64()?;
+        other.scored = Mass::decode(reader)?;
         other.out_of_range = reader.u64()?;
-        other.loss = ExactSum::decode(reader)?;
-        other.squares = ExactSum::decode(reader)?;
+        other.loss = Moments::decode(reader)?;
+        other.squares = Moments::decode(reader)?;
         for bin in &mut other.bins {
-            *bin = CalibrationBin { hits: reader.u64()?, confidence: ExactSum::decode(reader)? };
+            *bin = CalibrationBin { hits: Mass::decode(reader)?, confidence: ExactSum::decode(reader)? };
         }
         self.merge(&other);
         Some(())
     }
 
-    fn push_probabilities(&mut self, place: usize, actual: &str, probabilities: &[(&str, f64)]) {
-        self.scored += 1;
-        self.classes[place].scored_labels += 1;
+    fn push_probabilities(&mut self, place: usize, actual: &str, probabilities: &[(&str, f64)], weight: Weight) {
+        self.scored.push(weight);
+        self.classes[place].scored_labels.push(weight);
         self.out_of_range += u64::from(probabilities.iter().any(|(_, p)| !(0.0..=1.0).contains(p)));
-        let mut of_actual = None;
+        let (mut of_actual, mut squares) = (None, 0.0);
         for (class, p) in probabilities {
             let is_actual = *class == actual;
             if is_actual {
                 of_actual = Some(*p);
             }
-            let place = self.place(class);
-            self.classes[place].scores.push(*p, is_actual);
-            self.squares.push(if is_actual { (1.0 - p) * (1.0 - p) } else { p * p });
+            let of_class = self.place(class);
+            self.classes[of_class].scores.entry(place).or_default().push_score(*p, weight);
+            squares += if is_actual { (1.0 - p) * (1.0 - p) } else { p * p };
         }
         if of_actual.is_none() {
-            self.squares.push(1.0);
+            squares += 1.0;
         }
-        self.loss.push(negative_log(of_actual.unwrap_or(0.0)));
+        self.squares.push(squares, weight);
+        self.loss.push(negative_log(of_actual.unwrap_or(0.0)), weight);
     }
 
-    /// ROC AUC of each class against the rest, then their macro and weighted mean over the classes of the labels.
+    /// ROC AUC of each class against the rest, and of each two classes among themselves, then their means over the classes of
+    /// the labels: `roc_auc_macro` and `roc_auc_weighted` (by labels) of the first, `roc_auc_ovo_macro` and
+    /// `roc_auc_ovo_weighted` (by the labels of both) of the second.
+    ///
+    /// # Source
+    /// Provost & Domingos (2000) for one against the rest, Hand & Till (2001) for one against one; scikit-learn's
+    /// `roc_auc_score`.
+    /// # Returns
+    /// The means' intervals add the errors of their parts, as if all went together: wider than need be.
     fn report_roc_auc(&self, report: &mut Report, nothing: Undefined) {
-        let (mut sum, mut weighted, mut labelled_classes) = (ExactSum::default(), ExactSum::default(), 0_u64);
-        for (class, state) in self.by_text() {
-            if self.scored == 0 {
+        let by_text = self.by_text();
+        if self.scored.rows() == 0 {
+            for class in by_text.keys() {
                 report.add("roc_auc", Some(class), Err(nothing));
-                continue;
             }
-            let outcome = self.scores_against_the_rest(state).value(false).roc_auc;
-            if state.scored_labels > 0 {
-                labelled_classes += 1;
+            for name in ["roc_auc_macro", "roc_auc_weighted", "roc_auc_ovo_macro", "roc_auc_ovo_weighted"] {
+                report.add(name, None, Err(nothing));
+            }
+            return;
+        }
+        let labels: Vec<usize> =
+            by_text.keys().map(|class| self.places[*class]).filter(|at| self.is_label(*at)).collect();
+        let sorted: BTreeMap<usize, BTreeMap<usize, Side>> = by_text
+            .keys()
+            .map(|class| self.places[*class])
+            .map(|class| (class, labels.iter().map(|label| (*label, self.sorted_side(class, *label))).collect()))
+            .collect();
+        let (mut plain, mut weighted) = (Mean::default(), Mean::default());
+        for class in by_text.keys() {
+            let place = self.places[*class];
+            let (mut own, mut rest) = (Side::default(), Side::default());
+            for (label, side) in &sorted[&place] {
+                if *label == place { &mut own } else { &mut rest }.merge(side);
+            }
+            let auc = roc_auc(&own, &rest.sorted());
+            let outcome = auc.value();
+            if self.is_label(place) {
                 let value = outcome.map_or(0.0, |estimate| estimate.value);
-                sum.push(value);
-                weighted.push(value * state.scored_labels as f64);
+                plain.push(value, auc.standard_error(), 1.0, auc.scarcest());
+                weighted.push(value, auc.standard_error(), self.classes[place].scored_labels.weight(), auc.scarcest());
             }
             report.add("roc_auc", Some(class), outcome);
         }
-        let mean = |sum: &ExactSum, weight: u64| -> Outcome {
-            match (self.scored, labelled_classes) {
-                (0, _) => Err(nothing),
-                (_, 0 | 1) => Err(Undefined::OneClass),
-                _ => Ok(Estimate::bare(sum.value() / weight as f64)),
+        let (mut pairs, mut weighted_pairs) = (Mean::default(), Mean::default());
+        for (at, one) in labels.iter().enumerate() {
+            for other in &labels[at + 1..] {
+                let (first, second) = (
+                    roc_auc(&sorted[one][one], &sorted[one][other]),
+                    roc_auc(&sorted[other][other], &sorted[other][one]),
+                );
+                let (Ok(a), Ok(b)) = (first.value(), second.value()) else { continue };
+                let error = first.standard_error().zip(second.standard_error()).map(|(a, b)| f64::midpoint(a, b));
+                let value = f64::midpoint(a.value, b.value);
+                let weight = self.classes[*one].scored_labels.with(self.classes[*other].scored_labels).weight();
+                pairs.push(value, error, 1.0, first.scarcest());
+                weighted_pairs.push(value, error, weight, first.scarcest());
             }
-        };
-        report.add("roc_auc_macro", None, mean(&sum, labelled_classes));
-        report.add("roc_auc_weighted", None, mean(&weighted, self.scored));
+        }
+        let several = labels.len() > 1;
+        for (name, mean) in [
+            ("roc_auc_macro", plain),
+            ("roc_auc_weighted", weighted),
+            ("roc_auc_ovo_macro", pairs),
+            ("roc_auc_ovo_weighted", weighted_pairs),
+        ] {
+            report.add(name, None, if several { Ok(mean.value()) } else { Err(Undefined::OneClass) });
+        }
     }
 
-    fn scores_against_the_rest(&self, class: &ClassState) -> Scores {
-        let (positives, negatives) = class.scores.counts();
-        let mut scores = class.scores.clone();
-        scores.push_many(0.0, true, class.scored_labels - positives);
-        scores.push_many(0.0, false, (self.scored - class.scored_labels).saturating_sub(negatives));
-        scores
+    fn is_label(&self, place: usize) -> bool {
+        self.classes[place].scored_labels.rows() > 0
+    }
+
+    /// Effective rows of the rarest label among the rows with probabilities; 0 if there is but one.
+    fn scarcest_label(&self) -> f64 {
+        let labels: Vec<f64> =
+            self.classes.iter().map(|class| class.scored_labels.effective_rows()).filter(|rows| *rows > 0.0).collect();
+        if labels.len() < 2 { 0.0 } else { labels.into_iter().fold(f64::INFINITY, f64::min) }
+    }
+
+    /// The scores of a class on the rows of a label, those that were left out included.
+    fn sorted_side(&self, class: usize, label: usize) -> Side {
+        let side = self.classes[class].scores.get(&label).cloned().unwrap_or_default();
+        let left_out = self.classes[label].scored_labels.without(side.mass());
+        side.with_zeros(left_out).sorted()
     }
 
     fn place(&mut self, class: &str) -> usize {
@@ -252,8 +338,21 @@ impl MulticlassState {
         place
     }
 
-    fn by_text(&self) -> BTreeMap<&str, &ClassState> {
-        self.places.iter().map(|(text, place)| (text.as_str(), &self.classes[*place])).collect()
+    /// Each class with the weight of its labels and its scores by label.
+    #[allow(clippy::type_complexity)] // a table of tables
+    fn by_text(&self) -> BTreeMap<&str, (Mass, BTreeMap<&str, &Side>)> {
+        let mut texts = vec![""; self.classes.len()];
+        for (text, place) in &self.places {
+            texts[*place] = text;
+        }
+        self.places
+            .iter()
+            .map(|(text, place)| {
+                let class = &self.classes[*place];
+                let scores = class.scores.iter().map(|(label, side)| (texts[*label], side)).collect();
+                (text.as_str(), (class.scored_labels, scores))
+            })
+            .collect()
     }
 
     fn confusion(&self) -> Confusion {
@@ -262,10 +361,41 @@ impl MulticlassState {
             texts[*place] = text;
         }
         let mut confusion = Confusion::default();
-        for ((actual, predicted), count) in &self.cells {
-            confusion.push(texts[*actual], texts[*predicted], *count);
+        for ((actual, predicted), rows) in &self.cells {
+            confusion.push(texts[*actual], texts[*predicted], *rows);
         }
         confusion
+    }
+}
+
+/// A mean of areas.
+#[derive(Default)]
+struct Mean {
+    values: ExactSum,
+    errors: ExactSum,
+    weights: ExactSum,
+    has_error: bool,
+    scarcest: Option<f64>,
+}
+
+impl Mean {
+    fn push(&mut self, value: f64, error: Option<f64>, weight: f64, scarcest: f64) {
+        self.has_error = error.is_some() && (self.has_error || self.scarcest.is_none());
+        self.values.push(value * weight);
+        self.errors.push(error.unwrap_or(0.0) * weight);
+        self.weights.push(weight);
+        self.scarcest = Some(self.scarcest.map_or(scarcest, |rows| rows.min(scarcest)));
+    }
+
+    fn value(&self) -> Estimate {
+        let weight = self.weights.value();
+        let (value, spread) = (self.values.value() / weight, Z_95 * self.errors.value() / weight);
+        let estimate = Estimate::bare(value).with_baseline(0.5);
+        if !self.has_error {
+            return estimate;
+        }
+        let interval = Interval::new(((value - spread).max(0.0), (value + spread).min(1.0)), Method::DelongSum);
+        estimate.with_interval(interval.on_rows(self.scarcest.unwrap_or(0.0)).warned(Warning::Conservative))
     }
 }
 
@@ -288,11 +418,18 @@ mod tests {
     const CLASSES: [&str; 4] = ["a", "b", "c", "d"];
 
     fn state(rows: &[Row]) -> MulticlassState {
+        weighted_state(rows, 1.0)
+    }
+
+    /// The rows whose first probability is large were kept at this rate.
+    fn weighted_state(rows: &[Row], rate: f64) -> MulticlassState {
         let mut state = MulticlassState::default();
         for (actual, predicted, probabilities) in rows {
             let probabilities: Vec<(&str, f64)> =
                 probabilities.iter().map(|(class, p)| (CLASSES[usize::from(*class)], *p)).collect();
-            state.push(CLASSES[usize::from(*actual)], predicted.map(|p| CLASSES[usize::from(p)]), &probabilities);
+            let weight = Weight::of_rate(probabilities.first().filter(|(_, p)| *p > 0.8).map(|_| rate));
+            let predicted = predicted.map(|p| CLASSES[usize::from(p)]);
+            state.push(CLASSES[usize::from(*actual)], predicted, &probabilities, weight);
         }
         state
     }
@@ -331,11 +468,11 @@ mod tests {
         fn e1_multiclass_merges(
             rows in prop::collection::vec(
                 (0_u8..4, prop::option::of(0_u8..4), prop::collection::btree_map(0_u8..4, 0.0..1.0_f64, 0..4)), 0..40),
-            a in 0_usize..40, b in 0_usize..40,
+            a in 0_usize..40, b in 0_usize..40, rate in prop_oneof![Just(1.0), Just(0.3)],
         ) {
             let rows: Vec<Row> = rows.into_iter().map(|(y, p, m)| (y, p, m.into_iter().collect())).collect();
             let (a, b) = (a.min(b).min(rows.len()), a.max(b).min(rows.len()));
-            let (x, y, z) = (state(&rows[..a]), state(&rows[a..b]), state(&rows[b..]));
+            let (x, y, z) = (weighted_state(&rows[..a], rate), weighted_state(&rows[a..b], rate), weighted_state(&rows[b..], rate));
             let mut left = x.clone();
             left.merge(&y);
             left.merge(&z);
@@ -344,7 +481,7 @@ mod tests {
             let mut bytes = Vec::new();
             x.encode(&mut bytes);
             right.merge_encoded(&mut Reader::new(&bytes)).expect("whole state");
-            let whole = state(&rows);
+            let whole = weighted_state(&rows, rate);
             prop_assert_eq!(&whole, &left);
             prop_assert_eq!(&whole, &right);
             prop_assert_eq!(whole.value(), left.value());

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Outcome, Undefined};
+use super::{Interval, Method, Outcome, Undefined, Warning};
 
 /// One metric of one group of rows.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -19,10 +19,16 @@ pub struct ReportRow {
     pub ci_low: Option<f64>,
     /// Upper bound.
     pub ci_high: Option<f64>,
+    /// How the interval was made.
+    pub ci_method: Option<Method>,
+    /// Why it may not hold.
+    pub ci_warning: Option<Warning>,
+    /// What the best constant prediction would have reached.
+    pub baseline: Option<f64>,
 }
 
 /// One cell of a confusion matrix. Cells without rows are left out.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Cell {
     /// The label, in canonical text.
     pub actual: String,
@@ -30,6 +36,8 @@ pub struct Cell {
     pub predicted: String,
     /// Rows.
     pub count: i64,
+    /// Their sampling weights, summed.
+    pub weight: f64,
 }
 
 /// All metrics of one group of rows.
@@ -45,14 +53,31 @@ impl Report {
     /// Adds a metric. What is not finite is kept inside the largest float: a table reader must not meet NaN or infinity.
     pub fn add(&mut self, metric: &str, class: Option<&str>, outcome: Outcome) {
         let finite = |x: f64| x.clamp(f64::MIN, f64::MAX);
-        let (metric, class) = (metric.to_owned(), class.map(str::to_owned));
-        self.metrics.push(match outcome {
+        let mut row = ReportRow {
+            metric: metric.to_owned(),
+            class: class.map(str::to_owned),
+            value: None,
+            reason: None,
+            ci_low: None,
+            ci_high: None,
+            ci_method: None,
+            ci_warning: None,
+            baseline: None,
+        };
+        match outcome {
             Ok(estimate) => {
-                let (ci_low, ci_high) = estimate.interval.map(|(l, h)| (finite(l), finite(h))).unzip();
-                ReportRow { metric, class, value: Some(finite(estimate.value)), reason: None, ci_low, ci_high }
+                row.value = Some(finite(estimate.value));
+                row.baseline = estimate.baseline.filter(|baseline| !baseline.is_nan()).map(finite);
+                if let Some(Interval { low, high, method, warning }) =
+                    estimate.interval.filter(|i| !(i.low + i.high).is_nan())
+                {
+                    (row.ci_low, row.ci_high) = (Some(finite(low)), Some(finite(high)));
+                    (row.ci_method, row.ci_warning) = (Some(method), warning);
+                }
             }
-            Err(reason) => ReportRow { metric, class, value: None, reason: Some(reason), ci_low: None, ci_high: None },
-        });
+            Err(reason) => row.reason = Some(reason),
+        }
+        self.metrics.push(row);
     }
 
     /// The row of a metric without class.

@@ -3,32 +3,50 @@
 //! ```text
 //! push(score, is_positive) ─► two lists of sortable keys ─► sort ─► runs of equal scores, ascending ─► every metric
 //! ```
-//! Eight bytes a row. A tie is a run, so every metric is exact with ties by construction.
+//! Eight bytes a row, sixteen where rows weigh differently. A tie is a run, so every metric is exact with ties by construction.
 
 use super::{
-    Estimate, ExactSum, Outcome, Undefined, interval, ratio,
+    Outcome, Undefined,
+    average_precision::AveragePrecision,
+    likelihood::Likelihood,
+    mass::{Mass, Weight},
+    roc_auc::RocAuc,
     wire::{Reader, put_u64s},
 };
 
-/// Bins of the calibration error. More bins show finer miscalibration and hold fewer rows each, which biases the error up.
-const CALIBRATION_BINS: usize = 10;
+/// The key of score 0, see [`to_key`].
+const ZERO_KEY: u64 = 1 << 63;
 
 /// Scores by class, in the order they came.
 #[derive(Debug, Clone, Default)]
 pub struct Scores {
-    positives: Vec<u64>,
-    negatives: Vec<u64>,
+    positives: Side,
+    negatives: Side,
 }
 
-/// All rows that share one score.
+/// The scores of one class.
+#[derive(Debug, Clone, Default)]
+pub struct Side {
+    keys: Vec<u64>,
+    /// The weight of each, or nothing if all stand for themselves.
+    weights: Vec<Weight>,
+    /// Rows of score 0 that are counted, not listed.
+    zeros: Mass,
+}
+
+/// All rows that share one score, by the sums of their weights and of the squares of these.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Run {
     /// The score.
     pub score: f64,
     /// Rows of the positive class.
-    pub positives: u64,
+    pub positives: f64,
     /// Rows of the negative class.
-    pub negatives: u64,
+    pub negatives: f64,
+    /// The squared weights of the positives.
+    pub positive_squares: f64,
+    /// Those of the negatives.
+    pub negative_squares: f64,
 }
 
 /// The metrics of one set of scores.
@@ -47,114 +65,260 @@ pub struct ScoreMetrics {
 }
 
 impl PartialEq for Scores {
+    fn eq(&self, other: &Self) -> bool {
+        self.positives == other.positives && self.negatives == other.negatives
+    }
+}
+
+impl PartialEq for Side {
     /// Equal as multisets: order is not part of the state.
     fn eq(&self, other: &Self) -> bool {
         let (mine, theirs) = (self.clone().sorted(), other.clone().sorted());
-        mine.positives == theirs.positives && mine.negatives == theirs.negatives
+        mine.keys == theirs.keys && mine.zeros == theirs.zeros && {
+            let pairs = |side: &Self| -> Vec<(u64, Weight)> {
+                let weights = side.weights.iter().copied().chain(std::iter::repeat(Weight::ONE));
+                side.keys.iter().copied().zip(weights).collect()
+            };
+            pairs(&mine) == pairs(&theirs)
+        }
     }
+}
+
+impl Side {
+    /// Adds a row; the score is no NaN.
+    #[inline]
+    fn push(&mut self, key: u64, weight: Weight) {
+        if weight != Weight::ONE && self.weights.is_empty() {
+            self.weights.resize(self.keys.len(), Weight::ONE);
+            self.keys.push(key);
+            self.weights.push(weight);
+            return;
+        }
+        self.keys.push(key);
+        if !self.weights.is_empty() {
+            self.weights.push(weight);
+        }
+    }
+
+    /// Adds a row. A NaN is no score: the row is left out.
+    pub fn push_score(&mut self, score: f64, weight: Weight) {
+        if !score.is_nan() {
+            self.push(to_key(score), weight);
+        }
+    }
+
+    /// Adds all rows of another.
+    pub fn merge(&mut self, other: &Self) {
+        let before = self.keys.len();
+        self.keys.extend_from_slice(&other.keys);
+        self.zeros.merge(&other.zeros);
+        if self.weights.is_empty() && other.weights.is_empty() {
+            return;
+        }
+        self.weights.resize(before, Weight::ONE);
+        self.weights.extend_from_slice(&other.weights);
+        self.weights.resize(self.keys.len(), Weight::ONE);
+    }
+
+    /// Adds rows of score 0.
+    #[must_use]
+    pub fn with_zeros(mut self, zeros: Mass) -> Self {
+        self.zeros.merge(&zeros);
+        self
+    }
+
+    /// Rows and their weight.
+    pub fn mass(&self) -> Mass {
+        if self.weights.is_empty() {
+            return self.zeros.with(Mass::of_rows(self.keys.len() as u64));
+        }
+        let mut mass = self.zeros;
+        self.weights.iter().for_each(|weight| mass.push(*weight));
+        mass
+    }
+
+    /// In ascending order of scores.
+    #[must_use]
+    pub fn sorted(mut self) -> Self {
+        if self.weights.is_empty() {
+            self.keys.sort_unstable();
+        } else {
+            let mut pairs: Vec<(u64, Weight)> = self.keys.into_iter().zip(self.weights).collect();
+            pairs.sort_unstable();
+            (self.keys, self.weights) = pairs.into_iter().unzip();
+        }
+        self
+    }
+
+    /// Memory held, bytes.
+    pub fn size(&self) -> usize {
+        (self.keys.capacity() + self.weights.capacity()) * size_of::<u64>()
+    }
+
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        self.zeros.encode(out);
+        put_u64s(out, &self.keys);
+        put_u64s(out, &self.weights.iter().map(|weight| weight.bits()).collect::<Vec<u64>>());
+    }
+
+    pub(crate) fn merge_encoded(&mut self, reader: &mut Reader<'_>) -> Option<()> {
+        let before = self.keys.len();
+        self.zeros.merge(&Mass::decode(reader)?);
+        reader.extend_u64s(&mut self.keys)?;
+        let mut weights = Vec::new();
+        reader.extend_u64s(&mut weights)?;
+        if self.weights.is_empty() && weights.is_empty() {
+            return Some(());
+        }
+        self.weights.resize(before, Weight::ONE);
+        self.weights.extend(weights.into_iter().map(Weight::from_bits));
+        self.weights.resize(self.keys.len(), Weight::ONE);
+        Some(())
+    }
+
+    fn cursor(&self) -> Cursor<'_> {
+        Cursor { keys: &self.keys, weights: &self.weights, zeros: self.zeros }
+    }
+}
+
+/// What is left of a sorted side.
+struct Cursor<'a> {
+    keys: &'a [u64],
+    weights: &'a [Weight],
+    zeros: Mass,
+}
+
+impl Cursor<'_> {
+    /// The smallest key that is left.
+    #[inline]
+    fn next(&self) -> Option<u64> {
+        let listed = self.keys.first().copied();
+        if self.zeros.rows() == 0 { listed } else { Some(listed.map_or(ZERO_KEY, |key| key.min(ZERO_KEY))) }
+    }
+
+    /// Takes the rows of a key: their weight and its squares.
+    #[inline]
+    fn take(&mut self, key: u64) -> (f64, f64) {
+        let length = self.keys.iter().take_while(|k| **k == key).count();
+        self.keys = &self.keys[length..];
+        if self.weights.is_empty() && (key != ZERO_KEY || self.zeros.rows() == 0) {
+            return (length as f64, length as f64);
+        }
+        let mut mass = if key == ZERO_KEY { std::mem::take(&mut self.zeros) } else { Mass::default() };
+        if self.weights.is_empty() {
+            mass.merge(&Mass::of_rows(length as u64));
+        } else {
+            let (run, rest) = self.weights.split_at(length);
+            self.weights = rest;
+            run.iter().for_each(|weight| mass.push(*weight));
+        }
+        (mass.weight(), mass.squares())
+    }
+}
+
+/// Runs of equal scores of two sorted sides, ascending.
+pub fn runs<'a>(positives: &'a Side, negatives: &'a Side) -> impl Iterator<Item = Run> + 'a {
+    let (mut positives, mut negatives) = (positives.cursor(), negatives.cursor());
+    std::iter::from_fn(move || {
+        let key = match (positives.next(), negatives.next()) {
+            (Some(p), Some(n)) => p.min(n),
+            (Some(key), None) | (None, Some(key)) => key,
+            (None, None) => return None,
+        };
+        let (positive, positive_squares) = positives.take(key);
+        let (negative, negative_squares) = negatives.take(key);
+        Some(Run { score: from_key(key), positives: positive, negatives: negative, positive_squares, negative_squares })
+    })
+}
+
+/// The area under the ROC curve of two sorted sides.
+pub fn roc_auc(positives: &Side, negatives: &Side) -> RocAuc {
+    let mut auc = RocAuc::new(positives.mass(), negatives.mass());
+    let all = positives.mass().weight();
+    runs(positives, negatives).for_each(|run| auc.add(&run, all));
+    auc
 }
 
 impl Scores {
     /// Adds one row. A NaN is no score: the row is left out.
     #[inline]
     pub fn push(&mut self, score: f64, is_positive: bool) {
-        if score.is_nan() {
-            return;
-        }
-        let key = to_key(score);
-        if is_positive { self.positives.push(key) } else { self.negatives.push(key) }
+        self.push_weighted(score, is_positive, Weight::ONE);
     }
 
-    /// Adds `count` rows with the same score.
-    pub fn push_many(&mut self, score: f64, is_positive: bool, count: u64) {
-        let side = if is_positive { &mut self.positives } else { &mut self.negatives };
-        side.resize(side.len() + count as usize, to_key(score));
+    /// Adds one row that stands for several.
+    #[inline]
+    pub fn push_weighted(&mut self, score: f64, is_positive: bool, weight: Weight) {
+        if !score.is_nan() {
+            if is_positive { &mut self.positives } else { &mut self.negatives }.push(to_key(score), weight);
+        }
     }
 
     /// Adds all rows of another state.
     pub fn merge(&mut self, other: &Self) {
-        self.positives.extend_from_slice(&other.positives);
-        self.negatives.extend_from_slice(&other.negatives);
+        self.positives.merge(&other.positives);
+        self.negatives.merge(&other.negatives);
     }
 
     /// Rows of the positive and of the negative class.
     pub fn counts(&self) -> (u64, u64) {
-        (self.positives.len() as u64, self.negatives.len() as u64)
+        (self.positives.keys.len() as u64, self.negatives.keys.len() as u64)
     }
 
     /// Sorts once and computes everything in one ascending sweep.
     ///
     /// With `are_probabilities` false, or with a score outside `[0, 1]`, the probability metrics are `not_probability`.
     pub fn value(self, are_probabilities: bool) -> ScoreMetrics {
-        let (positives, negatives) = self.counts();
-        if positives + negatives == 0 {
+        let (positives, negatives) = (self.positives.mass(), self.negatives.mass());
+        if positives.rows() + negatives.rows() == 0 {
             return ScoreMetrics::undefined(Undefined::NoRows);
         }
-        let sorted = self.sorted();
+        let sorted = Self { positives: self.positives.sorted(), negatives: self.negatives.sorted() };
         let mut auc = RocAuc::new(positives, negatives);
         let mut precision = AveragePrecision::new(positives, negatives);
         let mut likelihood = Likelihood::default();
         let are_probabilities = are_probabilities && sorted.lie_in_unit_interval();
-        for run in sorted.runs() {
-            auc.add(run);
-            precision.add(run);
+        let all_positives = positives.weight();
+        for run in runs(&sorted.positives, &sorted.negatives) {
+            auc.add(&run, all_positives);
+            precision.add(&run);
             if are_probabilities {
-                likelihood.add(run);
+                likelihood.add(&run);
             }
         }
-        let rows = positives + negatives;
-        let probability = |outcome| if are_probabilities { outcome } else { Err(Undefined::NotProbability) };
+        let [log_loss, brier_score, expected_calibration_error] = if are_probabilities {
+            likelihood.values(&positives, &negatives)
+        } else {
+            [Err(Undefined::NotProbability); 3]
+        };
         ScoreMetrics {
             roc_auc: auc.value(),
             average_precision: precision.value(),
-            log_loss: probability(likelihood.log_loss(rows)),
-            brier_score: probability(likelihood.brier_score(rows)),
-            expected_calibration_error: probability(likelihood.expected_calibration_error(rows)),
+            log_loss,
+            brier_score,
+            expected_calibration_error,
         }
     }
 
     /// Memory held, bytes.
     pub fn size(&self) -> usize {
-        (self.positives.capacity() + self.negatives.capacity()) * size_of::<u64>()
+        self.positives.size() + self.negatives.size()
     }
 
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
-        put_u64s(out, &self.positives);
-        put_u64s(out, &self.negatives);
+        self.positives.encode(out);
+        self.negatives.encode(out);
     }
 
     pub(crate) fn merge_encoded(&mut self, reader: &mut Reader<'_>) -> Option<()> {
-        reader.extend_u64s(&mut self.positives)?;
-        reader.extend_u64s(&mut self.negatives)
-    }
-
-    fn sorted(mut self) -> Self {
-        self.positives.sort_unstable();
-        self.negatives.sort_unstable();
-        self
+        self.positives.merge_encoded(reader)?;
+        self.negatives.merge_encoded(reader)
     }
 
     fn lie_in_unit_interval(&self) -> bool {
-        [&self.positives, &self.negatives].into_iter().all(|side| {
+        [&self.positives.keys, &self.negatives.keys].into_iter().all(|side| {
             let (Some(first), Some(last)) = (side.first(), side.last()) else { return true };
             from_key(*first) >= 0.0 && from_key(*last) <= 1.0
-        })
-    }
-
-    /// Runs of equal scores, ascending. Both sides must be sorted.
-    fn runs(&self) -> impl Iterator<Item = Run> + '_ {
-        let (mut positives, mut negatives) = (&self.positives[..], &self.negatives[..]);
-        std::iter::from_fn(move || {
-            let key = match (positives.first(), negatives.first()) {
-                (Some(p), Some(n)) => *p.min(n),
-                (Some(key), None) | (None, Some(key)) => *key,
-                (None, None) => return None,
-            };
-            Some(Run {
-                score: from_key(key),
-                positives: take_run(&mut positives, key),
-                negatives: take_run(&mut negatives, key),
-            })
         })
     }
 }
@@ -194,216 +358,12 @@ fn from_key(key: u64) -> f64 {
     f64::from_bits(if key >> 63 == 1 { key ^ 1 << 63 } else { !key })
 }
 
-fn take_run(side: &mut &[u64], key: u64) -> u64 {
-    let length = side.iter().take_while(|k| **k == key).count();
-    *side = &side[length..];
-    length as u64
-}
-
-/// The clip of a probability inside a logarithm, scikit-learn's: f64 epsilon.
-pub(crate) fn negative_log(probability: f64) -> f64 {
-    -probability.clamp(f64::EPSILON, 1.0 - f64::EPSILON).ln()
-}
-
-/// The bin of a probability: edges as NumPy's `linspace` gives them, intervals closed on the right, the first also on
-/// the left. scikit-learn's `calibration_curve` bins so.
-pub(crate) fn calibration_bin(probability: f64) -> usize {
-    let width = 1.0 / CALIBRATION_BINS as f64;
-    (1..CALIBRATION_BINS).take_while(|edge| *edge as f64 * width < probability).count()
-}
-
-/// Area under the ROC curve with DeLong's interval.
-///
-/// # Formula
-/// `P(score⁺ > score⁻) + ½ P(score⁺ = score⁻)`, as a ratio of two integers; ties count by mid-rank.
-/// # Source
-/// Mann & Whitney (1947); DeLong, DeLong & Clarke-Pearson (1988) for the variance.
-/// # Returns
-/// `one_class` unless both classes occur. The interval needs two rows of each.
-struct RocAuc {
-    positives: u64,
-    negatives: u64,
-    positives_below: u64,
-    negatives_below: u64,
-    /// Twice each row's placement among the other class, summed, and summed squared.
-    positive_placements: Placements,
-    negative_placements: Placements,
-}
-
-#[derive(Default)]
-struct Placements {
-    sum: u128,
-    squares: u128,
-}
-
-impl RocAuc {
-    fn new(positives: u64, negatives: u64) -> Self {
-        Self {
-            positives,
-            negatives,
-            positives_below: 0,
-            negatives_below: 0,
-            positive_placements: Placements::default(),
-            negative_placements: Placements::default(),
-        }
-    }
-
-    fn add(&mut self, run: Run) {
-        let below = 2 * self.negatives_below + run.negatives;
-        let above = 2 * (self.positives - self.positives_below) - run.positives;
-        self.positive_placements.add(below, run.positives);
-        self.negative_placements.add(above, run.negatives);
-        self.positives_below += run.positives;
-        self.negatives_below += run.negatives;
-    }
-
-    fn value(&self) -> Outcome {
-        if self.positives == 0 || self.negatives == 0 {
-            return Err(Undefined::OneClass);
-        }
-        let pairs = u128::from(self.positives) * u128::from(self.negatives);
-        let value = self.positive_placements.sum as f64 / (2 * pairs) as f64;
-        let variance = self
-            .positive_placements
-            .variance_of_mean(self.positives, self.negatives)
-            .zip(self.negative_placements.variance_of_mean(self.negatives, self.positives));
-        Ok(variance.map_or(Estimate::bare(value), |(p, n)| interval::normal(value, (p + n).sqrt(), 0.0, 1.0)))
-    }
-}
-
-impl Placements {
-    fn add(&mut self, twice_placement: u64, rows: u64) {
-        let (placement, rows) = (u128::from(twice_placement), u128::from(rows));
-        self.sum += placement * rows;
-        self.squares += placement * placement * rows;
-    }
-
-    /// Sample variance of the placements (as shares of the `others` rows), over `rows`.
-    fn variance_of_mean(&self, rows: u64, others: u64) -> Option<f64> {
-        if rows < 2 {
-            return None;
-        }
-        let (n, others) = (rows as f64, others as f64);
-        // Exact integers while they fit: below about 10⁹ rows of each class.
-        let centred = match self.squares.checked_mul(u128::from(rows)).zip(self.sum.checked_mul(self.sum)) {
-            Some((squares, sum)) => squares.saturating_sub(sum) as f64,
-            None => (self.squares as f64 * n - (self.sum as f64).powi(2)).max(0.0),
-        };
-        Some(centred / (n * (n - 1.0)) / (4.0 * others * others) / n)
-    }
-}
-
-/// Average precision.
-///
-/// # Formula
-/// `Σ (Rₖ − Rₖ₋₁) Pₖ` over the distinct thresholds, without interpolation.
-/// # Source
-/// scikit-learn, `average_precision_score`.
-/// # Returns
-/// `one_class` without a positive; 1 if all rows are positive.
-struct AveragePrecision {
-    positives: u64,
-    /// Rows whose score is at or above the threshold at hand.
-    positives_above: u64,
-    negatives_above: u64,
-    sum: ExactSum,
-}
-
-impl AveragePrecision {
-    fn new(positives: u64, negatives: u64) -> Self {
-        Self { positives, positives_above: positives, negatives_above: negatives, sum: ExactSum::default() }
-    }
-
-    fn add(&mut self, run: Run) {
-        if run.positives > 0 {
-            let precision = self.positives_above as f64 / (self.positives_above + self.negatives_above) as f64;
-            self.sum.push(run.positives as f64 * precision);
-        }
-        self.positives_above -= run.positives;
-        self.negatives_above -= run.negatives;
-    }
-
-    fn value(&self) -> Outcome {
-        if self.positives == 0 {
-            return Err(Undefined::OneClass);
-        }
-        Ok(Estimate::bare(self.sum.value() / self.positives as f64))
-    }
-}
-
-/// What asks how likely the labels were under the scores as probabilities.
-///
-/// # Formula
-/// Log loss: `−mean(y ln p + (1 − y) ln(1 − p))`, p clipped to `[ε, 1 − ε]`. Brier score: `mean((p − y)²)`.
-/// Expected calibration error: `Σ_b |Σ_{i∈b} y − Σ_{i∈b} p| / n` over ten equal-width bins.
-/// # Source
-/// Good (1952); Brier (1950); Naeini, Cooper & Hauskrecht (2015).
-/// # Inputs
-/// Scores in `[0, 1]`.
-#[derive(Default)]
-struct Likelihood {
-    loss: ExactSum,
-    squares: ExactSum,
-    bins: [CalibrationBin; CALIBRATION_BINS],
-}
-
-#[derive(Default)]
-struct CalibrationBin {
-    positives: u64,
-    probabilities: ExactSum,
-}
-
-impl Likelihood {
-    fn add(&mut self, run: Run) {
-        let p = run.score;
-        let bin = &mut self.bins[calibration_bin(p)];
-        bin.positives += run.positives;
-        bin.probabilities.push((run.positives + run.negatives) as f64 * p);
-        if run.positives > 0 {
-            let rows = run.positives as f64;
-            self.loss.push(rows * negative_log(p));
-            self.squares.push(rows * ((1.0 - p) * (1.0 - p)));
-        }
-        if run.negatives > 0 {
-            let rows = run.negatives as f64;
-            self.loss.push(rows * negative_log(1.0 - p));
-            self.squares.push(rows * (p * p));
-        }
-    }
-
-    #[allow(clippy::unnecessary_wraps)] // as all metrics are: an outcome
-    fn log_loss(&self, rows: u64) -> Outcome {
-        Ok(Estimate::bare(self.loss.value() / rows as f64))
-    }
-
-    #[allow(clippy::unnecessary_wraps)] // as all metrics are: an outcome
-    fn brier_score(&self, rows: u64) -> Outcome {
-        Ok(Estimate::bare(self.squares.value() / rows as f64))
-    }
-
-    #[allow(clippy::unnecessary_wraps)] // as all metrics are: an outcome
-    fn expected_calibration_error(&self, rows: u64) -> Outcome {
-        let gaps: ExactSum =
-            self.bins.iter().map(|bin| (bin.positives as f64 - bin.probabilities.value()).abs()).collect();
-        Ok(Estimate::bare(gaps.value() / rows as f64))
-    }
-}
-
-/// A rate with Wilson's interval.
-pub(crate) fn rate(hits: u64, rows: u64) -> Outcome {
-    interval::wilson(hits, rows).ok_or(Undefined::ZeroDenominator)
-}
-
-/// A ratio of counts without an interval.
-pub(crate) fn bare_ratio(numerator: u64, denominator: u64) -> Outcome {
-    ratio(numerator, denominator).map(Estimate::bare)
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::metrics::{Warning, interval};
 
     fn scores(rows: &[(f64, bool)]) -> Scores {
         let mut state = Scores::default();
@@ -419,13 +379,6 @@ mod tests {
         assert!(ordered.windows(2).all(|pair| to_key(pair[0]) < to_key(pair[1])));
         assert!(ordered.iter().all(|x| from_key(to_key(*x)) == *x));
         assert_eq!(to_key(-0.0), to_key(0.0));
-    }
-
-    #[test]
-    fn calibration_bins_are_closed_on_the_right() {
-        for (probability, bin) in [(0.0, 0), (0.1, 0), (0.1000001, 1), (0.5, 4), (0.30000000000000004, 2), (1.0, 9)] {
-            assert_eq!(calibration_bin(probability), bin, "{probability}");
-        }
     }
 
     #[test]
@@ -447,9 +400,63 @@ mod tests {
     fn delong_agrees_with_its_definition_on_a_table() {
         // Placements of positives (.35, .8): .5, 1; of negatives (.1, .4): 1, .5. Variances .125 each, over 2 and 2.
         let m = scores(&[(0.1, false), (0.4, false), (0.35, true), (0.8, true)]).value(true);
-        let (low, high) = m.roc_auc.ok().and_then(|e| e.interval).expect("two of each");
-        assert!((low - (0.75 - interval::Z_95 * 0.125_f64.sqrt())).abs() < 1e-15);
-        assert_eq!(high, 1.0);
+        let interval = m.roc_auc.ok().and_then(|e| e.interval).expect("two of each");
+        let (low, high) = interval::logit(0.75, 0.125_f64.sqrt(), interval::Z_95);
+        assert!((interval.low - low).abs() < 1e-15 && (interval.high - high).abs() < 1e-15, "{interval:?}");
+        assert_eq!(interval.warning, Some(Warning::FewRows));
+    }
+
+    #[test]
+    fn the_error_of_average_precision_is_its_jackknife() {
+        // Deleting each row in turn moves the metric as the influence function says, to the order of 1/n.
+        let mut random = 5_u64;
+        let mut draw = || {
+            random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (random >> 11) as f64 / (1_u64 << 53) as f64
+        };
+        let rows: Vec<(f64, bool)> = (0..600)
+            .map(|_| {
+                let positive = draw() < 0.3;
+                ((draw() + if positive { 0.3 } else { 0.0 }) / 1.3, positive)
+            })
+            .map(|(score, positive)| ((score * 100.0).round() / 100.0, positive))
+            .collect();
+        let value = |rows: &[(f64, bool)]| scores(rows).value(true).average_precision.expect("defined");
+        let whole = value(&rows);
+        let left_out: Vec<f64> = (0..rows.len())
+            .map(|out| {
+                value(&rows.iter().enumerate().filter(|(i, _)| *i != out).map(|(_, r)| *r).collect::<Vec<_>>()).value
+            })
+            .collect();
+        let n = rows.len() as f64;
+        let mean = left_out.iter().sum::<f64>() / n;
+        let jackknife = (left_out.iter().map(|v| (v - mean).powi(2)).sum::<f64>() * (n - 1.0) / n).sqrt();
+        let interval = whole.interval.expect("rows");
+        let (low, high) = interval::logit(
+            whole.value,
+            jackknife,
+            interval::students_t(rows.iter().filter(|r| r.1).count() as f64 - 1.0),
+        );
+        assert!((interval.low - low).abs() < 2e-3 && (interval.high - high).abs() < 2e-3, "{interval:?} {low} {high}");
+    }
+
+    #[test]
+    fn a_row_of_weight_two_is_two_rows() {
+        let rows = [(0.1, false, 1), (0.4, false, 2), (0.35, true, 3), (0.8, true, 1), (0.4, true, 2), (0.0, false, 2)];
+        let (mut weighted, mut repeated) = (Scores::default(), Scores::default());
+        for (score, positive, times) in rows {
+            weighted.push_weighted(score, positive, Weight::of_rate(Some(1.0 / f64::from(times))));
+            (0..times).for_each(|_| repeated.push(score, positive));
+        }
+        let (weighted, repeated) = (weighted.value(true), repeated.value(true));
+        for ((name, one), (_, other)) in weighted.named().into_iter().zip(repeated.named()) {
+            let (one, other) = (one.expect(name), other.expect(name));
+            assert!((one.value - other.value).abs() < 1e-12, "{name}: {one:?} {other:?}");
+            // The weight is no more rows than there are.
+            if let Some((one, other)) = one.interval.zip(other.interval) {
+                assert!(one.high - one.low > other.high - other.low, "{name}: {one:?} {other:?}");
+            }
+        }
     }
 
     #[test]

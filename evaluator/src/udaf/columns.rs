@@ -6,6 +6,28 @@ use datafusion::arrow::{
     datatypes::Float64Type,
 };
 
+use crate::metrics::Weight;
+
+/// The weights of a batch's rows, from their sampling rates.
+pub(super) struct Weights<'a>(Option<&'a Float64Array>);
+
+impl<'a> Weights<'a> {
+    /// Without a column, or with one of nulls, every row stands for itself.
+    pub(super) fn of(rates: Option<&'a ArrayRef>) -> Self {
+        Self(rates.map(doubles).filter(|rates| rates.null_count() < rates.len()))
+    }
+
+    /// Whether every row stands for itself.
+    pub(super) fn are_one(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// The weight of a row.
+    pub(super) fn of_row(&self, row: usize) -> Weight {
+        Weight::of_rate(self.0.filter(|rates| rates.is_valid(row)).map(|rates| rates.value(row)))
+    }
+}
+
 /// A Double column.
 pub(super) fn doubles(column: &ArrayRef) -> &Float64Array {
     column.as_primitive::<Float64Type>()

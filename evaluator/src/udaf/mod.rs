@@ -7,16 +7,18 @@
 //! | function | returns |
 //! |---|---|
 //! | `roc_auc(score, is_positive)` and `average_precision`, `log_loss`, `brier_score`, `expected_calibration_error` | Double |
-//! | `mean_absolute_error(y, predicted)` and `mean_squared_error`, `root_mean_squared_error`, `mean_absolute_percentage_error`, `r2`, `median_absolute_error`, `mean_error` | Double |
+//! | `mean_absolute_error(y, predicted)` and every other [`crate::metrics::regression::RegressionMetric`] by its name | Double |
+//! | `accuracy(actual, predicted)` and `balanced_accuracy`, `matthews_corrcoef`, `cohen_kappa`, and every [`crate::metrics::one_vs_rest::Rate`] by its name, of two Booleans | Double |
 //! | `exact_sum(x)`, `exact_mean(x)` | Double |
 //! | `ks_statistic(x, is_current)`, `ks_p_value(x, is_current)` | Double |
 //! | `bin_counts(x, '[edges]')` | List of Int64 |
 //! | `sorted_values(x)` | LargeList of Double, ascending |
-//! | `binary_report(actual, predicted, score, 'probability')`, `multiclass_report(actual, predicted, probabilities)`, `regression_report(y, predicted)` | JSON text of a [`crate::metrics::Report`] |
+//! | `binary_report(actual, predicted, score, 'probability')`, `multiclass_report(actual, predicted, probabilities)`, `regression_report(y, predicted)`, each with a sampling rate behind if rows have one | JSON text of a [`crate::metrics::Report`] |
 
 mod adapter;
 mod bins;
 mod columns;
+mod counts;
 mod ks;
 mod pairs;
 mod report;
@@ -28,11 +30,18 @@ use datafusion::{logical_expr::AggregateUDF, prelude::SessionContext};
 
 /// Every aggregate function of Driftline.
 pub fn all() -> Vec<AggregateUDF> {
-    [scores::functions(), pairs::functions(), sums::functions(), ks::functions(), bins::functions()]
-        .into_iter()
-        .chain([samples::functions(), report::functions()])
-        .flatten()
-        .collect()
+    [
+        scores::functions(),
+        counts::functions(),
+        pairs::functions(),
+        sums::functions(),
+        ks::functions(),
+        bins::functions(),
+    ]
+    .into_iter()
+    .chain([samples::functions(), report::functions()])
+    .flatten()
+    .collect()
 }
 
 /// Makes every aggregate function known to a session.

@@ -9,7 +9,7 @@ use datafusion::{
 
 use super::{
     adapter::{NewState, State, function},
-    columns::{doubles, for_each_complete_row},
+    columns::{Weights, doubles, for_each_complete_row},
     scores::double,
 };
 use crate::metrics::{
@@ -17,26 +17,45 @@ use crate::metrics::{
     wire::Reader,
 };
 
+/// One function a metric: a function's state is made by a plain `fn`, which cannot remember a metric.
+macro_rules! pair_functions {
+    ($($metric:ident),+) => {
+        [$( (RegressionMetric::$metric, (|_| Ok(PairState::boxed(RegressionMetric::$metric))) as NewState) ),+]
+    };
+}
+
 pub(super) fn functions() -> Vec<AggregateUDF> {
-    let named: [(RegressionMetric, NewState); 7] = [
-        (RegressionMetric::MeanAbsoluteError, |_| Ok(PairState::boxed(RegressionMetric::MeanAbsoluteError))),
-        (RegressionMetric::MeanSquaredError, |_| Ok(PairState::boxed(RegressionMetric::MeanSquaredError))),
-        (RegressionMetric::RootMeanSquaredError, |_| Ok(PairState::boxed(RegressionMetric::RootMeanSquaredError))),
-        (RegressionMetric::MeanAbsolutePercentageError, |_| {
-            Ok(PairState::boxed(RegressionMetric::MeanAbsolutePercentageError))
-        }),
-        (RegressionMetric::R2, |_| Ok(PairState::boxed(RegressionMetric::R2))),
-        (RegressionMetric::MedianAbsoluteError, |_| Ok(PairState::boxed(RegressionMetric::MedianAbsoluteError))),
-        (RegressionMetric::MeanError, |_| Ok(PairState::boxed(RegressionMetric::MeanError))),
+    let named = pair_functions![
+        MeanAbsoluteError,
+        MeanSquaredError,
+        RootMeanSquaredError,
+        MeanAbsolutePercentageError,
+        MeanSquaredLogError,
+        R2,
+        ExplainedVariance,
+        MedianAbsoluteError,
+        MeanError,
+        MaxError,
+        PinballLoss10,
+        PinballLoss90,
+        HuberLoss,
+        ErrorQuantile05,
+        ErrorQuantile25,
+        ErrorQuantile50,
+        ErrorQuantile75,
+        ErrorQuantile95
     ];
     let arguments = || vec![DataType::Float64, DataType::Float64];
     named.into_iter().map(|(metric, new)| function(metric.name(), arguments(), DataType::Float64, new)).collect()
 }
 
-/// Adds two Double columns to a state, pairwise.
+/// Adds two Double columns to a state, pairwise, each row with the weight of its sampling rate if there is such a column.
 pub(super) fn push_pairs(pairs: &mut PairedValues, columns: &[ArrayRef]) {
     let (truth, predicted) = (doubles(&columns[0]), doubles(&columns[1]));
-    for_each_complete_row(&columns[0], &columns[1], |row| pairs.push(truth.value(row), predicted.value(row)));
+    let weights = Weights::of(columns.get(2));
+    for_each_complete_row(&columns[0], &columns[1], |row| {
+        pairs.push(truth.value(row), predicted.value(row), weights.of_row(row));
+    });
 }
 
 #[derive(Debug)]

@@ -10,43 +10,52 @@ use datafusion::{
     },
     common::{exec_datafusion_err, exec_err},
     error::Result,
-    logical_expr::{AggregateUDF, Signature, Volatility},
+    logical_expr::{AggregateUDF, Signature, TypeSignature, Volatility},
     scalar::ScalarValue,
 };
 
 use super::{
-    adapter::{State, function, function_of, literal_text},
-    columns::{booleans, doubles},
+    adapter::{State, function_of, literal_text},
+    columns::{Weights, booleans, doubles},
     pairs::push_pairs,
 };
 use crate::metrics::{
-    Report, binary::BinaryState, confusion::OneVsRest, multiclass::MulticlassState, regression::PairedValues,
+    Mass, Report, binary::BinaryState, multiclass::MulticlassState, one_vs_rest::OneVsRest, regression::PairedValues,
     wire::Reader,
 };
 
 pub(super) fn functions() -> Vec<AggregateUDF> {
+    let double = DataType::Float64;
+    let binary = vec![DataType::Boolean, DataType::Boolean, double.clone(), DataType::Utf8];
     vec![
-        function(
-            "binary_report",
-            vec![DataType::Boolean, DataType::Boolean, DataType::Float64, DataType::Utf8],
-            DataType::Utf8,
-            |arguments| {
-                let probabilities = match literal_text(arguments, 3)?.as_str() {
-                    "probability" => true,
-                    "any" => false,
-                    other => return exec_err!("score kind is probability or any, not {other}"),
-                };
-                Ok(Box::new(Binary { state: BinaryState::default(), probabilities }))
-            },
-        ),
-        function("regression_report", vec![DataType::Float64, DataType::Float64], DataType::Utf8, |_| {
+        function_of("binary_report", with_rate(binary), DataType::Utf8, |arguments| {
+            let probabilities = match literal_text(arguments, 3)?.as_str() {
+                "probability" => true,
+                "any" => false,
+                other => return exec_err!("score kind is probability or any, not {other}"),
+            };
+            Ok(Box::new(Binary { state: BinaryState::default(), probabilities }))
+        }),
+        function_of("regression_report", with_rate(vec![double.clone(), double]), DataType::Utf8, |_| {
             Ok(Box::new(Regression { pairs: PairedValues::default() }))
         }),
         // A map's type names its fields, and writers name them differently: any type is taken, and cast when read.
-        function_of("multiclass_report", Signature::any(3, Volatility::Immutable), DataType::Utf8, |_| {
+        function_of("multiclass_report", any_with_rate(), DataType::Utf8, |_| {
             Ok(Box::new(Multiclass { state: MulticlassState::default() }))
         }),
     ]
+}
+
+/// These arguments, or these and a sampling rate.
+fn with_rate(arguments: Vec<DataType>) -> Signature {
+    let mut rated = arguments.clone();
+    rated.push(DataType::Float64);
+    let exact = [arguments, rated].map(TypeSignature::Exact);
+    Signature::one_of(exact.to_vec(), Volatility::Immutable)
+}
+
+fn any_with_rate() -> Signature {
+    Signature::one_of(vec![TypeSignature::Any(3), TypeSignature::Any(4)], Volatility::Immutable)
 }
 
 fn json(report: &Report) -> Result<ScalarValue> {
@@ -64,6 +73,15 @@ impl State for Binary {
     /// Hits are counted by whole machine words; only the scores are taken row by row.
     fn update(&mut self, columns: &[ArrayRef]) -> Result<()> {
         let (actual, predicted, scores) = (booleans(&columns[0]), booleans(&columns[1]), doubles(&columns[2]));
+        let weights = Weights::of(columns.get(4));
+        if !weights.are_one() {
+            for row in known(actual).set_indices() {
+                let predicted = predicted.is_valid(row).then(|| predicted.value(row));
+                let score = scores.is_valid(row).then(|| scores.value(row));
+                self.state.push(actual.value(row), predicted, score, weights.of_row(row));
+            }
+            return Ok(());
+        }
         self.state.push_counts(&count_hits(actual, predicted));
         let known = known(actual);
         match scores.nulls() {
@@ -109,10 +127,10 @@ fn count_hits(actual: &BooleanArray, predicted: &BooleanArray) -> OneVsRest {
     let (positives, said, rows) =
         (positive.count_set_bits() as u64, said.count_set_bits() as u64, both.count_set_bits() as u64);
     OneVsRest {
-        true_positives,
-        false_positives: said - true_positives,
-        false_negatives: positives - true_positives,
-        true_negatives: rows + true_positives - positives - said,
+        true_positives: Mass::of_rows(true_positives),
+        false_positives: Mass::of_rows(said - true_positives),
+        false_negatives: Mass::of_rows(positives - true_positives),
+        true_negatives: Mass::of_rows(rows + true_positives - positives - said),
     }
 }
 
@@ -155,6 +173,8 @@ impl State for Multiclass {
         let (actual, predicted) = (cast(&columns[0], &DataType::Utf8)?, cast(&columns[1], &DataType::Utf8)?);
         let (actual, predicted) = (actual.as_string::<i32>(), predicted.as_string::<i32>());
         let probabilities = Probabilities::read(&columns[2])?;
+        let rates = columns.get(3).map(|rates| cast(rates, &DataType::Float64)).transpose()?;
+        let weights = Weights::of(rates.as_ref());
         let mut row_probabilities = Vec::new();
         for row in 0..actual.len() {
             if actual.is_null(row) {
@@ -165,7 +185,7 @@ impl State for Multiclass {
                 probabilities.of_row(row, &mut row_probabilities);
             }
             let predicted = predicted.is_valid(row).then(|| predicted.value(row));
-            self.state.push(actual.value(row), predicted, &row_probabilities);
+            self.state.push(actual.value(row), predicted, &row_probabilities, weights.of_row(row));
         }
         Ok(())
     }

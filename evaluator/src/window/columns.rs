@@ -153,6 +153,14 @@ impl Columns {
         self.has(&tag).then(|| self.text(&tag))
     }
 
+    /// How a feature reads as the other kind than it is in the reference; `None` if no row has such a value.
+    pub(crate) fn other_kind(&self, column: &Column, is_numeric: bool) -> Option<String> {
+        let Column::Feature(name) = column else { return None };
+        let other = if is_numeric { format!("feature_{name}_text") } else { format!("feature_{name}") };
+        self.has(&other)
+            .then(|| if is_numeric { self.text(&other) } else { format!("CAST({} AS VARCHAR)", self.double(&other)) })
+    }
+
     /// Columns of numbers that can drift.
     pub(crate) fn numeric(&self, task: Task) -> Vec<ReadColumn> {
         let mut columns = Vec::new();
@@ -319,6 +327,12 @@ pub(crate) async fn count_categories(
         }
     }
     Ok(by_group)
+}
+
+/// Counts the rows of what [`Columns::valid_rows`] names.
+pub(crate) async fn count_rows(context: &SessionContext, rows: &str) -> Result<u64, Error> {
+    let batches = collect(context, &format!("SELECT count(*) AS n FROM {rows}")).await?;
+    Ok(batches.iter().map(|batch| batch.column(0).as_primitive::<Int64Type>().value(0) as u64).sum())
 }
 
 /// Runs a query to its end.

@@ -1,48 +1,64 @@
-//! Drift of every column against the reference: over all rows and by segment, over all versions and by version.
+//! Drift and quality of every column against the reference: over all rows and by segment, over all versions and by version.
 
 use std::collections::BTreeMap;
 
 use datafusion::prelude::SessionContext;
-use driftline_schemas::tables::DriftRow;
+use driftline_schemas::tables::{DriftRow, QualityRow};
 
 use super::{
     EvaluationContext,
-    columns::{Categories, Column, Columns, ReadColumn, count_categories, read_numbers},
+    columns::{ByGroup, Categories, Column, Columns, ReadColumn, count_categories, read_numbers},
     groups::{Groups, Segment, Versions},
+    quality::{self, Counted, RowCounts},
 };
-use crate::{Error, Reference, metrics::Undefined, reference::ReferenceValues};
-
-/// A Kolmogorov–Smirnov statistic from which on a column counts as drifted, if the test rejects too: with many rows a
-/// test rejects distances that matter to nobody.
-pub(super) const KS_THRESHOLD: f64 = 0.1;
-/// The level at which the test rejects.
-pub(super) const KS_LEVEL: f64 = 0.05;
-/// A population stability index from which on a column counts as drifted: the banking rule of thumb for a major shift.
-pub(super) const PSI_THRESHOLD: f64 = 0.2;
-
-/// One distance of one column in one group.
-struct Distance {
-    method: &'static str,
-    threshold: f64,
-    /// The statistic and, for a test, the p-value.
-    outcome: Result<(f64, Option<f64>), Undefined>,
-    n: u64,
-}
+use crate::{
+    Error, Reference,
+    drift::{LEVEL, Method},
+    metrics::Undefined,
+    reference::{Distance, ReferenceValues},
+};
 
 /// Measures every column that the reference has; without a reference, says so once for score and prediction.
 pub(super) async fn measure(
     session: &SessionContext,
     columns: &Columns,
     groups: &Groups,
+    counts: &RowCounts,
     context: &EvaluationContext,
-) -> Result<Vec<DriftRow>, Error> {
-    let Some(reference) = &context.reference else { return Ok(without_reference(context)) };
-    let mut rows = Vec::new();
+) -> Result<(Vec<DriftRow>, Vec<QualityRow>), Error> {
+    let Some(reference) = &context.reference else { return Ok((without_reference(context), Vec::new())) };
+    let mut measured = Measured { reference, counts, context, drift: Vec::new(), quality: Vec::new() };
     let segments = groups.segments.iter().map(Some);
     for segment in std::iter::once(None).chain(segments) {
-        measure_by(session, columns, groups, segment, reference, context, &mut rows).await?;
+        measure_by(session, columns, groups, segment, &mut measured).await?;
     }
-    Ok(rows)
+    for kept in &reference.columns {
+        let is_read = measured.quality.iter().any(|row| row.segment.is_none() && row.column_name == kept.column.name());
+        if !is_read && matches!(kept.column, Column::Feature(_)) {
+            measured.quality.extend(quality::absent(&kept.column, counts, reference, context));
+        }
+    }
+    Ok((measured.drift, measured.quality))
+}
+
+/// What has been found so far, and what it is measured with.
+struct Measured<'a> {
+    reference: &'a Reference,
+    counts: &'a RowCounts,
+    context: &'a EvaluationContext,
+    drift: Vec<DriftRow>,
+    quality: Vec<QualityRow>,
+}
+
+impl Measured<'_> {
+    fn add(&mut self, group: &Group, counted: &Counted<'_>, is_numeric: bool, distances: &[Distance]) {
+        let Some(values) = self.reference.column(counted.column) else { return };
+        for distance in distances {
+            let counts = (counted.values, values.n());
+            self.drift.push(drift_row(group, counted.column, counts, is_numeric, distance, self.context));
+        }
+        self.quality.extend(quality::rows(group, counted, self.counts, self.reference, self.context));
+    }
 }
 
 /// One pass over the columns: all rows, or those of each value of a segment.
@@ -51,10 +67,9 @@ async fn measure_by(
     columns: &Columns,
     groups: &Groups,
     segment: Option<&Segment>,
-    reference: &Reference,
-    context: &EvaluationContext,
-    rows: &mut Vec<DriftRow>,
+    measured: &mut Measured<'_>,
 ) -> Result<(), Error> {
+    let (reference, context) = (measured.reference, measured.context);
     let key = segment.map(|segment| segment.value.as_str());
     let group = |value: &str, version| Group {
         version,
@@ -64,11 +79,17 @@ async fn measure_by(
         known(columns.numeric(context.task), reference, |values| matches!(values, ReferenceValues::Numeric { .. }));
     for (column, by_segment) in read_numbers(session, columns, &numeric, key).await? {
         let Some(values) = reference.column(&column) else { continue };
+        let strays = strays(session, columns, &column, true, key).await?;
         for (value, by_version) in by_segment {
             for (version, sample) in with_overall(by_version, &groups.versions, merge_samples) {
-                for distance in numeric_distances(values, &sample) {
-                    rows.push(drift_row(group(&value, version.clone()), &column, values.n(), &distance, context));
-                }
+                let counted = Counted {
+                    column: &column,
+                    values: sample.len() as u64,
+                    of_other_kind: stray(&strays, &value, version.as_deref()),
+                    strange: values.out_of_range(&sample).unwrap_or(0),
+                    is_constant: quality::is_constant(&sample),
+                };
+                measured.add(&group(&value, version), &counted, true, &values.distances_of_numbers(&sample));
             }
         }
     }
@@ -85,22 +106,51 @@ async fn measure_by(
             // A column without a single value in all rows says so.
             by_segment.entry(String::new()).or_default();
         }
+        let strays = strays(session, columns, &column, false, key).await?;
         for (value, by_version) in by_segment {
             for (version, counts) in with_overall(by_version, &groups.versions, merge_categories) {
-                let distance = categorical_distance(values, &counts);
-                rows.push(drift_row(group(&value, version), &column, values.n(), &distance, context));
+                let counted = Counted {
+                    column: &column,
+                    values: counts.n(),
+                    of_other_kind: stray(&strays, &value, version.as_deref()),
+                    strange: counts.others,
+                    is_constant: quality::is_one_category(&counts),
+                };
+                measured.add(&group(&value, version), &counted, false, &values.distances_of_categories(&counts));
             }
         }
     }
     Ok(())
 }
 
+/// Values of the other kind than the reference has, by group. Usually there is no such column, and nothing to ask.
+async fn strays(
+    session: &SessionContext,
+    columns: &Columns,
+    column: &Column,
+    is_numeric: bool,
+    key: Option<&str>,
+) -> Result<ByGroup<Categories>, Error> {
+    match columns.other_kind(column, is_numeric) {
+        Some(read) => count_categories(session, columns, &read, [], key).await,
+        None => Ok(BTreeMap::new()),
+    }
+}
+
+fn stray(strays: &ByGroup<Categories>, value: &str, version: Option<&str>) -> u64 {
+    let Some(by_version) = strays.get(value) else { return 0 };
+    match version {
+        None => by_version.values().map(Categories::n).sum(),
+        Some(version) => by_version.get(version).map_or(0, Categories::n),
+    }
+}
+
 /// Whose rows a distance is of.
-#[derive(Default)]
-struct Group {
-    version: Option<String>,
+#[derive(Debug, Default)]
+pub(super) struct Group {
+    pub(super) version: Option<String>,
     /// Names and value.
-    segment: Option<(String, String)>,
+    pub(super) segment: Option<(String, String)>,
 }
 
 /// The columns to read: those that the reference has, of the same kind.
@@ -137,53 +187,41 @@ fn merge_categories(by_version: &BTreeMap<String, Categories>) -> Categories {
     all
 }
 
-fn numeric_distances(reference: &ReferenceValues, current: &[f64]) -> [Distance; 2] {
-    let n = current.len() as u64;
-    let ks = reference.ks(current).map(|test| (test.statistic, Some(test.p_value)));
-    let psi = reference.psi_of_numbers(current).map(|psi| (psi, None));
-    [
-        Distance { method: "ks", threshold: KS_THRESHOLD, outcome: ks, n },
-        Distance { method: "psi", threshold: PSI_THRESHOLD, outcome: psi, n },
-    ]
-}
-
-fn categorical_distance(reference: &ReferenceValues, current: &Categories) -> Distance {
-    let psi = reference.psi_of_categories(current).map(|psi| (psi, None));
-    Distance { method: "psi", threshold: PSI_THRESHOLD, outcome: psi, n: current.n() }
-}
-
 fn without_reference(context: &EvaluationContext) -> Vec<DriftRow> {
-    let distance = Distance { method: "psi", threshold: PSI_THRESHOLD, outcome: Err(Undefined::NoReference), n: 0 };
+    let method = Method::Psi;
+    let distance = Distance { method, threshold: method.effect_min(), outcome: Err(Undefined::NoReference) };
     [Column::Score, Column::Prediction]
         .iter()
-        .map(|column| drift_row(Group::default(), column, 0, &distance, context))
+        .map(|column| drift_row(&Group::default(), column, (0, 0), false, &distance, context))
         .collect()
 }
 
 fn drift_row(
-    group: Group,
+    group: &Group,
     column: &Column,
-    n_reference: u64,
+    (n, n_reference): (u64, u64),
+    is_numeric: bool,
     distance: &Distance,
     context: &EvaluationContext,
 ) -> DriftRow {
-    let (statistic, p_value) = distance.outcome.map_or((None, None), |(statistic, p)| (Some(statistic), p));
-    let rejected = p_value.is_none_or(|p| p < KS_LEVEL);
-    let (segment, segment_value) = group.segment.unzip();
+    let (statistic, p_value) = distance.outcome.ok().unzip();
+    let rejected = p_value.is_some_and(|p| p < LEVEL);
+    let (segment, segment_value) = group.segment.clone().unzip();
     DriftRow {
         model: context.model.clone(),
-        model_version: group.version,
+        model_version: group.version.clone(),
         segment,
         segment_value,
         window_start: context.window_start,
         window_end: context.window_end,
         column_name: column.name().to_owned(),
-        method: distance.method.to_owned(),
+        method: distance.method.as_str().to_owned(),
         statistic,
-        p_value,
+        p_value: p_value.filter(|_| distance.method.is_test()),
         threshold: distance.threshold,
         drifted: statistic.map(|statistic| rejected && statistic >= distance.threshold),
-        n: distance.n as i64,
+        decides: Some(distance.method.decides(is_numeric)),
+        n: n as i64,
         n_reference: n_reference as i64,
         reference_version: context.reference.as_ref().map(|reference| reference.version.clone()),
         reason: distance.outcome.err().map(|reason| reason.as_str().to_owned()),

@@ -23,10 +23,14 @@ use crate::{
     metrics::{
         Report, Undefined,
         binary::{BinaryState, POSITIVE},
+        interval::LEVEL,
         multiclass::MulticlassState,
         regression::PairedValues,
     },
 };
+
+/// The column of the chance with which an event was kept: one that was kept with 1/4 stands for four.
+const SAMPLING_RATE: &str = "sampling_rate";
 
 /// Which group of rows.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -204,7 +208,7 @@ fn binary_query(columns: &Columns, names: &ClassNames, context: &EvaluationConte
             ("score", score),
             ("named", format!("{} IN ({known}) AND {prediction_known}", columns.text("label"))),
         ],
-        report: format!("binary_report(actual, predicted, score, '{kind}')"),
+        report: with_rate(columns, &format!("binary_report(actual, predicted, score, '{kind}'")),
         misnamed: "count(*) FILTER (WHERE NOT named)".to_owned(),
     }
 }
@@ -216,7 +220,7 @@ fn multiclass_query(columns: &Columns) -> TaskQuery {
             ("predicted", columns.text("prediction")),
             ("probabilities", columns.map("probabilities").unwrap_or_else(|| "NULL".to_owned())),
         ],
-        report: "multiclass_report(actual, predicted, probabilities)".to_owned(),
+        report: with_rate(columns, "multiclass_report(actual, predicted, probabilities"),
         misnamed: "CAST(0 AS BIGINT)".to_owned(),
     }
 }
@@ -230,14 +234,23 @@ fn regression_query(columns: &Columns) -> TaskQuery {
             ("actual", number("label_value", "label")),
             ("predicted", number("prediction_value", "prediction")),
         ],
-        report: "regression_report(actual, predicted)".to_owned(),
+        report: with_rate(columns, "regression_report(actual, predicted"),
         misnamed: "CAST(0 AS BIGINT)".to_owned(),
     }
+}
+
+/// A report's call, with the rows' sampling rates if they have such a column.
+fn with_rate(columns: &Columns, call: &str) -> String {
+    let rate = if columns.has(SAMPLING_RATE) { format!(", {SAMPLING_RATE}") } else { String::new() };
+    format!("{call}{rate})")
 }
 
 /// One query for all groups. Without versions and segments it is a plain aggregate, which reads no other column.
 fn scan(columns: &Columns, groups: &Groups, task: &TaskQuery) -> String {
     let mut inputs: Vec<String> = task.inputs.iter().map(|(name, input)| format!("{input} AS {name}")).collect();
+    if columns.has(SAMPLING_RATE) {
+        inputs.push(format!("{} AS {SAMPLING_RATE}", columns.double(SAMPLING_RATE)));
+    }
     let mut outputs = vec![
         "count(*) AS n".to_owned(),
         "count(actual) AS n_labelled".to_owned(),
@@ -339,6 +352,10 @@ fn metric_rows(group: &Group, judged: &Judged, context: &EvaluationContext) -> V
             reason: row.reason.map(|why| reason(why).as_str().to_owned()),
             ci_low: row.ci_low,
             ci_high: row.ci_high,
+            ci_level: row.ci_low.map(|_| LEVEL),
+            ci_method: row.ci_method.map(|method| method.as_str().to_owned()),
+            ci_warning: row.ci_warning.map(|warning| warning.as_str().to_owned()),
+            baseline: row.baseline,
             n: judged.n,
             n_labelled: judged.n_labelled,
             state: context.state.clone(),
@@ -372,6 +389,7 @@ fn confusion_rows(
             actual: name(cell.actual),
             predicted: name(cell.predicted),
             count: cell.count,
+            weight: Some(cell.weight),
             state: context.state.clone(),
             revision: context.revision,
             decided_at: context.decided_at,

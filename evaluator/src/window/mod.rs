@@ -12,6 +12,7 @@ pub(crate) mod columns;
 mod drift;
 mod groups;
 mod judge;
+mod quality;
 mod sql;
 
 use std::sync::Arc;
@@ -19,7 +20,8 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use datafusion::prelude::SessionContext;
 use driftline_schemas::tables::{
-    ConfusionRow, DriftRow, MetricRow, ScoreKind, Task, sort_confusion_rows, sort_drift_rows, sort_metric_rows,
+    ConfusionRow, DriftRow, MetricRow, QualityRow, ScoreKind, Task, sort_confusion_rows, sort_drift_rows,
+    sort_metric_rows, sort_quality_rows,
 };
 
 use crate::{Error, Reference};
@@ -71,6 +73,8 @@ pub struct EvaluatedWindow {
     pub confusion: Vec<ConfusionRow>,
     /// Distances from the reference.
     pub drift: Vec<DriftRow>,
+    /// What is amiss with the values of columns.
+    pub quality: Vec<QualityRow>,
 }
 
 /// Evaluates the rows of one window.
@@ -96,9 +100,14 @@ pub async fn evaluate(
     let columns = Columns::of(session, table).await?;
     let groups = groups::find(session, &columns, context).await?;
     let (mut metrics, mut confusion) = judge::judge(session, &columns, &groups, context).await?;
-    let mut drift = drift::measure(session, &columns, &groups, context).await?;
+    let rows = quality::RowCounts::of(&metrics);
+    let (mut drift, mut quality) = drift::measure(session, &columns, &groups, &rows, context).await?;
+    if context.reference.is_none() {
+        quality = quality::without_reference(session, &columns, context).await?;
+    }
     sort_metric_rows(&mut metrics);
     sort_confusion_rows(&mut confusion);
     sort_drift_rows(&mut drift);
-    Ok(EvaluatedWindow { metrics, confusion, drift })
+    sort_quality_rows(&mut quality);
+    Ok(EvaluatedWindow { metrics, confusion, drift, quality })
 }

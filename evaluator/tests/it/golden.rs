@@ -3,7 +3,9 @@
 use std::{collections::BTreeMap, path::Path};
 
 use arrow::array::AsArray;
-use driftline_evaluator::drift::{Bins, kolmogorov, ks_2samp, population_stability_index};
+use driftline_evaluator::drift::{
+    Bins, Shares, chi_square, deviation, kolmogorov, ks_2samp, population_stability_index, wasserstein,
+};
 use driftline_schemas::tables::Task;
 use serde::{Deserialize, de::DeserializeOwned};
 
@@ -115,6 +117,7 @@ struct RegressionCase {
     label: Vec<Option<f64>>,
     prediction: Vec<Option<f64>>,
     expected: BTreeMap<String, Option<f64>>,
+    baselines: BTreeMap<String, Option<f64>>,
 }
 
 #[tokio::test]
@@ -122,6 +125,10 @@ async fn e2_regression_equals_scikit_learn() {
     for case in cases::<RegressionCase>("regression.json") {
         let rows = batch(vec![("label_value", doubles(&case.label)), ("prediction_value", doubles(&case.prediction))]);
         let window = evaluate_everywhere(&rows, &context(Task::Regression)).await;
+        for (metric, theirs) in &case.baselines {
+            let ours = overall(&window, metric, None).baseline;
+            check(&format!("{} baseline of {metric}", case.name), ours, *theirs, TOLERANCE);
+        }
         for (metric, theirs) in &case.expected {
             check(&format!("{} {metric}", case.name), overall(&window, metric, None).value, *theirs, TOLERANCE);
             for partitions in [1, 2, 8] {
@@ -136,6 +143,61 @@ async fn e2_regression_equals_scikit_learn() {
 }
 
 #[derive(Deserialize)]
+struct WeightedCase {
+    name: String,
+    rate: Vec<f64>,
+    label: Vec<f64>,
+    value: Vec<f64>,
+    expected: BTreeMap<String, Option<f64>>,
+}
+
+#[tokio::test]
+async fn e2_a_row_that_was_kept_by_chance_counts_as_scikit_learns_sample_weight() {
+    for case in cases::<WeightedCase>("weighted.json") {
+        let column = |values: &[f64]| doubles(&values.iter().map(|value| Some(*value)).collect::<Vec<_>>());
+        let rates = ("sampling_rate", column(&case.rate));
+        let (task, columns) = if case.name == "binary" {
+            let labels: Vec<Option<&str>> =
+                case.label.iter().map(|y| Some(if *y == 1.0 { "1" } else { "0" })).collect();
+            (Task::Binary, vec![("label", texts(&labels)), ("score", column(&case.value)), rates])
+        } else {
+            let values = vec![("label_value", column(&case.label)), ("prediction_value", column(&case.value)), rates];
+            (Task::Regression, values)
+        };
+        let window = evaluate_everywhere(&batch(columns), &context(task)).await;
+        for (metric, theirs) in &case.expected {
+            // A weight is rounded to 2⁻⁴⁰ of a row.
+            check(&format!("{} {metric}", case.name), overall(&window, metric, None).value, *theirs, 1e-11);
+        }
+        assert_eq!(window.metrics[0].n, case.rate.len() as i64, "rows are counted as they are");
+    }
+}
+
+#[derive(Deserialize)]
+struct IntervalCase {
+    name: String,
+    label: Vec<u8>,
+    score: Vec<f64>,
+    expected: BTreeMap<String, [f64; 2]>,
+}
+
+#[tokio::test]
+async fn e2_intervals_equal_scipys_and_delongs_definition() {
+    for case in cases::<IntervalCase>("intervals.json") {
+        let labels: Vec<Option<&str>> = case.label.iter().map(|y| Some(if *y == 1 { "1" } else { "0" })).collect();
+        let scores: Vec<Option<f64>> = case.score.iter().map(|score| Some(*score)).collect();
+        let rows = batch(vec![("label", texts(&labels)), ("score", doubles(&scores))]);
+        let window = evaluate_everywhere(&rows, &context(Task::Binary)).await;
+        for (metric, [low, high]) in &case.expected {
+            let ours = overall(&window, metric, None);
+            check(&format!("{} {metric} low", case.name), ours.ci_low, Some(*low), 1e-9);
+            check(&format!("{} {metric} high", case.name), ours.ci_high, Some(*high), 1e-9);
+            assert_eq!(ours.ci_level, Some(0.95));
+        }
+    }
+}
+
+#[derive(Deserialize)]
 struct DriftCase {
     name: String,
     reference: Vec<f64>,
@@ -143,6 +205,54 @@ struct DriftCase {
     statistic: f64,
     p_value: f64,
     psi: f64,
+    wasserstein: f64,
+    wasserstein_normed: Option<f64>,
+    #[serde(flatten)]
+    over_bins: OverBins,
+}
+
+#[derive(Deserialize)]
+struct OverBins {
+    jensen_shannon: f64,
+    hellinger: f64,
+    total_variation: f64,
+    l_infinity: f64,
+    kl: f64,
+    chi2: f64,
+    chi2_p_value: f64,
+}
+
+#[derive(Deserialize)]
+struct CategoryCase {
+    name: String,
+    reference: Vec<u64>,
+    current: Vec<u64>,
+    #[serde(flatten)]
+    over_bins: OverBins,
+}
+
+fn check_over_bins(name: &str, reference: &[u64], current: &[u64], theirs: &OverBins) {
+    let shares = Shares::of(reference, current).expect("rows");
+    let test = chi_square(reference, current).expect("rows");
+    for (what, ours, theirs) in [
+        ("jensen_shannon", shares.jensen_shannon(), theirs.jensen_shannon),
+        ("total_variation", shares.total_variation(), theirs.total_variation),
+        ("l_infinity", shares.l_infinity(), theirs.l_infinity),
+        ("kl", shares.kl(), theirs.kl),
+        ("chi2", test.statistic, theirs.chi2),
+        ("chi2 p-value", test.p_value, theirs.chi2_p_value),
+    ] {
+        check(&format!("{name} {what}"), Some(ours), Some(theirs), TOLERANCE);
+    }
+    // The peer's form, one less a sum of nearly 1, has half the digits.
+    check(&format!("{name} hellinger"), Some(shares.hellinger()), Some(theirs.hellinger), 1e-7);
+}
+
+#[test]
+fn e2_distances_of_categories_equal_scipy() {
+    for case in cases::<CategoryCase>("categories.json") {
+        check_over_bins(&case.name, &case.reference, &case.current, &case.over_bins);
+    }
 }
 
 #[test]
@@ -157,6 +267,11 @@ fn e2_drift_equals_scipy() {
         let bins = Bins::deciles(&reference);
         let psi = population_stability_index(&bins.count(&reference), &bins.count(&current));
         check(&format!("{} psi", case.name), psi, Some(case.psi), TOLERANCE);
+        let moved = wasserstein(&reference, &current);
+        check(&format!("{} wasserstein", case.name), moved, Some(case.wasserstein), TOLERANCE);
+        let normed = moved.zip(deviation(&reference)).map(|(moved, deviation)| moved / deviation);
+        check(&format!("{} wasserstein_normed", case.name), normed, case.wasserstein_normed, TOLERANCE);
+        check_over_bins(&case.name, &bins.count(&reference), &bins.count(&current), &case.over_bins);
     }
 }
 

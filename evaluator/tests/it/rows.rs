@@ -16,7 +16,7 @@ use datafusion::{
 use driftline_evaluator::{EvaluatedWindow, EvaluationContext, evaluate, udaf};
 use driftline_schemas::tables::{
     MetricRow, ScoreKind, Task, confusion_rows_from_batch, confusion_rows_to_batch, drift_rows_from_batch,
-    drift_rows_to_batch, metric_rows_from_batch, metric_rows_to_batch,
+    drift_rows_to_batch, metric_rows_from_batch, metric_rows_to_batch, quality_rows_from_batch, quality_rows_to_batch,
 };
 
 /// A session over one table `rows`, its batches spread over as many partitions.
@@ -112,7 +112,8 @@ fn survives_arrow(window: &EvaluatedWindow) {
     let metrics = metric_rows_from_batch("m", &metric_rows_to_batch(&window.metrics)).expect("own batch");
     let confusion = confusion_rows_from_batch("m", &confusion_rows_to_batch(&window.confusion)).expect("own batch");
     let drift = drift_rows_from_batch("m", &drift_rows_to_batch(&window.drift)).expect("own batch");
-    assert_eq!(window, &EvaluatedWindow { metrics, confusion, drift });
+    let quality = quality_rows_from_batch("m", &quality_rows_to_batch(&window.quality)).expect("own batch");
+    assert_eq!(window, &EvaluatedWindow { metrics, confusion, drift, quality });
 }
 
 /// The overall row of a metric.

@@ -170,7 +170,7 @@ async fn one_version_has_the_rows_of_all() {
     let window = evaluate_everywhere(&rows, &context(Task::Regression)).await;
     let value = |version| find(&window, "mean_error", version, None).and_then(|row| row.value);
     assert_eq!((value(None), value(Some("7"))), (Some(0.25), Some(0.25)));
-    assert_eq!(window.metrics.len(), 14);
+    assert_eq!(window.metrics.len(), 2 * 18);
     assert!(window.confusion.is_empty());
 }
 
@@ -206,7 +206,23 @@ async fn drift_is_measured_on_all_valid_rows_against_the_frozen_reference() {
     assert_eq!(drift("prediction", "psi").drifted, Some(false));
     assert_eq!(drift("country", "psi").drifted, Some(true));
     assert_eq!((drift("country", "psi").n, drift("country", "psi").n_reference), (256, 256));
-    assert_eq!(window.drift.len(), 6);
+    assert_eq!(window.drift.len(), 2 * 10 + 2 * 7);
+    let decides = |column: &str| -> Vec<&str> {
+        let rows = window.drift.iter().filter(|row| row.column_name == column && row.decides == Some(true));
+        rows.map(|row| row.method.as_str()).collect()
+    };
+    assert_eq!((decides("score"), decides("country")), (vec!["ks"], vec!["jensen_shannon"]));
+    assert_eq!(drift("score", "wasserstein").statistic, Some(0.5));
+    assert_eq!(drift("score", "chi2").drifted, Some(true));
+    let quality = |column: &str, check: &str| {
+        let row = window.quality.iter().find(|row| row.column_name == column && row.check == check).expect("checked");
+        (row.value, row.reference_value, row.n)
+    };
+    assert_eq!(quality("score", "out_of_range_rate"), (Some(0.5), Some(0.0), 256));
+    assert_eq!(quality("score", "missing_rate"), (Some(0.0), Some(0.0), 256));
+    assert_eq!(quality("country", "unseen_rate"), (Some(0.5), Some(0.0), 256));
+    assert_eq!(quality("amount", "type_error_rate"), (Some(0.0), Some(0.0), 256));
+    assert_eq!(quality("amount", "constant"), (Some(0.0), Some(0.0), 256));
     assert_eq!(window.metrics[0].reference_version.as_deref(), Some(reference.version.as_str()));
 }
 
@@ -250,15 +266,18 @@ async fn drift_of_a_segment_and_of_the_labels_is_that_of_its_rows() {
         assert_eq!(drift("score", "ks", Some("eu"), version).n, 128 / share);
         assert_eq!(drift("score", "ks", Some("eu"), version).drifted, Some(false));
         assert_eq!(drift("score", "ks", None, version).n, 256 / share, "rows without a region count here only");
-        assert_eq!(drift("label", "psi", Some("us"), version).drifted, Some(true));
+        // Six labels of one class are far off and may be chance; thirteen are not.
+        assert!(drift("label", "psi", Some("us"), version).statistic.is_some_and(|psi| psi > 0.2));
+        assert_eq!(drift("label", "psi", Some("us"), version).drifted, Some(version.is_none()));
     }
     assert_eq!((drift("label", "psi", None, None).n, drift("label", "psi", None, None).n_reference), (52, 256));
     assert!(window.drift.iter().all(|row| row.segment_value.as_deref() != Some("")));
     assert_eq!(
         window.drift.len(),
-        27,
-        "all, eu and us, by two versions and over both: KS and PSI of scores, PSI of labels"
+        9 * (10 + 7),
+        "all, eu and us, by two versions and over both: ten methods for scores, seven for labels"
     );
+    assert!(window.quality.iter().all(|row| row.column_name != "label" || row.check != "missing_rate"));
 }
 
 #[tokio::test]
@@ -277,7 +296,59 @@ async fn a_window_without_rows_has_no_distance_from_its_reference() {
     context.reference = Some(Arc::new(reference));
     let window = evaluate_everywhere(&batch(vec![("score", doubles(&[None]))]), &context).await;
     assert!(window.drift.iter().all(|row| row.reason.as_deref() == Some("no_rows") && row.drifted.is_none()));
-    assert_eq!(window.drift.len(), 2);
+    assert_eq!(window.drift.len(), 10);
+}
+
+#[tokio::test]
+async fn quality_counts_what_is_missing_of_another_type_out_of_range_or_unseen() {
+    let rows = |amounts: &[Option<f64>], words: &[Option<&str>], countries: &[Option<&str>]| {
+        batch(vec![
+            ("feature_amount", doubles(amounts)),
+            ("feature_amount_text", texts(words)),
+            ("feature_country_text", texts(countries)),
+        ])
+    };
+    let reference =
+        rows(&[Some(1.0), Some(2.0), Some(3.0), None], &[None; 4], &[Some("NL"), Some("BE"), Some("NL"), Some("NL")]);
+    let columns = |batch: &arrow::array::RecordBatch, left_out: &str| {
+        let kept: Vec<usize> =
+            (0..batch.num_columns()).filter(|i| batch.schema().field(*i).name() != left_out).collect();
+        batch.project(&kept).expect("columns")
+    };
+    let frozen = columns(&reference, "feature_amount_text");
+    let reference = Reference::from_table(&session(&frozen, 1), "rows", Task::Binary).await.expect("reads");
+    assert_eq!(reference.rows, 4);
+    let mut context = context(Task::Binary);
+    context.reference = Some(Arc::new(reference));
+    let window = evaluate_everywhere(
+        &rows(
+            &[Some(0.5), Some(1.0), Some(f64::NAN), None, Some(9.0)],
+            &[None, None, None, Some("many"), None],
+            &[Some("NL"), Some("FR"), None, Some("NL"), None],
+        ),
+        &context,
+    )
+    .await;
+    let find = |window: &EvaluatedWindow, column: &str, check: &str| {
+        let row = window.quality.iter().find(|row| row.column_name == column && row.check == check).expect("checked");
+        (row.value, row.reference_value, row.n)
+    };
+    assert_eq!(find(&window, "amount", "missing_rate"), (Some(0.4), Some(0.25), 5));
+    assert_eq!(find(&window, "amount", "type_error_rate"), (Some(0.25), Some(0.0), 4));
+    assert_eq!(find(&window, "amount", "out_of_range_rate"), (Some(2.0 / 3.0), Some(0.0), 3));
+    assert_eq!(find(&window, "country", "missing_rate"), (Some(0.4), Some(0.0), 5));
+    assert_eq!(find(&window, "country", "unseen_rate"), (Some(1.0 / 3.0), Some(0.0), 3));
+    // A column that no row has any more.
+    let gone = evaluate_everywhere(&columns(&frozen, "feature_country_text"), &context).await;
+    assert_eq!(find(&gone, "country", "missing_rate"), (Some(1.0), Some(0.0), 4));
+    let row =
+        gone.quality.iter().find(|row| row.column_name == "country" && row.check == "unseen_rate").expect("checked");
+    assert_eq!((row.value, row.reason.as_deref()), (None, Some("no_rows")));
+    // Without a reference, what is missing is still counted.
+    context.reference = None;
+    let alone = evaluate_everywhere(&frozen, &context).await;
+    assert_eq!(find(&alone, "amount", "missing_rate"), (Some(0.25), None, 4));
+    assert_eq!(alone.quality.len(), 2);
 }
 
 #[tokio::test]

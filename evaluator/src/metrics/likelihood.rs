@@ -1,0 +1,107 @@
+//! How likely the labels were under the scores as probabilities.
+
+use super::{Estimate, Outcome, exact_sum::DoubledSum, mass::Mass, moments, scores::Run};
+
+/// Bins of the calibration error. More bins show finer miscalibration and hold fewer rows each, which biases the error up.
+pub const CALIBRATION_BINS: usize = 10;
+
+/// Log loss, Brier score and calibration, from runs of equal scores.
+///
+/// # Formula
+/// Log loss: `−mean(y ln p + (1 − y) ln(1 − p))`, p clipped to `[ε, 1 − ε]`. Brier score: `mean((p − y)²)`.
+/// Expected calibration error: `Σ_b |Σ_{i∈b} y − Σ_{i∈b} p| / n` over ten equal-width bins.
+/// # Source
+/// Good (1952); Brier (1950); Naeini, Cooper & Hauskrecht (2015).
+/// # Inputs
+/// Scores in `[0, 1]`, all runs, by ascending score.
+/// # Returns
+/// The two means with Hall's interval. The calibration error has none: its estimate is biased up, and not normal near 0.
+#[derive(Debug, Default)]
+pub struct Likelihood {
+    loss: [DoubledSum; 3],
+    squares: [DoubledSum; 3],
+    bins: [CalibrationBin; CALIBRATION_BINS],
+    bin: usize,
+}
+
+#[derive(Debug, Default)]
+struct CalibrationBin {
+    positives: DoubledSum,
+    probabilities: DoubledSum,
+}
+
+impl Likelihood {
+    /// Adds the next run.
+    #[inline]
+    pub fn add(&mut self, run: &Run) {
+        let p = run.score;
+        while self.bin + 1 < CALIBRATION_BINS && calibration_edge(self.bin + 1) < p {
+            self.bin += 1;
+        }
+        let bin = &mut self.bins[self.bin];
+        bin.positives.push(run.positives);
+        bin.probabilities.push((run.positives + run.negatives) * p);
+        if run.positives > 0.0 {
+            push_powers(&mut self.loss, negative_log(p), run.positives);
+            push_powers(&mut self.squares, (1.0 - p) * (1.0 - p), run.positives);
+        }
+        if run.negatives > 0.0 {
+            push_powers(&mut self.loss, negative_log(1.0 - p), run.negatives);
+            push_powers(&mut self.squares, p * p, run.negatives);
+        }
+    }
+
+    /// `log_loss`, `brier_score` and `expected_calibration_error`. Baselines are those of the share of positives as the score.
+    pub fn values(&self, positives: &Mass, negatives: &Mass) -> [Outcome; 3] {
+        let all = positives.with(*negatives);
+        let share = positives.weight() / all.weight();
+        let scarcest = positives.effective_rows().min(negatives.effective_rows());
+        let mean = |powers: &[DoubledSum; 3]| {
+            moments::estimate(&all, [powers[0].value(), powers[1].value(), powers[2].value()], scarcest)
+        };
+        let gaps = self.bins.iter().map(|bin| (bin.positives.value() - bin.probabilities.value()).abs());
+        let gaps: DoubledSum = gaps.collect();
+        let entropy = |share: f64| if share > 0.0 { -share * share.ln() } else { 0.0 };
+        [
+            Ok(mean(&self.loss).with_baseline(entropy(share) + entropy(1.0 - share))),
+            Ok(mean(&self.squares).with_baseline(share * (1.0 - share))),
+            Ok(Estimate::bare(gaps.value() / all.weight()).with_baseline(0.0)),
+        ]
+    }
+}
+
+#[inline]
+fn push_powers(into: &mut [DoubledSum; 3], value: f64, weight: f64) {
+    let first = weight * value;
+    let second = first * value;
+    into[0].push(first);
+    into[1].push(second);
+    into[2].push(second * value);
+}
+
+/// The clip of a probability inside a logarithm, scikit-learn's: f64 epsilon.
+pub(crate) fn negative_log(probability: f64) -> f64 {
+    -probability.clamp(f64::EPSILON, 1.0 - f64::EPSILON).ln()
+}
+
+/// The bin of a probability: edges as NumPy's `linspace` gives them, intervals closed on the right, the first also on
+/// the left. scikit-learn's `calibration_curve` bins so.
+pub(crate) fn calibration_bin(probability: f64) -> usize {
+    (1..CALIBRATION_BINS).take_while(|edge| calibration_edge(*edge) < probability).count()
+}
+
+fn calibration_edge(edge: usize) -> f64 {
+    edge as f64 * (1.0 / CALIBRATION_BINS as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calibration_bins_are_closed_on_the_right() {
+        for (probability, bin) in [(0.0, 0), (0.1, 0), (0.1000001, 1), (0.5, 4), (0.30000000000000004, 2), (1.0, 9)] {
+            assert_eq!(calibration_bin(probability), bin, "{probability}");
+        }
+    }
+}
