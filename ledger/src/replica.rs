@@ -114,9 +114,13 @@ impl Replica {
         match self.chain.append(seq, bytes.clone()).await? {
             Appended::Mine => {
                 // A slot that was free because it had been deleted is no slot; its boundary was durable before.
-                if let Err(error) = self.check_boundary(seq).await {
-                    self.store.take_back(&self.chain.slot(seq), &bytes).await?;
-                    return Err(error);
+                match self.check_boundary(seq).await {
+                    Err(behind @ Error::Behind { .. }) => {
+                        self.store.take_back(&self.chain.slot(seq), &bytes).await?;
+                        return Err(behind);
+                    }
+                    // A look that failed says nothing: the record stands, for others may have read it, and is found again.
+                    looked => looked?,
                 }
                 self.state.apply(&record);
                 self.snapshot_if_due().await?;

@@ -280,6 +280,12 @@ async fn h2_a_worker_that_stood_still_cannot_bring_an_id_back() {
         replica.append_anywhere(&[old], clock::now_micros()).await.unwrap();
     }
     nothing_is_left(&store, &ids).await;
+    for window in replica.state.models.values().flat_map(|model| model.windows.values()) {
+        let job = window.open.as_ref().unwrap();
+        let object = store.get(&history_path(&job.model, job.window, 0)).await.unwrap().unwrap();
+        let rows = objects::row_count(&object.bytes).unwrap() as u64;
+        assert_eq!(window.judged[&0].rows, rows, "the account is that of what is there, whatever was reported late");
+    }
     let stop = CancellationToken::new();
     let evaluator = tokio::spawn(complete(store.clone(), stop.clone()));
     judge_all(&store, 1, &collected).await;

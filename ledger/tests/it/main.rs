@@ -264,9 +264,9 @@ async fn a_replica_from_a_snapshot_is_the_one_from_the_beginning() {
 async fn a_record_of_a_newer_format_is_refused_and_never_jumped_over() {
     let store = Store::in_memory();
     let mut replica = Replica::open(&store, "one").await.unwrap();
-    let newer = r#"{"format":2,"seq":0,"entries":[{"type":"unheard_of"}]}"#;
+    let newer = r#"{"format":3,"seq":0,"entries":[{"type":"unheard_of"}]}"#;
     store.create("ctl/00000000000000000000.json", newer.as_bytes().to_vec().into()).await.unwrap();
-    let refused = |error: Error| matches!(error, Error::Format { format: 2, .. }) && !error.is_transient();
+    let refused = |error: Error| matches!(error, Error::Format { format: 3, .. }) && !error.is_transient();
     assert!(refused(Replica::open(&store, "two").await.err().unwrap()));
     assert!(refused(replica.catch_up().await.unwrap_err()));
     assert!(refused(replica.append(&[chains()], None, 0).await.unwrap_err()));

@@ -457,7 +457,7 @@ mod tests {
         let all = faults.unwrap_err().join("\n");
         for part in [
             "retention.history: must not be shorter than retention.raw",
-            "retention.metrics: must be a duration like \"90d\", or \"forever\", not \"never\"",
+            "retention.metrics: must be a duration like \"90d\", or \"forever\", not the string \"never\"",
             "retention.ledger: must be at least 1h",
             "retention.row: is not a known key; did you mean `raw`?",
         ] {
