@@ -57,9 +57,10 @@ fn mark(all: &RecordBatch, share: &mut ModelIndex, omissions: &Omissions, goes: 
     let mut forgotten: BTreeMap<i64, u64> = share.forgotten.iter().copied().collect();
     let mut left: BTreeMap<i64, u64> = share.base_windows.iter().copied().collect();
     let mut gone = 0;
-    for row in share.first_row as usize..(share.first_row + share.rows) as usize {
+    let (first, rows) = (share.first_row as usize, share.rows as usize);
+    for (row, goes) in goes.iter_mut().enumerate().skip(first).take(rows) {
         if omissions.has(&share.model, ids.value(row)) {
-            goes[row] = true;
+            *goes = true;
             gone += 1;
             *forgotten.entry(bases.value(row)).or_default() += 1;
             if let Some(rows) = left.get_mut(&bases.value(row)) {

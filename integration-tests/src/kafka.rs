@@ -265,7 +265,9 @@ impl Broker {
                 std::thread::sleep(Duration::from_millis(300));
             }
             let mut asked = TopicPartitionList::new();
-            partitions.iter().for_each(|(topic, partition)| drop(asked.add_partition(topic, *partition)));
+            for (topic, partition) in &partitions {
+                asked.add_partition(topic, *partition);
+            }
             let committed = consumer.committed_offsets(asked, TIMEOUT).context("ask for the offsets")?;
             ensure!(committed == offsets, "the group is at {committed:?}, not at {offsets:?}");
             Ok(())

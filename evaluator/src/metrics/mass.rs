@@ -144,7 +144,7 @@ mod tests {
         }
         assert_eq!(Weight::of_rate(Some(0.25)).value(), 4.0);
         assert!((Weight::of_rate(Some(0.3)).value() - 1.0 / 0.3).abs() < 1e-12);
-        assert_eq!(Weight::of_rate(Some(1e-300)).value(), (1 << 22) as f64);
+        assert_eq!(Weight::of_rate(Some(1e-300)).value(), f64::from(1 << 22));
     }
 
     #[test]

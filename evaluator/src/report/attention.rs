@@ -144,7 +144,7 @@ fn segments(report: &Report) -> Vec<Finding> {
 fn drift(report: &Report) -> Option<Finding> {
     let newest = report.drift.iter().filter(|point| point.drifted.is_some()).map(|point| point.start).max()?;
     let mut by_column: BTreeMap<&str, BTreeMap<i64, bool>> = BTreeMap::new();
-    for point in report.drift.iter() {
+    for point in &report.drift {
         if let Some(drifted) = point.drifted {
             *by_column.entry(&point.column).or_default().entry(point.start).or_default() |= drifted;
         }

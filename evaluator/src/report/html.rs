@@ -329,7 +329,7 @@ fn drift(report: &Report) -> String {
             "<p class=\"soft\">{left} more rows, none of them worse, are in the table <code>drift</code>.</p>"
         );
     }
-    let listed = rows.iter().flat_map(|(name, fields)| {
+    let listed = rows.iter().filter_map(|(name, fields)| {
         let last = fields.iter().zip(&columns).rev().find_map(|(field, column)| Some((field.as_ref()?, column)));
         let beyond = fields.iter().flatten().filter(|field| field.is_beyond).count();
         last.map(|(field, column)| vec![name.clone(), column.clone(), field.text.clone(), beyond.to_string()])

@@ -111,10 +111,9 @@ async fn processes(cli: &Processes) -> Result<()> {
         let seed = first.wrapping_add(nth);
         let store = match cli.store {
             Some(Kind::Local) => StoreKind::Local,
-            Some(Kind::S3) => StoreKind::S3,
             // Of three worlds one lies in a folder; the seed alone decides, so that a world is the same when it is repeated.
-            None if seed % 3 == 0 => StoreKind::Local,
-            None => StoreKind::S3,
+            None if seed.is_multiple_of(3) => StoreKind::Local,
+            Some(Kind::S3) | None => StoreKind::S3,
         };
         let settings =
             Settings { seed, rounds: cli.rounds, predictions: cli.predictions, store, builds: builds.clone() };

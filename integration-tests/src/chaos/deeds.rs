@@ -86,7 +86,7 @@ pub fn deal(rng: &mut StdRng, rounds: usize, over_http: bool) -> Vec<Round> {
         let mut timed: Vec<(Duration, Deed)> =
             deeds.into_iter().map(|deed| (Duration::from_millis(rng.random_range(500..9_000)), deed)).collect();
         timed.sort_by_key(|(at, _)| *at);
-        let ending = if at % 2 == 0 { Ending::Live } else { Ending::Drained };
+        let ending = if at.is_multiple_of(2) { Ending::Live } else { Ending::Drained };
         Round { deeds: timed, ending }
     };
     (0..rounds).map(&mut round).collect()

@@ -390,8 +390,8 @@ async fn read_request(client: &mut TcpStream, rest: &mut Vec<u8>) -> std::io::Re
     let mut first = text.split_whitespace();
     let (method, target) = (first.next().unwrap_or_default().to_owned(), first.next().unwrap_or_default().to_owned());
     let length = text.split("\r\n").filter_map(|line| line.split_once(':'));
-    let length = length.filter(|(name, _)| name.eq_ignore_ascii_case("content-length"));
-    let length: usize = length.filter_map(|(_, value)| value.trim().parse().ok()).next().unwrap_or(0);
+    let mut length = length.filter(|(name, _)| name.eq_ignore_ascii_case("content-length"));
+    let length: usize = length.find_map(|(_, value)| value.trim().parse().ok()).unwrap_or(0);
     while rest.len() < length.min(MESSAGE_BYTES_MAX) {
         if !read_more(client, rest).await? {
             return Ok(None);
@@ -402,7 +402,7 @@ async fn read_request(client: &mut TcpStream, rest: &mut Vec<u8>) -> std::io::Re
 }
 
 async fn read_more(client: &mut TcpStream, rest: &mut Vec<u8>) -> std::io::Result<bool> {
-    let mut chunk = [0; 64 << 10];
+    let mut chunk = vec![0; 64 << 10];
     let read = client.read(&mut chunk).await?;
     rest.extend_from_slice(&chunk[..read]);
     Ok(read > 0)
@@ -477,7 +477,10 @@ mod tests {
             match trouble {
                 Trouble::ResetBefore => assert!(!whole && !is_applied, "{said}"),
                 Trouble::CutAfter => assert!(said.is_empty() && is_applied, "{said}"),
-                Trouble::CutInAnswer => assert!(said.starts_with("HTTP/1.1 200") && !whole && is_applied, "{said}"),
+                // What had come is lost too, if the end comes before it is read.
+                Trouble::CutInAnswer => {
+                    assert!((said.is_empty() || said.starts_with("HTTP/1.1 200")) && !whole && is_applied, "{said}");
+                }
                 Trouble::Busy => assert!(said.starts_with("HTTP/1.1 429") && !is_applied, "{said}"),
                 Trouble::Unavailable => assert!(said.starts_with("HTTP/1.1 503") && !is_applied, "{said}"),
                 Trouble::UnavailableAfter => assert!(said.starts_with("HTTP/1.1 503") && is_applied, "{said}"),

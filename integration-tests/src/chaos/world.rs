@@ -269,9 +269,9 @@ impl<'a> World<'a> {
             Deed::KillBroker(away) | Deed::StopBroker(away) => {
                 let kafka = &self.neighbours.kafka;
                 if matches!(deed, Deed::KillBroker(_)) {
-                    kafka.kill().await?
+                    kafka.kill().await?;
                 } else {
-                    kafka.stop().await?
+                    kafka.stop().await?;
                 }
                 tokio::time::sleep(away).await;
                 kafka.restart().await?;

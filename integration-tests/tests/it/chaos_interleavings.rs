@@ -81,16 +81,9 @@ impl Gate {
     async fn pass<T>(&self, request: impl Future<Output = object_store::Result<T>>) -> object_store::Result<T> {
         let fate = std::future::poll_fn(|_| {
             let mut door = lock(&self.door);
-            match door.fate.take() {
-                Some(fate) => {
-                    door.waits = false;
-                    Poll::Ready(fate)
-                }
-                None => {
-                    door.waits = true;
-                    Poll::Pending
-                }
-            }
+            let fate = door.fate.take();
+            door.waits = fate.is_none();
+            fate.map_or(Poll::Pending, Poll::Ready)
         });
         let answer = match fate.await {
             Fate::Passes => request.await,
@@ -383,6 +376,7 @@ fn exhaust(scenario: Scenario) -> Result<u64> {
 }
 
 #[test]
+#[ignore = "exhaustive: minutes; cargo test --workspace -- --ignored chaos_interleavings"]
 fn c3_two_writers_in_every_order_with_every_fault_leave_one_chain() -> Result<()> {
     let long = Scenario { birth: None, end: 6, sizes: [2, 3], faults: 0, kinds: FAULTS };
     let without_faults = exhaust(long)?;
@@ -395,6 +389,7 @@ fn c3_two_writers_in_every_order_with_every_fault_leave_one_chain() -> Result<()
 
 /// C1: retention at the broker moves its first offset between the two looks at it, and the chain still begins once.
 #[test]
+#[ignore = "exhaustive: minutes; cargo test --workspace -- --ignored chaos_interleavings"]
 fn c1_a_chain_is_born_once_though_retention_moves_the_first_offset() -> Result<()> {
     let calm = Scenario { birth: Some([0, 2]), end: 3, sizes: [3, 3], faults: 0, kinds: &[Fate::LostAfter] };
     for births in [[0, 2], [2, 0], [1, 1]] {

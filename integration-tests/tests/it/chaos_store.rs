@@ -45,6 +45,7 @@ impl Whole {
 
 /// T4, A1: of each kind of trouble alone, more than a store in its worst hour has.
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "ten pipelines, one after the other: more than four minutes"]
 async fn t4_each_kind_of_trouble_is_survived_alone() -> Result<()> {
     const TEST: &str = "t4_each_kind_of_trouble_is_survived_alone";
     let (Some(broker), Some(s3)) = (Broker::real(TEST)?, OwnS3::start_for(TEST).await?) else { return Ok(()) };
@@ -155,6 +156,7 @@ impl Drop for SmallDisk {
 
 /// B1, T4: a disk that fills up in mid-load is waited for; when somebody has made room, the same process goes on.
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "four minutes; needs root for a small file system"]
 async fn b1_a_full_disk_is_waited_for_and_nothing_is_lost() -> Result<()> {
     const TEST: &str = "b1_a_full_disk_is_waited_for_and_nothing_is_lost";
     let Some(broker) = Broker::real(TEST)? else { return Ok(()) };

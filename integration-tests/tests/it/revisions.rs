@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 use chrono::{DateTime, Utc};
 use driftline_integration_tests::generator::{Options, generate};
 use driftline_integration_tests::kafka::{Broker, Topics};
+use driftline_schemas::clock;
 use flate2::read::GzDecoder;
 use serde::Deserialize;
 use serde_json::Value;
@@ -76,7 +77,7 @@ async fn h2_the_log_of_metrics_tells_what_was_known_at_any_time() -> Result<()> 
     for records in run.records.chunks(run.records.len().div_ceil(PARTS)) {
         broker.produce(&topics, records).await?;
         sandbox.catch_up().await?;
-        believed.push((Utc::now(), numbers(&sandbox, "metrics").await?));
+        believed.push((clock::now(), numbers(&sandbox, "metrics").await?));
     }
     for pair in believed.windows(2) {
         ensure!(pair[0].1 != pair[1].1, "a part that changes nothing proves nothing");

@@ -612,7 +612,7 @@ mod tests {
             (r#"segments = ["region", "region"]"#, r#"models[0].segments: names "region" twice"#),
             (r#"segments = [["a", "b"], ["b", "a"]]"#, r#"models[0].segments: names ["b", "a"] twice"#),
             (r#"segments = [["a", "a"]]"#, r#"models[0].segments: crosses "a" with itself"#),
-            (r#"segments = [[]]"#, "models[0].segments: must be a list of tag names"),
+            ("segments = [[]]", "models[0].segments: must be a list of tag names"),
         ] {
             let faults = faults_of(lines);
             assert!(faults.len() == 1 && faults[0].starts_with(fault), "{lines}: {faults:?}");

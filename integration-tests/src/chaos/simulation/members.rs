@@ -170,12 +170,11 @@ async fn collect(parts: &Parts, store: &Store, seed: u64, until: Until, stop: Ca
         // is put into its assignment, and a group has no way to make a consumer skip records.
         for _ in 0..rng.random_range(0..40) {
             let at = everything[rng.random_range(0..everything.len())];
-            match rng.random_range(0..3) {
-                0 => script.push(Step::Rewind(at, 0)),
-                _ => {
-                    script.push(Step::Revoke(vec![at]));
-                    script.push(Step::Assign(vec![at]));
-                }
+            if rng.random_range(0..3) == 0 {
+                script.push(Step::Rewind(at, 0));
+            } else {
+                script.push(Step::Revoke(vec![at]));
+                script.push(Step::Assign(vec![at]));
             }
         }
     }

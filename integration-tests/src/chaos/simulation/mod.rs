@@ -105,7 +105,7 @@ pub async fn run_seeds(first: u64, count: u64) -> Result<()> {
 
 /// Runs one seed to its end and compares everything with the truth.
 pub async fn run(seed: u64) -> Result<Outcome> {
-    let ended = tokio::time::timeout(SEED_MAX, Box::pin(Run::new(seed).to_its_end()));
+    let ended = tokio::time::timeout(SEED_MAX, Box::pin(Run::new(seed).play()));
     ended.await.with_context(|| format!("nothing moves any more after {SEED_MAX:?}"))?
 }
 
@@ -149,7 +149,7 @@ impl Run {
         Store::over("memory://", self.backend.clone())
     }
 
-    async fn to_its_end(mut self) -> Result<Outcome> {
+    async fn play(mut self) -> Result<Outcome> {
         let (over, collected) = (CancellationToken::new(), CancellationToken::new());
         let mut members = Vec::new();
         for (nth, role) in [

@@ -7,6 +7,7 @@ use driftline_integration_tests::kafka::{Broker, Topics, until_answered};
 use rdkafka::TopicPartitionList;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
+use rdkafka::topic_partition_list::TopicPartitionListElem;
 
 use super::{
     CATCH_UP, Joined, MODEL, PIPELINE, account, labels, predictions, producer, publish, readyz, send, terms,
@@ -42,7 +43,7 @@ async fn delete_records(broker: &Broker, topic: &str, before: i64) -> Result<()>
     let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(30)));
     until_answered(&format!("delete the records of {topic}"), async || {
         let deleted = admin.delete_records(&offsets, &options).await?;
-        deleted.elements().iter().try_for_each(|element| element.error())
+        deleted.elements().iter().try_for_each(TopicPartitionListElem::error)
     })
     .await?;
     ensure!(broker.watermarks(topic, 0)?.0 == before, "the broker has not deleted them");
