@@ -136,7 +136,7 @@ class Audit:
             self.count("partition", key, "rejected", sum(found.values()))
             for reason, n in found.items():
                 self.count("partition", key, f"rejected:{reason}", n)
-            for share in footer["models"]:
+            for share in footer.get("models", []):
                 for minute, n in share.get("forgotten", []):
                     self.count("partition", key, "forgotten", n)
                     if footer["kind"] == "labels":
