@@ -151,7 +151,7 @@ class DuckDb:
             duckdb.sql(f"SET extension_directory = '{extensions}'")
         if store.startswith("s3"):
             endpoint = urllib.parse.urlparse(os.environ.get("AWS_ENDPOINT_URL", ""))
-            secret = block(readme, "sql")
+            secret = block(readme, "sql", "CREATE SECRET")
             if endpoint.netloc:
                 secret = secret.replace("s3.example.org:9000", endpoint.netloc).replace("USE_SSL true", f"USE_SSL {endpoint.scheme == 'https'}")
             else:
