@@ -49,12 +49,14 @@ pub struct Follower {
     index: RouteIndex,
     /// The ledger's length when the index was last brought in line with it.
     synced: Option<u64>,
+    /// The key of forgotten ids, once something was forgotten. It never changes.
+    forget_key: Option<ForgetKey>,
 }
 
 impl Follower {
     /// A follower with an empty index; [`Follower::sync`] fills it from the store.
     pub fn new(store: Store) -> Self {
-        Self { store, index: RouteIndex::default(), synced: None }
+        Self { store, index: RouteIndex::default(), synced: None, forget_key: None }
     }
 
     /// Brings the index in line with the ledger: loads what is missing, forgets what is final.
@@ -171,13 +173,20 @@ impl Follower {
         });
     }
 
+    /// What is to be left out of what is applied; `None` if nothing was ever forgotten.
+    async fn omissions(&mut self, state: &LedgerState) -> Result<Option<Omissions>, Error> {
+        if state.forgotten.is_empty() {
+            return Ok(None);
+        }
+        if self.forget_key.is_none() {
+            self.forget_key = Some(ForgetKey::load(&self.store).await?);
+        }
+        Ok(self.forget_key.clone().map(|key| Omissions::of(state, key)))
+    }
+
     /// What lies beyond the ledger's boundaries. `state` must be what [`Follower::sync`] saw last.
     pub async fn find(&mut self, state: &LedgerState, now: Micros) -> Result<Findings, Error> {
-        let omissions = if state.forgotten.is_empty() {
-            None
-        } else {
-            Some(Omissions::of(state, ForgetKey::load(&self.store).await?))
-        };
+        let omissions = self.omissions(state).await?;
         let cache = HashMap::new();
         let mut step = Step { state: state.clone(), findings: Findings::default(), cache, omissions, now };
         self.find_chains(&mut step).await?;
@@ -242,12 +251,16 @@ impl Follower {
     async fn find_next(&mut self, step: &mut Step, chain: &str) -> Result<usize, Error> {
         let Some(from) = step.state.chains.get(chain).and_then(|chain| chain.applied_to) else { return Ok(0) };
         let path = paths::raw_object(chain, from as u64);
-        if let Some(omissions) = &step.omissions {
+        let Some(mut object) = self.store.get(&path).await? else { return Ok(0) };
+        if let Some(omissions) = &step.omissions
+            && scrub::raw(&path, &object.bytes, omissions)?.is_some()
+        {
             // What comes again is dropped before it is applied, and the object counts it.
             let rewrite = |object: &Object| Ok(scrub::raw(&path, &object.bytes, omissions)?.map(|(bytes, _)| bytes));
             forget::rewrite_object(&self.store, &path, rewrite).await?;
+            let Some(rewritten) = self.store.get(&path).await? else { return Ok(0) };
+            object = rewritten;
         }
-        let Some(object) = self.store.get(&path).await? else { return Ok(0) };
         let footer = footer_of(&path, &object.bytes)?;
         if footer.from != from || footer.to <= from {
             return Err(Error::Corrupt(format!("{path} says that it holds [{}, {})", footer.from, footer.to)));

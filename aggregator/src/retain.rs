@@ -16,10 +16,11 @@ use driftline_ledger::{LedgerState, Outcome, Replica, WindowRecord};
 use driftline_schemas::clock::{self, DAY, Micros};
 use driftline_schemas::config::RetentionConfig;
 use driftline_schemas::ledger::{Entry, Input, RetiredObjects, WindowState};
-use driftline_schemas::raw::{RawFooter, RetiredTotals};
+use driftline_schemas::raw::RetiredTotals;
 use driftline_store::{Boundary, Manifest, Store, decode_segment, paths};
 
 use crate::error::Error;
+use crate::follow::footer_of;
 use crate::telemetry;
 
 /// Raw objects of one chain that are given up together: more make longer records, fewer let a backlog last.
@@ -28,8 +29,6 @@ const OBJECTS_MAX: usize = 4096;
 const RECORDS_MAX: u64 = 10_000;
 /// How often a record is tried against other writers before the next pass tries anew.
 const TRIES: u32 = 100;
-/// How much of a raw object's end is read for its footer at first.
-const FOOTER_GUESS_BYTES: u64 = 64 << 10;
 /// Rows of no date are kept under this one.
 const NO_DATE: &str = "1970-01-01";
 /// The tables that hold the latest revision of each window, and go together.
@@ -94,6 +93,12 @@ fn is_forgetting(state: &LedgerState) -> bool {
     state.forgotten.values().any(|forgotten| forgotten.is_open())
 }
 
+/// What waiting and running jobs read.
+fn inputs(state: &LedgerState) -> impl Iterator<Item = &Input> {
+    let windows = state.models.values().flat_map(|model| model.windows.values());
+    windows.flat_map(|w| w.pending.iter().chain(w.open.iter().flat_map(|job| &job.inputs)))
+}
+
 /// Raw objects that something still reads.
 struct Needed<'a> {
     paths: HashSet<&'a str>,
@@ -102,10 +107,8 @@ struct Needed<'a> {
 
 impl<'a> Needed<'a> {
     fn of(state: &'a LedgerState) -> Self {
-        let windows = state.models.values().flat_map(|model| model.windows.values());
-        let inputs = windows.flat_map(|w| w.pending.iter().chain(w.open.iter().flat_map(|job| &job.inputs)));
-        let raw =
-            inputs.filter_map(|input| if let Input::Raw { path, .. } = input { Some(path.as_str()) } else { None });
+        let raw = inputs(state)
+            .filter_map(|input| if let Input::Raw { path, .. } = input { Some(path.as_str()) } else { None });
         let labels = state.labels.iter().map(|object| (object.chain.as_str(), object.from)).collect();
         Self { paths: raw.collect(), labels }
     }
@@ -163,7 +166,8 @@ async fn old_objects(
     };
     while at < applied_to && found.objects.len() < OBJECTS_MAX && !needed.has(chain, at) {
         let path = paths::raw_object(chain, at as u64);
-        let Some(footer) = read_footer(store, &path).await? else { break };
+        let Some(end) = store.parquet_end(&path).await? else { break };
+        let footer = footer_of(&path, &end)?;
         if footer.to > applied_to || footer.written_at > until {
             break;
         }
@@ -173,20 +177,6 @@ async fn old_objects(
         found.to = at;
     }
     Ok((!found.objects.is_empty()).then_some(found))
-}
-
-async fn read_footer(store: &Store, path: &str) -> Result<Option<RawFooter>, Error> {
-    let Some(meta) = store.head(path).await? else { return Ok(None) };
-    let mut guess = FOOTER_GUESS_BYTES.min(meta.size);
-    loop {
-        let suffix = store.get_range(path, meta.size - guess..meta.size, Some(&meta.version)).await?;
-        let length = suffix.split_last_chunk::<8>().map(|(_, end)| [end[0], end[1], end[2], end[3]]);
-        let needed = length.map_or(guess, |length| u64::from(u32::from_le_bytes(length)) + 8).min(meta.size);
-        if needed <= guess {
-            return crate::follow::footer_of(path, &suffix).map(Some);
-        }
-        guess = needed;
-    }
 }
 
 /// Makes a chain's boundary durable, and deletes what has lain behind it for the grace.
@@ -321,9 +311,8 @@ fn is_over(state: &LedgerState, name: &str, date: NaiveDate, until: Micros) -> b
 
 /// Deletes routed labels that every job which lists them has taken in, and those that no record came to name.
 async fn delete_routed(store: &Store, state: &LedgerState, until: Micros) -> Result<u64, Error> {
-    let windows = state.models.values().flat_map(|model| model.windows.values());
-    let inputs = windows.flat_map(|w| w.pending.iter().chain(w.open.iter().flat_map(|job| &job.inputs)));
-    let routed = inputs.filter_map(|input| if let Input::Routed { path } = input { Some(path.as_str()) } else { None });
+    let routed =
+        inputs(state).filter_map(|input| if let Input::Routed { path } = input { Some(path.as_str()) } else { None });
     let needed: HashSet<&str> = routed.collect();
     let mut deleted = 0;
     for listed in store.list(paths::ROUTED).await? {

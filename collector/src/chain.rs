@@ -10,10 +10,6 @@ use serde::de::DeserializeOwned;
 use crate::error::Error;
 use crate::source::ChainTail;
 
-/// How much of an object's end is read at first: the Parquet footer of a usual flush fits. Smaller costs a second
-/// request for each object of a walk; larger reads data that nobody asked for.
-const FOOTER_GUESS_BYTES: u64 = 64 << 10;
-
 /// Reads a chain's genesis.
 pub async fn read_genesis(store: &Store, chain: &str) -> Result<Option<Genesis>, Error> {
     read_json(store, &paths::genesis(chain)).await
@@ -97,25 +93,8 @@ pub(crate) async fn behind_boundary(store: &Store, tail: &ChainTail, slot: i64) 
 /// The footer of the raw object that begins at an offset; `None` if there is none.
 pub async fn read_footer(store: &Store, chain: &str, from: i64) -> Result<Option<RawFooter>, Error> {
     let path = paths::raw_object(chain, from as u64);
-    let Some(mut meta) = store.head(&path).await? else { return Ok(None) };
-    let mut guess = FOOTER_GUESS_BYTES.min(meta.size);
-    loop {
-        let suffix = match store.get_range(&path, meta.size - guess..meta.size, Some(&meta.version)).await {
-            // It was deleted, or rewritten by `forget`, between the two requests.
-            Err(driftline_store::Error::Changed { .. }) => {
-                let Some(now) = store.head(&path).await? else { return Ok(None) };
-                meta = now;
-                guess = FOOTER_GUESS_BYTES.min(meta.size);
-                continue;
-            }
-            suffix => suffix?,
-        };
-        let needed = footer_length(&suffix).unwrap_or(guess).min(meta.size);
-        if needed <= guess {
-            return RawFooter::from_bytes(&suffix).map(Some).map_err(|source| Error::RawObject { path, source });
-        }
-        guess = needed;
-    }
+    let Some(end) = store.parquet_end(&path).await? else { return Ok(None) };
+    RawFooter::from_bytes(&end).map(Some).map_err(|source| Error::RawObject { path, source })
 }
 
 /// How far the ledger has applied each chain: a proven boundary, from the newest advice.
@@ -156,13 +135,6 @@ fn advance(tail: &mut ChainTail, footer: &RawFooter) {
     tail.last_from = Some(footer.from);
     tail.to = footer.to;
     tail.written_at = Some(footer.written_at);
-}
-
-/// Bytes from the Parquet footer's beginning to the object's end, from its last eight bytes.
-fn footer_length(suffix: &[u8]) -> Option<u64> {
-    let (rest, _magic) = suffix.split_last_chunk::<4>()?;
-    let (_, length) = rest.split_last_chunk::<4>()?;
-    Some(u64::from(u32::from_le_bytes(*length)) + 8)
 }
 
 async fn read_json<T: DeserializeOwned>(store: &Store, path: &str) -> Result<Option<T>, Error> {

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, bail, ensure};
 use driftline_aggregator::forget::carry_out;
-use driftline_ledger::{ForgetKey, Outcome, Replica};
+use driftline_ledger::{ForgetKey, Replica};
 use driftline_schemas::clock;
 use driftline_schemas::ledger::Entry;
 use driftline_store::{Manifest, manifest};
@@ -34,10 +34,7 @@ pub(crate) async fn run(global: &Global, args: &ForgetArgs) -> Result<()> {
     let hashes: Vec<String> = ids.iter().map(|id| key.hash(&args.model, id)).collect();
     for hashes in hashes.chunks(IDS_A_RECORD) {
         let entry = Entry::Forget { model: args.model.clone(), ids: hashes.to_vec() };
-        while let Outcome::Theirs(_) =
-            replica.append(std::slice::from_ref(&entry), None, clock::now_micros()).await.context("write the ledger")?
-        {
-        }
+        replica.append_anywhere(&[entry], clock::now_micros()).await.context("write the ledger")?;
     }
     eprintln!("on record; rewriting what holds the {} id(s)", ids.len());
     let done = carry_out(&store, &mut replica, &args.model).await.context("rewrite what holds the ids")?;

@@ -25,6 +25,7 @@ mod store;
 
 pub mod boundary;
 pub mod chain;
+mod footer;
 pub mod heartbeat;
 pub mod manifest;
 

@@ -40,6 +40,11 @@ fn nothing(report: &Report) -> String {
     }
 }
 
+/// An interval that holds: one that carries a warning decides nothing.
+fn interval(low: Option<f64>, high: Option<f64>, warning: Option<&String>) -> Option<(f64, f64)> {
+    low.zip(high).filter(|_| warning.is_none())
+}
+
 /// The newest value of a metric against the median of the windows before it.
 fn change(report: &Report, headline: Headline) -> Option<Finding> {
     let newest = report.newest_labelled()?.start;
@@ -52,8 +57,8 @@ fn change(report: &Report, headline: Headline) -> Option<Finding> {
     }
     before.sort_unstable_by(f64::total_cmp);
     let median = median(&before);
-    let (value, low, high) = (last.value?, last.ci_low?, last.ci_high?);
-    let is_worse = if headline.more_is_better { high < median } else { low > median };
+    let (value, (low, high)) = (last.value?, interval(last.ci_low, last.ci_high, last.ci_warning.as_ref())?);
+    let is_worse = headline.is_worse((low, high), median);
     let is_better = if headline.more_is_better { low > median } else { high < median };
     let verb = if value < median { "below" } else { "above" };
     let text = format!(
@@ -83,15 +88,9 @@ fn episodes(report: &Report, headline: Headline) -> Option<Finding> {
     let mut values: Vec<f64> = points.iter().filter_map(|point| point.value).collect();
     values.sort_unstable_by(f64::total_cmp);
     let median = median(&values);
-    let is_worse = |point: &&&MetricPoint| match (point.ci_low, point.ci_high) {
-        (Some(low), Some(high)) => {
-            if headline.more_is_better {
-                high < median
-            } else {
-                low > median
-            }
-        }
-        _ => false,
+    let is_worse = |point: &&&MetricPoint| {
+        let interval = interval(point.ci_low, point.ci_high, point.ci_warning.as_ref());
+        interval.is_some_and(|interval| headline.is_worse(interval, median))
     };
     let worse: Vec<&&MetricPoint> = points.iter().filter(|point| point.start != newest).filter(is_worse).collect();
     let by_value = |one: &&&&MetricPoint, other: &&&&MetricPoint| {
@@ -250,16 +249,8 @@ pub(super) fn harm(report: &Report) -> Vec<Harm> {
 fn of(point: &GroupPoint, headline: Headline, overall: f64) -> Option<Harm> {
     let value = point.value?;
     let worse_by = if headline.more_is_better { overall - value } else { value - overall };
-    let is_certain = match (point.ci_low, point.ci_high) {
-        (Some(low), Some(high)) => {
-            if headline.more_is_better {
-                high < overall
-            } else {
-                low > overall
-            }
-        }
-        _ => false,
-    };
+    let interval = interval(point.ci_low, point.ci_high, point.ci_warning.as_ref());
+    let is_certain = interval.is_some_and(|interval| headline.is_worse(interval, overall));
     Some(Harm {
         start: point.start,
         group: point.group.clone(),
@@ -310,6 +301,7 @@ mod tests {
             reason: None,
             ci_low: Some(low),
             ci_high: Some(high),
+            ci_warning: None,
             n_labelled: 100,
         }
     }
@@ -345,6 +337,9 @@ mod tests {
         let text = "roc_auc of the window from 1970-01-01 03:00 is 0.85 (interval 0.8 to 0.9), below the 0.91 that is the median of \
                     the 3 windows before.";
         assert_eq!(worse[0].text, text);
+        let mut doubtful = report(auc(3, 0.85, 0.80, 0.90));
+        doubtful.metrics[3].ci_warning = Some("few_rows".into());
+        assert!(findings(&doubtful)[0].text.starts_with("Nothing stands out"), "its interval may not hold");
         let better = findings(&report(auc(3, 0.97, 0.95, 0.99)));
         assert_eq!(better[0].severity, Severity::Fine, "{better:?}");
     }
@@ -406,6 +401,7 @@ mod tests {
             value: Some(auc),
             ci_low: Some(auc - 0.02),
             ci_high: Some(auc + 0.02),
+            ci_warning: None,
             n_labelled: n,
         };
         segmented.segments =

@@ -75,11 +75,13 @@ pub async fn gather(sessions: &Sessions, subject: &Subject, now: DateTime<Utc>) 
             "AND segment IS NULL AND model_version IS NULL GROUP BY 1, 2 ORDER BY 1, 2",
         )
         .await?;
+    // Ten methods would be ten chances of a false alarm: one decides. Objects of older builds do not say which.
+    let decides = if tables.has("drift", "decides").await? { "AND coalesce(decides, true)" } else { "" };
     let drift: Vec<DriftPoint> = tables
         .rows(
             "drift",
             "CAST(window_start AS BIGINT) AS start, column_name AS \"column\", method, statistic, p_value, threshold, drifted, reason",
-            "AND segment IS NULL AND model_version IS NULL ORDER BY column_name, method, 1",
+            &format!("{decides} AND segment IS NULL AND model_version IS NULL ORDER BY column_name, method, 1"),
         )
         .await?;
     let mut report = Report {
@@ -124,6 +126,18 @@ impl Tables {
         self.query(&format!("SELECT {columns} FROM {table} WHERE {} {rest}", self.period)).await
     }
 
+    /// Whether a table is there and has a column: objects of older builds lack the younger ones.
+    async fn has(&self, table: &str, column: &str) -> Result<bool, Error> {
+        let is_there = self.there.contains(&table);
+        Ok(is_there && self.session.table(table).await?.schema().has_column_with_unqualified_name(column))
+    }
+
+    /// What a row of `metrics` says and rests on.
+    async fn figures(&self) -> Result<String, Error> {
+        let warning = if self.has("metrics", "ci_warning").await? { "ci_warning" } else { "NULL" };
+        Ok(format!("value, ci_low, ci_high, CAST({warning} AS VARCHAR) AS ci_warning, n_labelled"))
+    }
+
     async fn query<T: DeserializeOwned>(&self, query: &str) -> Result<Vec<T>, Error> {
         let batches = self.session.sql(query).await?.collect().await?;
         let mut bytes = Vec::new();
@@ -134,27 +148,28 @@ impl Tables {
     }
 
     async fn metrics(&self) -> Result<Vec<MetricPoint>, Error> {
-        let columns =
-            "CAST(window_start AS BIGINT) AS start, metric, class, value, reason, ci_low, ci_high, n_labelled";
-        self.rows("metrics", columns, "AND segment IS NULL AND model_version IS NULL ORDER BY metric, class, 1").await
+        let figures = self.figures().await?;
+        let columns = format!("CAST(window_start AS BIGINT) AS start, metric, class, reason, {figures}");
+        self.rows("metrics", &columns, "AND segment IS NULL AND model_version IS NULL ORDER BY metric, class, 1").await
     }
 
     async fn versions(&self) -> Result<Vec<GroupPoint>, Error> {
-        let columns = "CAST(window_start AS BIGINT) AS start, 'version' AS \"group\", model_version AS group_value, metric, value, \
-                       ci_low, ci_high, n_labelled";
-        let rest =
-            "AND segment IS NULL AND model_version IS NOT NULL AND class IS NULL ORDER BY group_value, metric, 1";
-        let points: Vec<GroupPoint> = self.rows("metrics", columns, rest).await?;
+        let points = self.groups("'version'", "model_version", "segment IS NULL AND model_version IS NOT NULL").await?;
         let is_one = points.windows(2).all(|pair| pair[0].group_value == pair[1].group_value);
         Ok(if is_one { Vec::new() } else { points })
     }
 
     async fn segments(&self) -> Result<Vec<GroupPoint>, Error> {
-        let columns = "CAST(window_start AS BIGINT) AS start, segment AS \"group\", segment_value AS group_value, metric, value, \
-                       ci_low, ci_high, n_labelled";
-        let rest = "AND segment IS NOT NULL AND model_version IS NULL AND class IS NULL \
-                    ORDER BY segment, segment_value, metric, 1";
-        self.rows("metrics", columns, rest).await
+        self.groups("segment", "segment_value", "segment IS NOT NULL AND model_version IS NULL").await
+    }
+
+    async fn groups(&self, group: &str, value: &str, which: &str) -> Result<Vec<GroupPoint>, Error> {
+        let figures = self.figures().await?;
+        let columns = format!(
+            "CAST(window_start AS BIGINT) AS start, {group} AS \"group\", {value} AS group_value, metric, {figures}"
+        );
+        let rest = format!("AND {which} AND class IS NULL ORDER BY \"group\", group_value, metric, 1");
+        self.rows("metrics", &columns, &rest).await
     }
 
     /// The condition for rows whose score can be set against a label, and the one for positives.
@@ -216,20 +231,19 @@ impl Tables {
 
     async fn arrival(&self) -> Result<Vec<Arrival>, Error> {
         #[derive(Deserialize)]
-        struct Share {
-            share: Option<f64>,
+        struct Shares {
+            shares: Vec<Option<f64>>,
         }
-        let mut arrival = Vec::new();
-        for (after, micros) in ARRIVALS {
-            let columns = format!(
-                "avg(CASE WHEN label IS NOT NULL AND CAST(label_time AS BIGINT) - CAST(event_time AS BIGINT) <= {micros} \
-                 THEN 1.0 ELSE 0.0 END) AS share"
-            );
-            let rows: Vec<Share> = self.rows("history", &columns, &format!("AND {COUNTS}")).await?;
-            let share = rows.into_iter().find_map(|row| row.share);
-            arrival.extend(share.map(|share| Arrival { after: after.to_owned(), share }));
-        }
-        Ok(arrival)
+        let lag = "CAST(label_time AS BIGINT) - CAST(event_time AS BIGINT)";
+        let share = |micros| format!("avg(CASE WHEN label IS NOT NULL AND {lag} <= {micros} THEN 1.0 ELSE 0.0 END)");
+        let shares: Vec<String> = ARRIVALS.iter().map(|(_, micros)| share(micros)).collect();
+        let columns = format!("make_array({}) AS shares", shares.join(", "));
+        let rows: Vec<Shares> = self.rows("history", &columns, &format!("AND {COUNTS}")).await?;
+        let shares = rows.into_iter().flat_map(|row| row.shares);
+        let arrivals = ARRIVALS.iter().zip(shares);
+        Ok(arrivals
+            .filter_map(|((after, _), share)| Some(Arrival { after: (*after).to_owned(), share: share? }))
+            .collect())
     }
 
     async fn health(&self) -> Result<Vec<Health>, Error> {

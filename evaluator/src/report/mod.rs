@@ -113,6 +113,8 @@ pub struct MetricPoint {
     pub ci_low: Option<f64>,
     /// Interval, if the metric has one.
     pub ci_high: Option<f64>,
+    /// Why the interval may not hold, if it may not.
+    pub ci_warning: Option<String>,
     /// Labelled predictions behind it.
     pub n_labelled: i64,
 }
@@ -134,6 +136,8 @@ pub struct GroupPoint {
     pub ci_low: Option<f64>,
     /// Interval, if the metric has one.
     pub ci_high: Option<f64>,
+    /// Why the interval may not hold, if it may not.
+    pub ci_warning: Option<String>,
     /// Labelled predictions behind it.
     pub n_labelled: i64,
 }
@@ -173,7 +177,7 @@ pub struct ReliabilityBin {
     pub positives: f64,
 }
 
-/// A distance of one column in one window.
+/// A distance of one column in one window, by the method that decides for the column.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DriftPoint {
     /// The window's start, microseconds UTC.
@@ -231,6 +235,13 @@ const fn up(name: &'static str) -> Headline {
 
 const fn down(name: &'static str) -> Headline {
     Headline { name, more_is_better: false }
+}
+
+impl Headline {
+    /// Whether an interval lies wholly on the worse side of a value.
+    fn is_worse(self, (low, high): (f64, f64), than: f64) -> bool {
+        if self.more_is_better { high < than } else { low > than }
+    }
 }
 
 /// What is shown first of a task, the weightiest first.

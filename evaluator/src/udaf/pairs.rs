@@ -25,7 +25,7 @@ macro_rules! pair_functions {
 }
 
 pub(super) fn functions() -> Vec<AggregateUDF> {
-    let named = pair_functions![
+    let named: [(RegressionMetric, NewState); RegressionMetric::ALL.len()] = pair_functions![
         MeanAbsoluteError,
         MeanSquaredError,
         RootMeanSquaredError,

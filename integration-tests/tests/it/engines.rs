@@ -77,7 +77,7 @@ async fn h1_engines_agree_on_a_disk_while_windows_are_revised() -> Result<()> {
 
 /// On S3 an engine may meet a replacement in the middle of a read: that fails, and the engine reads again, as README says.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "minutes; not repeated since the one fault of its last run was mended: cargo test --workspace -- --ignored h1_engines_agree_on_s3"]
+#[ignore = "six minutes: cargo test --workspace -- --ignored h1_engines_agree_on_s3"]
 async fn h1_engines_agree_on_s3_while_windows_are_revised() -> Result<()> {
     let Some(bucket) = given("DRIFTLINE_TEST_S3_URL") else {
         return skip("the engines were not asked on S3: scripts/s3.sh start prints DRIFTLINE_TEST_S3_URL and more");
