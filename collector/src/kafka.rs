@@ -696,6 +696,16 @@ impl Broker for KafkaConsumer {
         Ok(state)
     }
 
+    fn topic_id(&self, topic: &SourceTopic) -> Option<String> {
+        let id = describe::topic(self.client(), &topic.name).id?;
+        let mut described = self.context().described.lock().unwrap_or_else(PoisonError::into_inner);
+        // Whoever asks next must not be told of the topic that was.
+        if described.get(&topic.name).is_some_and(|(_, state)| state.id.as_ref() != Some(&id)) {
+            described.remove(&topic.name);
+        }
+        Some(id)
+    }
+
     fn watermarks(&self, topic: &SourceTopic, partition: u32) -> Result<Watermarks, Error> {
         let asked = self.fetch_watermarks(&topic.name, partition as i32, ASK_FOR);
         let (low, high) = asked

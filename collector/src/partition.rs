@@ -46,6 +46,8 @@ pub(crate) struct Progress {
     first_buffered: Option<Instant>,
     flying: Option<i64>,
     at_end_since: Option<Micros>,
+    /// The broker has said, since the last record was taken, that the topic is still the chain's.
+    is_confirmed: bool,
 }
 
 impl Partition {
@@ -100,11 +102,11 @@ impl Partition {
         }
     }
 
-    /// Takes the buffer for a flush, if there is anything to flush and none is under way.
+    /// Takes the buffer for a flush, if there is anything to flush, it is of the chain's topic, and none is under way.
     pub(crate) fn take_flush(&mut self, at: PartitionRef) -> Option<FlushJob> {
         let generation = self.generation;
         let (name, kind) = (self.name.clone(), self.kind);
-        let progress = self.progress_mut().filter(|progress| progress.can_flush())?;
+        let progress = self.progress_mut().filter(|progress| progress.is_flushable())?;
         let next = progress.buffer.next();
         let buffer = std::mem::replace(&mut progress.buffer, PartitionBuffer::new(name, kind, next));
         progress.flying = Some(next);
@@ -188,6 +190,7 @@ impl Progress {
             first_buffered: None,
             flying: None,
             at_end_since: None,
+            is_confirmed: false,
         }
     }
 
@@ -197,6 +200,22 @@ impl Progress {
             self.first_buffered.get_or_insert(now);
         }
         self.at_end_since = None;
+        self.is_confirmed = false;
+    }
+
+    /// The topic is still the chain's: what is buffered was taken from it, for an id never comes again.
+    pub(crate) fn confirm(&mut self) {
+        self.is_confirmed = true;
+    }
+
+    /// Whether what is buffered is known to be of the chain's topic. Without an id nobody can tell.
+    pub(crate) fn is_confirmed(&self) -> bool {
+        self.is_confirmed || self.tail.topic_id.is_none()
+    }
+
+    /// Whether there is something to flush that may be.
+    pub(crate) fn is_flushable(&self) -> bool {
+        self.can_flush() && self.is_confirmed()
     }
 
     /// Next offset to read: everything before it is in the chain, in a buffer, or no record.

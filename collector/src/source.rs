@@ -90,7 +90,7 @@ pub enum Standing {
 pub struct ChainTail {
     /// The chain's name.
     pub chain: String,
-    /// The broker's id of the topic.
+    /// The broker's id of the topic whose records the chain holds.
     pub topic_id: Option<String>,
     /// First offset that is not in the chain.
     pub to: i64,
@@ -122,6 +122,8 @@ pub struct TopicState {
 pub trait Broker {
     /// A topic's id and partitions.
     fn describe(&self, topic: &SourceTopic) -> Result<TopicState, Error>;
+    /// A topic's id as it is now, and not as it was a moment ago; `None` if the broker does not tell one.
+    fn topic_id(&self, topic: &SourceTopic) -> Option<String>;
     /// What the broker has of a partition.
     fn watermarks(&self, topic: &SourceTopic, partition: u32) -> Result<Watermarks, Error>;
     /// The first offset whose record is not older than a time.

@@ -5,7 +5,7 @@
 //!    ▲                                                                                          │
 //!    └───────────── pause · resume · reposition · commit ◄──────────────────────────────────────┘
 //! ```
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::caught_up::Targets;
 use crate::error::{Disposition, Error};
 use crate::flusher::{FlushDone, Work};
-use crate::partition::{Partition, Reading};
+use crate::partition::{Partition, Progress, Reading};
 use crate::settings::CollectorSettings;
 use crate::source::{EventSource, PartitionRef, SourceEvent, SourceTopic, Standing, Start, Starts};
 use crate::starts::{ChainStarts, judge};
@@ -35,6 +35,12 @@ const LOOK_OVER_FOR: Duration = Duration::from_millis(100);
 const ASK_AGAIN_AFTER: Duration = Duration::from_millis(500);
 /// How often a partition that is not read is tried again: an operator may have given up its gap.
 const RETRY_HALTED_AFTER: Duration = Duration::from_secs(3);
+/// How often it is asked whether a topic is still the one that is read, if there is nothing to flush. Smaller asks more; larger
+/// lets a topic that was created again wait longer when its records lie where nobody reads yet.
+const CONFIRM_EVERY: Duration = Duration::from_secs(5);
+/// Of the thread's time, one part in so many at most goes into such questions; flushes that are due meanwhile wait together for the
+/// next. Smaller asks more often, with hundreds of partitions; larger delays flushes by so many answers of the broker.
+const CONFIRM_ONE_PART_IN: u32 = 20;
 /// The longest that shutdown waits for flushes. What is not flushed by then is read again by the next owner.
 const DRAIN_FOR: Duration = Duration::from_secs(30);
 
@@ -58,6 +64,8 @@ pub(crate) struct Stage<S> {
     targets: Option<Targets>,
     looked_over: Instant,
     memory_is_short: bool,
+    /// By topic: when it may be asked next whether it is still the same, and when it must.
+    confirms: BTreeMap<usize, (Instant, Instant)>,
 }
 
 /// What events change: all but the source, so that the source can hand events over while it is polled.
@@ -97,7 +105,8 @@ impl<S: EventSource> Stage<S> {
             decoded_at: now_micros(),
         };
         let looked_over = Instant::now();
-        Self { source, state, starts, work, done, status, targets: None, looked_over, memory_is_short: false }
+        let confirms = BTreeMap::new();
+        Self { source, state, starts, work, done, status, targets: None, looked_over, memory_is_short: false, confirms }
     }
 
     /// Runs until `until` or `shutdown`, then flushes what is buffered and leaves the group.
@@ -194,8 +203,48 @@ impl<S: EventSource> Stage<S> {
         };
         let due: Vec<PartitionRef> =
             self.state.partitions.iter().filter(|(at, partition)| due(at, partition)).map(|(at, _)| *at).collect();
+        let is_confirmed = |at: &&PartitionRef| {
+            self.state.partitions.get(*at).and_then(Partition::progress).is_none_or(Progress::is_confirmed)
+        };
+        let doubtful: BTreeSet<usize> = due.iter().filter(|at| !is_confirmed(at)).map(|at| at.topic).collect();
+        for topic in doubtful {
+            if self.confirms.get(&topic).is_none_or(|(may_ask_at, _)| *may_ask_at <= now) {
+                self.confirm(topic);
+            }
+        }
         for at in due {
             self.begin_flush(at);
+        }
+    }
+
+    /// Asks whether a topic is still the one whose records are buffered: only then are they flushed (**C1**, **C2**).
+    ///
+    /// The client reads on where it was when a topic is deleted and created again, and says nothing: records of the new topic
+    /// would stand in the old one's chain, and those before them would be lost. An id never comes again, so what was taken before
+    /// a broker told the id is of that topic. Another id: what is buffered is dropped, and the new topic is read into its own chain.
+    fn confirm(&mut self, topic: usize) {
+        let began = Instant::now();
+        let told = self.source.broker().topic_id(&self.state.topics[topic]);
+        let now = Instant::now();
+        let may_ask_after = if told.is_some() { (now - began) * CONFIRM_ONE_PART_IN } else { ASK_AGAIN_AFTER };
+        self.confirms.insert(topic, (now + may_ask_after, now + CONFIRM_EVERY.max(may_ask_after)));
+        // A topic that does not exist just now has none, and a broker that does not answer tells none.
+        let Some(told) = told else { return };
+        let mut others = Vec::new();
+        for (at, partition) in self.state.partitions.iter_mut().filter(|(at, _)| at.topic == topic) {
+            let name = partition.name.clone();
+            let Some(progress) = partition.progress_mut() else { continue };
+            if progress.tail.topic_id.as_ref().is_none_or(|known| *known == told) {
+                progress.confirm();
+            } else {
+                self.state.telemetry.created_again(&name, &progress.tail.chain, progress.buffer.records());
+                others.push(*at);
+            }
+        }
+        for at in others {
+            // What was to be reached was the end of a topic that is no more.
+            self.targets = None;
+            self.stand_again(at);
         }
     }
 
@@ -240,6 +289,7 @@ impl<S: EventSource> Stage<S> {
     fn look_over(&mut self) -> Result<(), Error> {
         let all = std::mem::take(&mut self.state.out_of_range);
         let now = self.state.now;
+        self.confirm_all();
         let is_due = |partition: &Partition| partition.ask_at <= now || all;
         let partitions = self.state.partitions.iter().filter(|(_, partition)| is_due(partition));
         let mut due: Vec<(Instant, PartitionRef)> = partitions.map(|(at, partition)| (partition.ask_at, *at)).collect();
@@ -270,6 +320,21 @@ impl<S: EventSource> Stage<S> {
         Ok(())
     }
 
+    /// Asks for the topics that have not been asked for in a while.
+    fn confirm_all(&mut self) {
+        let now = self.state.now;
+        let has_id = |progress: &Progress| progress.tail.topic_id.is_some();
+        let of_partition =
+            |(at, partition): (&PartitionRef, &Partition)| partition.progress().is_some_and(has_id).then_some(at.topic);
+        let topics: BTreeSet<usize> = self.state.partitions.iter().filter_map(of_partition).collect();
+        for topic in topics {
+            let (_, ask_at) = *self.confirms.entry(topic).or_insert((now, now + CONFIRM_EVERY));
+            if ask_at <= now {
+                self.confirm(topic);
+            }
+        }
+    }
+
     /// Asks for a partition's end. If it has been read to, that is stated; if its position is gone, it halts.
     fn ask_end(&mut self, at: PartitionRef, out_of_range: bool) -> Result<(), Error> {
         let now = self.state.now;
@@ -284,8 +349,15 @@ impl<S: EventSource> Stage<S> {
         let topic = &self.state.topics[at.topic];
         let marks = self.source.broker().watermarks(topic, at.partition)?;
         self.state.connected(true);
+        let name = topic.name.clone();
         let Some(partition) = self.state.partitions.get_mut(&at) else { return Ok(()) };
-        if let Standing::Halted(why) = judge(&topic.name, at.partition, reached, marks) {
+        if let Standing::Halted(why) = judge(&name, at.partition, reached.clone(), marks) {
+            // The broker's offsets may be those of another topic of that name.
+            self.confirm(at.topic);
+            let Some(partition) = self.state.partitions.get_mut(&at) else { return Ok(()) };
+            if partition.progress().is_none_or(|progress| progress.tail.chain != reached.chain) {
+                return Ok(());
+            }
             self.state.telemetry.halted(&partition.name, &why);
             partition.stand(Standing::Halted(why), now);
             return Ok(());
@@ -340,12 +412,20 @@ impl<S: EventSource> Stage<S> {
     /// Flushes everything and waits for it, in bounded time.
     fn drain(&mut self) {
         let deadline = Instant::now() + DRAIN_FOR;
+        let is_doubtful = |progress: &Progress| progress.buffer.records() > 0 && !progress.is_confirmed();
+        let partitions = self.state.partitions.iter();
+        let doubtful = partitions.filter(|(_, partition)| partition.progress().is_some_and(is_doubtful));
+        let doubtful: BTreeSet<usize> = doubtful.map(|(at, _)| at.topic).collect();
+        doubtful.into_iter().for_each(|topic| self.confirm(topic));
         loop {
             let all: Vec<PartitionRef> = self.state.partitions.keys().copied().collect();
             for at in all {
                 self.begin_flush(at);
             }
-            let busy = |partition: &Partition| partition.progress().is_some_and(|progress| !progress.is_idle());
+            // What a broker that is away cannot confirm stays with it, and is read again.
+            let busy = |partition: &Partition| {
+                partition.progress().is_some_and(|progress| progress.is_flying() || progress.is_flushable())
+            };
             if !self.state.partitions.values().any(busy) || Instant::now() >= deadline {
                 return;
             }

@@ -120,8 +120,10 @@ impl ChainStarts {
         let mut starts = Vec::new();
         for at in partitions {
             let birth = self.chain_of(*at, broker).and_then(|(chain, topic_id)| {
-                let genesis = self.birth(*at, &chain, topic_id, broker)?;
-                Ok((chain, genesis))
+                let genesis = self.birth(*at, &chain, topic_id.clone(), broker)?;
+                // A chain that was born at a broker without ids is read under the id that is known by now.
+                let topic_id = topic_id.or_else(|| genesis.topic_id.clone());
+                Ok((chain, Genesis { topic_id, ..genesis }))
             });
             match birth {
                 Ok(birth) => births.push((*at, birth)),

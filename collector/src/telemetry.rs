@@ -126,6 +126,10 @@ impl Telemetry {
         tracing::info!(%partition, chain, from, "reading");
     }
 
+    pub(crate) fn created_again(&self, partition: &TopicPartition, chain: &str, dropped_records: u64) {
+        tracing::warn!(%partition, chain, dropped_records, "the topic was deleted and created again; it is another one, with a chain of its own");
+    }
+
     pub(crate) fn halted(&self, partition: &TopicPartition, why: &str) {
         tracing::error!(%partition, why, "halted");
     }

@@ -8,7 +8,7 @@ use driftline_collector::source::PartitionRef;
 use driftline_collector::{CollectorSettings, CollectorStatus, Until, chain};
 use driftline_schemas::config::Start;
 use driftline_schemas::raw::RawKind;
-use driftline_store::{Fault, FaultPlan, RetryPolicy, Store};
+use driftline_store::{Fault, FaultPlan, Manifest, RetryPolicy, Store};
 use tokio_util::sync::CancellationToken;
 
 use crate::reading::{
@@ -266,6 +266,61 @@ async fn a_topic_created_again_has_a_chain_of_its_own() {
     let read = read_chain(&store, PREDICTIONS, 0).await;
     assert_eq!((read.from, read.rows), (0, vec![((0, 0), "again".to_owned())]));
     assert_eq!(read.footers[0].topic_id.as_deref(), Some("P2"));
+}
+
+/// C1: in the midst of reading. The new topic has more records than the old one had when somebody first looks at it, so that the
+/// client reads on at a position that exists in both, and no error tells it anything.
+#[tokio::test(flavor = "multi_thread")]
+async fn c1_a_topic_created_again_while_it_is_read_has_a_chain_of_its_own() {
+    let (mut world, store) = (world(1, 20), Store::in_memory());
+    // Nothing is flushed until there is much of it: what was taken before and after lie in one buffer.
+    let settings = CollectorSettings { flush_interval: Duration::from_millis(400), flush_bytes: 1 << 20, ..settings() };
+    let (stop, status) = (CancellationToken::new(), Arc::new(CollectorStatus::default()));
+    let (script, log, member_store) = (Script::assigning(all(1)), world.log.clone(), store.clone());
+    let (run_stop, run_status) = (stop.clone(), Arc::clone(&status));
+    let member = tokio::spawn(async move {
+        collect(&log, &member_store, script, settings, Until::Shutdown, run_stop, run_status).await
+    });
+    let end = |world: &crate::reading::World, topic| world.expected[&(topic, 0)].last().unwrap().0.0 + 1;
+    let first = end(&world, PREDICTIONS);
+    let chains = async || Manifest::load(&store).await.unwrap().unwrap().chains();
+    eventually("the first topic is read", async || {
+        status.partitions().values().any(|one| one.tail == first && one.position == first)
+    })
+    .await;
+    let old = chains().await.into_iter().find(|one| one.topic == PREDICTIONS).unwrap().name();
+    let records: Vec<Vec<u8>> = (0..2 * first).map(|n| prediction(&format!("again-{n}"), n % 50)).collect();
+    world.log.create_again(PREDICTIONS, "P2", &records);
+    let rows: Vec<_> = (0..2 * first).map(|n| ((n, 0), format!("again-{n}"))).collect();
+    let before = world.expected.insert((PREDICTIONS, 0), rows).unwrap();
+    eventually("the new topic is read", async || {
+        chains().await.iter().filter(|one| one.topic == PREDICTIONS).count() == 2
+            && read_chain(&store, PREDICTIONS, 0).await.to == 2 * first
+    })
+    .await;
+    stop.cancel();
+    member.await.unwrap().unwrap();
+    world.assert_collected(&store).await;
+    let footer = chain::read_footer(&store, &old, first).await.unwrap();
+    assert_eq!(footer, None, "{old} has nothing beyond the {} events that the first topic had", before.len());
+}
+
+/// C1: a run that ends when it has caught up ends with the topic that there is, not with the one that there was.
+#[tokio::test(flavor = "multi_thread")]
+async fn c1_a_run_that_catches_up_reaches_the_end_of_a_topic_created_again() {
+    let (world, store) = (world(1, 400), Store::in_memory());
+    let settings = CollectorSettings { flush_interval: Duration::from_millis(300), flush_bytes: 1 << 20, ..settings() };
+    let (script, log, member_store) = (Script::assigning(all(1)), world.log.clone(), store.clone());
+    let member = tokio::spawn(async move {
+        let (stop, status) = (CancellationToken::new(), Arc::default());
+        collect(&log, &member_store, script, settings, Until::CaughtUp, stop, status).await
+    });
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    let records: Vec<Vec<u8>> = (0..7).map(|n| prediction(&format!("again-{n}"), n)).collect();
+    world.log.create_again(PREDICTIONS, "P2", &records);
+    member.await.unwrap().unwrap();
+    catch_up(&world.log, &store, 1).await.unwrap();
+    assert_eq!(read_chain(&store, PREDICTIONS, 0).await.rows.len(), 7);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -83,7 +83,6 @@ async fn c1_a_topic_created_again_starts_a_new_chain() -> Result<()> {
 
 /// The same in the midst of a run.
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "a known limit: the client has stopped the partition and refuses to seek in it (`Local: Erroneous state`), so it is read after a restart only"]
 async fn c1_a_topic_created_again_while_it_is_read_starts_a_new_chain() -> Result<()> {
     let Some(broker) = Broker::real("c1_a_topic_created_again_while_it_is_read_starts_a_new_chain")? else {
         return Ok(());
