@@ -274,9 +274,10 @@ class Audit:
 
     def check_history(self) -> None:
         outside = self.rows("SELECT model_name, count(*), min(event_time) FROM placed WHERE window_start IS NULL GROUP BY ALL")
+        outside = [(m, n, first) for m, n, first in outside if tables.micros(first) >= self.folded.get(m, 0)]  # else its history is deleted
+        if sum(number for _, number, _ in outside) == self.untracked["predictions"]:
+            outside = []  # of models beyond the cap: they are in no window, and counted
         for model, number, first in outside:
-            if tables.micros(first) < self.folded.get(model, 0):
-                continue  # came after the history of its window was deleted
             self.differ(f"history/: {number} accepted predictions of {model} are in no window, the first at {first}")
         for model, number in self.rows(
             "SELECT model_name, count(*) FROM (SELECT model_name, model_version, prediction_id, window_start FROM h"
@@ -372,7 +373,12 @@ class Audit:
         self.said: collections.Counter | None = None if rows is None else collections.Counter()
         self.folded: dict[str, int] = {}
         self.windows_said: dict[str, list[tuple[int, int]]] = collections.defaultdict(list)
+        # kind → events of models that are not tracked, for there are too many
+        self.untracked: collections.Counter = collections.Counter()
         for row in rows or []:
+            if row["scope"] == "untracked":
+                self.untracked[row["key"]] += row["count"]
+                continue
             if row["scope"] == "folded":
                 model = row.get("model_name") or row.get("model")
                 before = datetime.datetime.fromisoformat(row["key"].split("/")[-1].replace("Z", "+00:00"))
@@ -401,6 +407,12 @@ class Audit:
         if said is None:
             self.differ("there is neither an accounts table nor --audit")
             return
+        tracked = {key for scope, key, _ in said if scope == "model"}
+        unknown = {key for scope, key, _ in self.counts if scope == "model" and key not in tracked}
+        labels = sum(self.counts[("model", key, "accepted")] for key in unknown)
+        if labels <= self.untracked["labels"]:
+            # Of models beyond the cap, which have no account. One that was named later has one, over its earlier labels too.
+            self.counts = collections.Counter({k: n for k, n in self.counts.items() if k[0] != "model" or k[1] not in unknown})
         sums = {"waiting+expired": ("waiting", "expired"), "too_late+unmatched+pending": ("too_late", "unmatched", "pending")}
         for (scope, key, term), number in sorted(self.counts.items(), key=str):
             if term.startswith("("):

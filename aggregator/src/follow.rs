@@ -154,7 +154,7 @@ impl Follower {
         let path = paths::raw_object(&object.chain, object.from as u64);
         let Some(stored) = self.store.get(&path).await? else { return Ok(()) };
         let footer = footer_of(&path, &stored.bytes)?;
-        for share in &footer.models {
+        for share in footer.models.iter().filter(|share| object.models.contains_key(&share.model)) {
             let labels = read_labels(&stored.bytes, &footer, &share.model)?;
             self.add_labels(&object.chain, object.from, &share.model, &labels);
         }
@@ -268,7 +268,8 @@ impl Follower {
         let kind = step.state.chains.get(chain).map_or(RawKind::Predictions, |chain| chain.info.kind);
         let mut models = Vec::new();
         let mut predictions = Vec::new();
-        for share in &footer.models {
+        let (tracked, untracked) = tracked(&step.state, &footer);
+        for share in &tracked {
             let mut applied = AppliedModel {
                 model: share.model.clone(),
                 rows: share.rows + share.forgotten_rows(),
@@ -299,13 +300,14 @@ impl Follower {
             rejected: footer.rejected.clone(),
             gap: footer.kind == RawKind::Gap,
             forgotten: forgotten_by_model(&footer),
+            untracked,
             models,
         }));
         for (model, windows) in predictions {
             self.route_predictions(step, &path, &model, windows).await?;
         }
         if kind == RawKind::Labels {
-            for share in &footer.models {
+            for share in &tracked {
                 let labels = read_labels(&object.bytes, &footer, &share.model)?;
                 self.add_labels(chain, from, &share.model, &labels);
                 self.route_labels(step, &share.model, &labels);
@@ -447,6 +449,21 @@ fn raw_path(input: &Input) -> Option<&str> {
 
 pub(crate) fn footer_of(path: &str, bytes: &Bytes) -> Result<RawFooter, Error> {
     RawFooter::from_bytes(bytes).map_err(|source| Error::Footer { path: path.to_owned(), source })
+}
+
+/// The models of an object whose rows are applied, and how many rows the others have.
+fn tracked<'f>(state: &LedgerState, footer: &'f RawFooter) -> (Vec<&'f ModelIndex>, u64) {
+    let (mut tracked, mut untracked, mut room) = (Vec::new(), 0, state.room_for_models());
+    for share in &footer.models {
+        let is_known = state.models.contains_key(&share.model);
+        if is_known || room > 0 || state.is_tracked(&share.model) {
+            room = room.saturating_sub(usize::from(!is_known));
+            tracked.push(share);
+        } else {
+            untracked += share.rows + share.forgotten_rows();
+        }
+    }
+    (tracked, untracked)
 }
 
 fn forgotten_by_model(footer: &RawFooter) -> BTreeMap<String, u64> {

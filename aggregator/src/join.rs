@@ -24,7 +24,7 @@ use driftline_schemas::window::Window;
 
 use crate::error::Error;
 use crate::objects::{LabelPosition, LabelRow, time_array};
-use crate::wide::{TAGS_JSON, Wide, spread};
+use crate::wide::{Kept, TAGS_JSON, Wide, spread};
 
 /// What a join follows.
 #[derive(Debug, Clone)]
@@ -47,6 +47,12 @@ pub struct JoinRules {
     pub segment_columns: BTreeSet<String>,
 }
 
+impl JoinRules {
+    fn kept(&self) -> Kept<'_> {
+        Kept { max: self.columns_max, segments: &self.segment_columns }
+    }
+}
+
 /// What a join gives.
 #[derive(Debug)]
 pub struct Joined {
@@ -54,6 +60,14 @@ pub struct Joined {
     pub rows: RecordBatch,
     /// Their account; `bytes` is not known yet.
     pub counts: PartCounts,
+}
+
+impl Joined {
+    /// Whether there were more features or tags than columns.
+    pub(crate) fn went_into_json(&self) -> bool {
+        let schema = self.rows.schema_ref();
+        [FEATURES_JSON, TAGS_JSON].iter().any(|json| schema.column_with_name(json).is_some())
+    }
 }
 
 /// Joins.
@@ -75,11 +89,13 @@ pub fn join(
         duplicates = before;
     }
     for (rows, after_final) in predictions {
-        all.push(history_shape(rows, *after_final, rules.window)?);
+        all.push(history_shape(rows, *after_final, rules)?);
     }
     if all.is_empty() {
-        all.push(empty(rules.window));
+        all.push(empty(rules));
     }
+    Wide::narrow(&mut all, FEATURE_PREFIX, FEATURES_JSON, rules.kept());
+    Wide::narrow(&mut all, TAG_PREFIX, TAGS_JSON, rules.kept());
     let all = Wide::concat(all)?;
     let groups = standing(&all)?;
     duplicates += (all.rows - groups.len()) as u64;
@@ -102,9 +118,9 @@ pub fn join(
 }
 
 /// Raw prediction rows with the columns of history.
-fn history_shape(raw: &RecordBatch, after_final: bool, window: Window) -> Result<Wide, Error> {
+fn history_shape(raw: &RecordBatch, after_final: bool, rules: &JoinRules) -> Result<Wide, Error> {
     let rows = raw.num_rows();
-    let mut wide = spread(raw.column_by_name("features"), raw.column_by_name("tags"), rows);
+    let mut wide = spread(raw.column_by_name("features"), raw.column_by_name("tags"), rows, rules.kept());
     for name in [
         "model_version",
         "prediction_id",
@@ -127,7 +143,7 @@ fn history_shape(raw: &RecordBatch, after_final: bool, window: Window) -> Result
         wide.columns.insert(name.into(), column.clone());
     }
     wide.columns.insert("after_final".into(), Arc::new(BooleanArray::from(vec![after_final; rows])));
-    add_derived(&mut wide, window);
+    add_derived(&mut wide, rules.window);
     Ok(wide)
 }
 
@@ -153,10 +169,10 @@ fn add_derived(wide: &mut Wide, window: Window) {
 }
 
 /// No rows, with all columns.
-fn empty(window: Window) -> Wide {
+fn empty(rules: &JoinRules) -> Wide {
     let schema = driftline_schemas::raw::schema(driftline_schemas::event::EventKind::Predictions);
     let raw = RecordBatch::new_empty(schema);
-    history_shape(&raw, false, window).unwrap_or_default()
+    history_shape(&raw, false, rules).unwrap_or_default()
 }
 
 /// The rows of each prediction, the one that stands first; predictions in the order of history.
@@ -492,7 +508,8 @@ pub(crate) fn count(rows: &RecordBatch) -> Result<PartCounts, Error> {
 /// Rows of a reference (events with their label inline, in the raw schema of that kind) with the columns of history.
 pub fn reference_rows(raw: &RecordBatch) -> Result<RecordBatch, Error> {
     let rows = raw.num_rows();
-    let mut wide = spread(raw.column_by_name("features"), raw.column_by_name("tags"), rows);
+    let kept = Kept { max: usize::MAX, segments: &BTreeSet::new() };
+    let mut wide = spread(raw.column_by_name("features"), raw.column_by_name("tags"), rows, kept);
     for name in [
         "model_version",
         "prediction_id",

@@ -22,7 +22,7 @@ use crate::filter::{IdFilter, id_hash, part_of};
 use crate::follow::footer_of;
 use crate::join::{JoinRules, join};
 use crate::objects::{self, LabelRow, read_routed, write_parquet};
-use crate::scrub;
+use crate::{scrub, telemetry};
 
 /// Rows of a row group: smaller prunes better, larger compresses better.
 const ROW_GROUP_ROWS: usize = 128 * 1024;
@@ -209,6 +209,9 @@ fn assemble(
     let mut joined = join(previous.as_ref().map(|rows| (rows, 0)), &new.predictions, new.labels, rules)?;
     joined.counts.duplicates += duplicates;
     joined.counts.forgotten = forgotten;
+    if joined.went_into_json() {
+        telemetry::went_into_json(&job.model, rules.columns_max);
+    }
     let ids = objects::text(&joined.rows, "prediction_id")?;
     let filter = IdFilter::new(ids.iter().flatten().map(id_hash).collect()).to_bytes();
     let footer = HistoryFooter {

@@ -173,6 +173,7 @@ async fn old_objects(
         }
         found.objects.push(at);
         found.totals.add(&footer);
+        found.totals.pool(|model| state.is_tracked(model));
         at = footer.to;
         found.to = at;
     }

@@ -1,5 +1,6 @@
 //! One function per thing that happens.
-use std::sync::OnceLock;
+use std::collections::BTreeSet;
+use std::sync::{LazyLock, Mutex, Once, OnceLock, PoisonError};
 use std::time::Duration;
 
 use driftline_ledger::LedgerState;
@@ -12,6 +13,8 @@ use crate::follow::Findings;
 use crate::forget::Forgotten;
 use crate::retain::Kept;
 
+/// Models of which the log says once that their columns are too many; of more it is only counted.
+const MODELS_TOLD_MAX: usize = 1_000;
 /// Models whose change of configuration has a line of the log.
 const MODELS_SHOWN: usize = 20;
 
@@ -27,6 +30,8 @@ struct Instruments {
     unjudged: Gauge<u64>,
     deleted: Counter<u64>,
     rewritten: Counter<u64>,
+    untracked: Counter<u64>,
+    into_json: Counter<u64>,
 }
 
 fn instruments() -> &'static Instruments {
@@ -45,6 +50,14 @@ fn instruments() -> &'static Instruments {
             unjudged: meter.u64_gauge("driftline_unjudged_rows").build(),
             deleted: meter.u64_counter("driftline_objects_deleted").build(),
             rewritten: meter.u64_counter("driftline_objects_rewritten").build(),
+            untracked: meter
+                .u64_counter("driftline_rows_untracked")
+                .with_description("rows of models beyond twice models_max: they are in raw/ and in no window")
+                .build(),
+            into_json: meter
+                .u64_counter("driftline_columns_into_json")
+                .with_description("parts whose features or tags beyond max_feature_columns went into JSON")
+                .build(),
         }
     })
 }
@@ -72,6 +85,7 @@ pub fn appended(findings: &Findings, decisions: &[Entry]) {
         if let Entry::Applied(applied) = entry {
             i.objects.add(1, &[]);
             i.rows.add(applied.models.iter().map(|model| model.rows).sum(), &[]);
+            untracked(applied.untracked, &applied.chain);
         }
     }
     i.routed.add(findings.labels.len() as u64, &[]);
@@ -89,6 +103,35 @@ pub fn appended(findings: &Findings, decisions: &[Entry]) {
             }
             _ => {}
         }
+    }
+}
+
+/// Rows of models that are not tracked, for want of room. The log says so when it happens first.
+fn untracked(rows: u64, chain: &str) {
+    static TOLD: Once = Once::new();
+    instruments().untracked.add(rows, &[]);
+    if rows > 0 {
+        TOLD.call_once(|| {
+            tracing::warn!(
+                chain,
+                rows,
+                "there are more than twice models_max models; rows of further ones stay in raw/, counted as too_many_models, in no window"
+            );
+        });
+    }
+}
+
+/// Features or tags beyond `max_feature_columns` went into JSON. The log says so once a model.
+pub fn went_into_json(model: &str, max: usize) {
+    static TOLD: LazyLock<Mutex<BTreeSet<String>>> = LazyLock::new(Mutex::default);
+    instruments().into_json.add(1, &[]);
+    let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
+    if told.len() < MODELS_TOLD_MAX && told.insert(model.to_owned()) {
+        tracing::warn!(
+            model,
+            max_feature_columns = max,
+            "more features or tags than columns; the last by name go into features_json or tags_json"
+        );
     }
 }
 

@@ -31,6 +31,24 @@ impl Wide {
         Self { rows: batch.num_rows(), columns: names.into_iter().zip(batch.columns().iter().cloned()).collect() }
     }
 
+    /// Sees to it that all of them together have at most so many columns of a prefix as [`Wide::cap`] would keep, and moves the rest
+    /// into JSON already: under each other they would be as many columns as there are names, each as long as all rows (**B1**).
+    ///
+    /// What `cap` makes of the rows later is the same: it looks into the JSON too, and takes back what there is room for.
+    pub(crate) fn narrow(all: &mut [Self], prefix: &str, json: &str, kept: Kept<'_>) {
+        let with_prefix = |name: &&String| name.starts_with(prefix);
+        let names: BTreeSet<String> =
+            all.iter().flat_map(|wide| wide.columns.keys()).filter(with_prefix).cloned().collect();
+        let Some(keeps) = kept.of(names.iter().map(String::as_str)) else { return };
+        for wide in all {
+            let goes = |name: &&String| name.starts_with(prefix) && !keeps.contains(name.as_str());
+            let names: Vec<String> = wide.columns.keys().filter(goes).cloned().collect();
+            if !names.is_empty() {
+                wide.spill(prefix, json, &names);
+            }
+        }
+    }
+
     /// All rows under each other. Columns of one name but two types can only be a feature `x_text` with numbers beside a
     /// feature `x` with text: the numbers go into `features_json`.
     pub(crate) fn concat(mut all: Vec<Self>) -> Result<Self, Error> {
@@ -157,6 +175,26 @@ impl Wide {
     }
 }
 
+/// Which columns of a prefix stay columns: so many, those of segments before all others, each in the order of their names.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Kept<'a> {
+    pub(crate) max: usize,
+    pub(crate) segments: &'a BTreeSet<String>,
+}
+
+impl Kept<'_> {
+    /// Those that stay; `None` if all do.
+    fn of<'n>(&self, names: impl Iterator<Item = &'n str>) -> Option<BTreeSet<&'n str>> {
+        let names: BTreeSet<&str> = names.collect();
+        if names.len() <= self.max {
+            return None;
+        }
+        let (segments, others): (Vec<&str>, Vec<&str>) =
+            names.into_iter().partition(|name| self.segments.contains(*name));
+        Some(segments.into_iter().chain(others).take(self.max).collect())
+    }
+}
+
 /// The JSON of one row, its keys in order: equal contents are equal bytes.
 type Object = BTreeMap<String, serde_json::Value>;
 
@@ -205,54 +243,100 @@ fn take_from(objects: &mut [Object], prefix: &str, name: &str, kind: &DataType, 
     Arc::new(known.iter().zip(taken).map(|(known, taken)| known.or(taken)).collect::<Float64Array>())
 }
 
-/// A raw object's maps of features and tags as columns: `feature_<name>`, `feature_<name>_text`, `tag_<name>`.
-pub(crate) fn spread(features: Option<&ArrayRef>, tags: Option<&ArrayRef>, rows: usize) -> Wide {
-    let mut numbers: HashMap<String, Padded<Float64Builder>> = HashMap::new();
-    let mut texts: HashMap<String, Padded<StringBuilder>> = HashMap::new();
-    let mut tag_texts: HashMap<String, Padded<StringBuilder>> = HashMap::new();
-    if let Some(map) = features.and_then(|column| column.as_map_opt()) {
-        let names = map.keys().as_string::<i32>();
-        let values = map.values().as_struct();
-        let (number, text) = (values.column(0).as_primitive::<Float64Type>(), values.column(1).as_string::<i32>());
-        for row in 0..rows {
-            for at in entries(map, row) {
-                let name = names.value(at);
-                if number.is_valid(at) {
-                    slot(&mut numbers, name).put(row, |builder| builder.append_value(number.value(at)));
-                }
-                if text.is_valid(at) {
-                    slot(&mut texts, name).put(row, |builder| builder.append_value(text.value(at)));
-                }
-            }
-        }
-    }
-    if let Some(map) = tags.and_then(|column| column.as_map_opt()) {
-        let (names, values) = (map.keys().as_string::<i32>(), map.values().as_string::<i32>());
-        for row in 0..rows {
-            for at in entries(map, row).filter(|at| values.is_valid(*at)) {
-                slot(&mut tag_texts, names.value(at)).put(row, |builder| builder.append_value(values.value(at)));
-            }
-        }
-    }
+/// A raw object's maps of features and tags as columns: `feature_<name>`, `feature_<name>_text`, `tag_<name>`. Names beyond those
+/// that are kept go into JSON at once: a column for each would be as long as the object, whatever it holds (**B1**).
+pub(crate) fn spread(features: Option<&ArrayRef>, tags: Option<&ArrayRef>, rows: usize, kept: Kept<'_>) -> Wide {
     let mut columns: BTreeMap<String, ArrayRef> = BTreeMap::new();
-    let mut clashing = Wide { rows, columns: BTreeMap::new() };
-    for (name, padded) in tag_texts {
-        columns.insert(format!("{TAG_PREFIX}{name}"), padded.finish(rows));
+    if let Some(map) = tags.and_then(|column| column.as_map_opt()) {
+        columns.append(&mut spread_tags(map, rows, kept).columns);
     }
-    for (name, padded) in texts {
-        columns.insert(format!("{FEATURE_PREFIX}{name}{TEXT_SUFFIX}"), padded.finish(rows));
-    }
-    for (name, padded) in numbers {
-        let name = format!("{FEATURE_PREFIX}{name}");
-        let target = if columns.contains_key(&name) { &mut clashing.columns } else { &mut columns };
-        target.insert(name, padded.finish(rows));
-    }
-    if !clashing.columns.is_empty() {
-        let names: Vec<String> = clashing.columns.keys().cloned().collect();
-        clashing.spill(FEATURE_PREFIX, FEATURES_JSON, &names);
-        columns.append(&mut clashing.columns);
+    if let Some(map) = features.and_then(|column| column.as_map_opt()) {
+        columns.append(&mut spread_features(map, rows, kept).columns);
     }
     Wide { rows, columns }
+}
+
+fn spread_tags(map: &arrow::array::MapArray, rows: usize, kept: Kept<'_>) -> Wide {
+    let (names, values) = (map.keys().as_string::<i32>(), map.values().as_string::<i32>());
+    let all: BTreeSet<String> = names.iter().flatten().map(|name| format!("{TAG_PREFIX}{name}")).collect();
+    let keeps = kept.of(all.iter().map(String::as_str));
+    let is_kept =
+        |name: &str| keeps.as_ref().is_none_or(|keeps| keeps.contains(format!("{TAG_PREFIX}{name}").as_str()));
+    let mut texts: HashMap<String, Padded<StringBuilder>> = HashMap::new();
+    let mut objects = vec![Object::new(); if keeps.is_some() { rows } else { 0 }];
+    for row in 0..rows {
+        for at in entries(map, row).filter(|at| values.is_valid(*at)) {
+            let (name, value) = (names.value(at), values.value(at));
+            if is_kept(name) {
+                slot(&mut texts, name).put(row, |builder| builder.append_value(value));
+            } else {
+                objects[row].entry(name.to_owned()).or_insert_with(|| value.into());
+            }
+        }
+    }
+    let named = |(name, padded): (String, Padded<StringBuilder>)| (format!("{TAG_PREFIX}{name}"), padded.finish(rows));
+    let mut wide = Wide { rows, columns: texts.into_iter().map(named).collect() };
+    if keeps.is_some() {
+        wide.put_objects(TAGS_JSON, &objects);
+    }
+    wide
+}
+
+fn spread_features(map: &arrow::array::MapArray, rows: usize, kept: Kept<'_>) -> Wide {
+    let (names, values) = (map.keys().as_string::<i32>(), map.values().as_struct());
+    let (number, text) = (values.column(0).as_primitive::<Float64Type>(), values.column(1).as_string::<i32>());
+    let number_name = |name: &str| format!("{FEATURE_PREFIX}{name}");
+    let text_name = |name: &str| format!("{FEATURE_PREFIX}{name}{TEXT_SUFFIX}");
+    let mut all: BTreeSet<String> = BTreeSet::new();
+    for at in 0..map.keys().len() {
+        if number.is_valid(at) {
+            all.insert(number_name(names.value(at)));
+        }
+        if text.is_valid(at) {
+            all.insert(text_name(names.value(at)));
+        }
+    }
+    let keeps = kept.of(all.iter().map(String::as_str));
+    let is_kept = |column: String| keeps.as_ref().is_none_or(|keeps| keeps.contains(column.as_str()));
+    let mut numbers: HashMap<String, Padded<Float64Builder>> = HashMap::new();
+    let mut texts: HashMap<String, Padded<StringBuilder>> = HashMap::new();
+    let mut objects = vec![Object::new(); if keeps.is_some() { rows } else { 0 }];
+    for row in 0..rows {
+        for at in entries(map, row) {
+            let name = names.value(at);
+            if number.is_valid(at) {
+                if is_kept(number_name(name)) {
+                    slot(&mut numbers, name).put(row, |builder| builder.append_value(number.value(at)));
+                } else {
+                    objects[row].entry(name.to_owned()).or_insert_with(|| number.value(at).into());
+                }
+            }
+            if text.is_valid(at) {
+                if is_kept(text_name(name)) {
+                    slot(&mut texts, name).put(row, |builder| builder.append_value(text.value(at)));
+                } else {
+                    objects[row].entry(name.to_owned()).or_insert_with(|| text.value(at).into());
+                }
+            }
+        }
+    }
+    let mut wide = Wide { rows, columns: BTreeMap::new() };
+    wide.columns.extend(texts.into_iter().map(|(name, padded)| (text_name(&name), padded.finish(rows))));
+    let mut clashing = Wide { rows, columns: BTreeMap::new() };
+    for (name, padded) in numbers {
+        let name = number_name(&name);
+        let target = if wide.columns.contains_key(&name) { &mut clashing.columns } else { &mut wide.columns };
+        target.insert(name, padded.finish(rows));
+    }
+    if keeps.is_some() {
+        clashing.put_objects(FEATURES_JSON, &objects);
+    }
+    if !clashing.columns.is_empty() {
+        let names: Vec<String> = clashing.columns.keys().filter(|name| *name != FEATURES_JSON).cloned().collect();
+        clashing.spill(FEATURE_PREFIX, FEATURES_JSON, &names);
+        wide.columns.append(&mut clashing.columns);
+    }
+    wide
 }
 
 fn entries(map: &arrow::array::MapArray, row: usize) -> std::ops::Range<usize> {
@@ -328,4 +412,50 @@ fn slot<'a, B: Default>(slots: &'a mut HashMap<String, Padded<B>>, name: &str) -
         slots.insert(name.to_owned(), Padded { builder: B::default(), length: 0 });
     }
     slots.get_mut(name).expect("it was inserted where it was missing")
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{MapBuilder, MapFieldNames, StringBuilder};
+
+    use super::*;
+
+    /// Tags of so many rows, each row with names that no other has.
+    fn random_tags(first: usize, rows: usize, names_a_row: usize) -> ArrayRef {
+        let mut map = MapBuilder::new(None::<MapFieldNames>, StringBuilder::new(), StringBuilder::new());
+        for row in first..first + rows {
+            for n in 0..names_a_row {
+                map.keys().append_value(format!("{row:06}-{n}"));
+                map.values().append_value("x");
+            }
+            map.append(true).unwrap();
+        }
+        Arc::new(map.finish())
+    }
+
+    fn columns_of(wide: &Wide) -> usize {
+        wide.columns.keys().filter(|name| name.starts_with(TAG_PREFIX)).count()
+    }
+
+    fn values_of(wide: &mut Wide) -> usize {
+        let columns = wide.columns.iter().filter(|(name, _)| name.starts_with(TAG_PREFIX));
+        let in_columns: usize = columns.map(|(_, column)| column.len() - column.null_count()).sum();
+        in_columns + wide.take_objects(TAGS_JSON).iter().map(BTreeMap::len).sum::<usize>()
+    }
+
+    /// B1: names that never come again make no more columns than are kept, not of one object and not of all together; and no value
+    /// is lost.
+    #[test]
+    fn b1_random_names_make_no_more_columns_than_are_kept() {
+        let segments = BTreeSet::from([format!("{TAG_PREFIX}000301-1")]);
+        let kept = Kept { max: 5, segments: &segments };
+        let mut all: Vec<Wide> =
+            (0..10).map(|n| spread(None, Some(&random_tags(n * 100, 100, 3)), 100, kept)).collect();
+        assert!(all.iter().all(|wide| columns_of(wide) == 5), "of one object");
+        Wide::narrow(&mut all, TAG_PREFIX, TAGS_JSON, kept);
+        let mut together = Wide::concat(all).unwrap();
+        let names: Vec<&String> = together.columns.keys().filter(|name| name.starts_with(TAG_PREFIX)).collect();
+        assert_eq!(names, ["tag_000000-0", "tag_000000-1", "tag_000000-2", "tag_000001-0", "tag_000301-1"]);
+        assert_eq!(values_of(&mut together), 10 * 100 * 3);
+    }
 }

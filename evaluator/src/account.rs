@@ -35,7 +35,17 @@ pub fn partitions(state: &LedgerState) -> Vec<AccountRow> {
             push(&format!("rejected:{}", reason.as_str()), *count);
         }
     }
+    rows.extend(untracked(state));
     rows
+}
+
+/// What was accepted of models that are not tracked, because there are too many: it is in no window, and in no model's account.
+pub fn untracked(state: &LedgerState) -> Vec<AccountRow> {
+    let of = |kind, key| {
+        let count = state.untracked(kind);
+        (count > 0).then(|| row(NO_MODEL, "untracked", key, "too_many_models", count))
+    };
+    [of(RawKind::Predictions, "predictions"), of(RawKind::Labels, "labels")].into_iter().flatten().collect()
 }
 
 /// The account of a window: each prediction in the first term that applies.

@@ -1,4 +1,5 @@
 //! One function per thing that happens.
+use std::collections::BTreeSet;
 use std::sync::{LazyLock, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -8,7 +9,11 @@ use opentelemetry::{KeyValue, global};
 
 use crate::figures::{Exported, Figures};
 
+/// Models of which it is told once that their values are pooled; of more it is only counted.
+const POOLED_TOLD_MAX: usize = 1_000;
+
 struct Instruments {
+    pooled: Counter<u64>,
     evaluations: Counter<u64>,
     unreadable: Counter<u64>,
     duration: Histogram<f64>,
@@ -28,6 +33,12 @@ impl Instruments {
     fn new(meter: &Meter) -> Self {
         show_figures(meter);
         Self {
+            pooled: meter
+                .u64_counter("driftline_values_pooled")
+                .with_description(
+                    "evaluations in which a segment, or the version, had more values than get rows of their own",
+                )
+                .build(),
             evaluations: meter
                 .u64_counter("driftline_evaluations")
                 .with_description("revisions of windows that were evaluated")
@@ -42,6 +53,21 @@ impl Instruments {
                 .with_unit("s")
                 .build(),
         }
+    }
+}
+
+/// A segment, or the version, has more values than get rows of their own. The log says so once a model and name.
+pub(crate) fn values_pooled(model: &str, name: &str, max: usize) {
+    static TOLD: LazyLock<Mutex<BTreeSet<(String, String)>>> = LazyLock::new(Mutex::default);
+    instruments().pooled.add(1, &[]);
+    let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
+    if told.len() < POOLED_TOLD_MAX && told.insert((model.to_owned(), name.to_owned())) {
+        tracing::warn!(
+            model,
+            segment = name,
+            max_segment_values = max,
+            "more values than get rows of their own; the rarest are `__other__` together"
+        );
     }
 }
 

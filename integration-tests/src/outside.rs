@@ -19,9 +19,17 @@ pub struct Known<'a> {
 /// Lets both look at a store. Says loudly when there is no Python for it, and fails where nothing may be skipped.
 pub async fn check(sandbox: &Sandbox) -> Result<()> {
     let Some(python) = python()? else { return Ok(()) };
-    audit(&python, sandbox, &sandbox.path("store"), None).await?;
-    let (store, config) = (show(sandbox, "store"), show(sandbox, "driftline.toml"));
+    audit(&python, sandbox, &sandbox.store(), None).await?;
+    let (store, config) = (sandbox.store().display().to_string(), show(sandbox, "driftline.toml"));
     ask(&python, "compare_sklearn.py", &[&store, "--all", "--quiet", "--config", &config]).await
+}
+
+/// Lets DuckDB recompute the accounts alone. Skips as [`check`] does.
+pub async fn audited(sandbox: &Sandbox) -> Result<()> {
+    match python()? {
+        Some(python) => audit(&python, sandbox, &sandbox.store(), None).await,
+        None => Ok(()),
+    }
 }
 
 /// Lets DuckDB recompute the accounts from what the producers were told and where the brokers' partitions end, never from

@@ -83,6 +83,9 @@ pub struct ChainState {
     /// Of the events accepted, those that `forget` has taken out, by model.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub forgotten: BTreeMap<String, u64>,
+    /// Of the events accepted, those of models that are not tracked.
+    #[serde(default)]
+    pub untracked: u64,
     /// What lies behind its boundary.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retired: Option<Box<RetiredChain>>,
@@ -298,7 +301,28 @@ pub fn sum(parts: &BTreeMap<u32, PartCounts>) -> PartCounts {
     total
 }
 
+/// Models that are tracked at most, in multiples of `models_max`. Those beyond `models_max` are refused, and stay in history as
+/// refused; without a bound behind them, an id in the place of a model's name would make a model, with windows and folders of its
+/// own, of each prediction, and of each label.
+const MODELS_TRACKED: usize = 2;
+
 impl LedgerState {
+    /// Whether a model is known, or somebody has named it in the configuration.
+    pub fn is_tracked(&self, model: &str) -> bool {
+        self.models.contains_key(model) || self.judge_config().is_some_and(|config| config.models.contains_key(model))
+    }
+
+    /// How many models that nobody knows yet may still become known (**B1**).
+    pub fn room_for_models(&self) -> usize {
+        let max = self.judge_config().map_or(usize::MAX, |config| config.models_max.saturating_mul(MODELS_TRACKED));
+        max.saturating_sub(self.models.len())
+    }
+
+    /// Events accepted of a kind that belong to no model which is tracked.
+    pub fn untracked(&self, kind: RawKind) -> u64 {
+        self.chains.values().filter(|chain| chain.info.kind == kind).map(|chain| chain.untracked).sum()
+    }
+
     /// The judging configuration in force.
     pub fn judge_config(&self) -> Option<&JudgeConfig> {
         self.config.as_ref().map(|epoch| &epoch.config)
@@ -514,6 +538,7 @@ impl LedgerState {
                 accepted: 0,
                 rejected: BTreeMap::new(),
                 forgotten: BTreeMap::new(),
+                untracked: 0,
                 retired: None,
             });
             chain.info = info.clone();
@@ -531,6 +556,7 @@ impl LedgerState {
             chain.skipped += applied.skipped;
         }
         chain.accepted += applied.accepted;
+        chain.untracked += applied.untracked;
         for (reason, count) in &applied.rejected {
             *chain.rejected.entry(*reason).or_default() += count;
         }

@@ -263,6 +263,9 @@ pub struct Applied {
     /// Of the events accepted, those that were to be forgotten and have been taken out, by model.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub forgotten: BTreeMap<String, u64>,
+    /// Of the events accepted, those of models that are not tracked, because there are too many: they are in no window.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub untracked: u64,
     /// Per model.
     pub models: Vec<AppliedModel>,
 }

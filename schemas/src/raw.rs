@@ -178,6 +178,9 @@ pub struct Genesis {
     pub created_at: Micros,
 }
 
+/// Stands for all models that are not tracked, where models are counted by name.
+pub const UNTRACKED: &str = "__untracked__";
+
 /// What a boundary (`raw/<chain>/boundary.json`) keeps of the objects behind it, so that accounts add up without them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RetiredTotals {
@@ -212,6 +215,17 @@ impl RetiredTotals {
             *self.models.entry(share.model.clone()).or_default() += share.rows + share.forgotten_rows();
             if share.forgotten_rows() > 0 {
                 *self.forgotten.entry(share.model.clone()).or_default() += share.forgotten_rows();
+            }
+        }
+    }
+
+    /// Counts the models that are not named as one, [`UNTRACKED`]: what a boundary says has a bound, whatever models were called.
+    pub fn pool(&mut self, is_named: impl Fn(&str) -> bool) {
+        for counts in [&mut self.models, &mut self.forgotten] {
+            let gone: Vec<String> = counts.keys().filter(|model| !is_named(model)).cloned().collect();
+            let rows: u64 = gone.iter().filter_map(|model| counts.remove(model)).sum();
+            if rows > 0 {
+                *counts.entry(UNTRACKED.to_owned()).or_default() += rows;
             }
         }
     }

@@ -82,6 +82,7 @@ async fn chain_of_three() -> (Arc<InMemory>, Store) {
             rejected: BTreeMap::new(),
             gap: false,
             forgotten: BTreeMap::new(),
+            untracked: 0,
             models: Vec::new(),
         }));
     }

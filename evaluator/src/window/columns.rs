@@ -54,6 +54,8 @@ pub(crate) type ReadColumn = (Column, String);
 pub(crate) struct Columns {
     table: String,
     types: BTreeMap<String, DataType>,
+    /// A row's version where not every version has rows of its own.
+    capped_version: Option<String>,
 }
 
 /// Rows per category, and rows of any category that was not asked for.
@@ -84,7 +86,7 @@ impl Columns {
         let frame = context.table(TableReference::bare(table)).await?;
         let fields = frame.schema().fields();
         let types = fields.iter().map(|field| (field.name().clone(), field.data_type().clone())).collect();
-        Ok(Self { table: table.to_owned(), types })
+        Ok(Self { table: table.to_owned(), types, capped_version: None })
     }
 
     pub(crate) fn has(&self, column: &str) -> bool {
@@ -128,8 +130,16 @@ impl Columns {
         matches!(self.types.get(column), Some(DataType::Map(_, _))).then(|| sql::name(column))
     }
 
+    /// From now on versions are told apart by this expression.
+    pub(crate) fn cap_versions(&mut self, expression: String) {
+        self.capped_version = Some(expression);
+    }
+
     /// The version of a row; a prediction without one has the empty version.
     pub(crate) fn version(&self) -> Option<String> {
+        if self.capped_version.is_some() {
+            return self.capped_version.clone();
+        }
         self.has("model_version").then(|| format!("coalesce({}, '')", self.text("model_version")))
     }
 

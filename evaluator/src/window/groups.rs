@@ -39,15 +39,22 @@ pub(super) struct Segment {
 /// Looks which versions and segment values there are.
 pub(super) async fn find(
     session: &SessionContext,
-    columns: &Columns,
+    columns: &mut Columns,
     context: &EvaluationContext,
 ) -> Result<Groups, Error> {
     let versions = find_versions(session, columns).await?;
+    if versions == Versions::Several
+        && let Some(version) = columns.version()
+    {
+        // As many as a segment has values: else a version that is an id would have every metric for each prediction (B1).
+        let capped = cap_values(session, columns, &version, context, "model_version").await?;
+        columns.cap_versions(capped);
+    }
     let mut segments = Vec::new();
     for names in &context.segments {
         // A name that no row has makes a segment without values.
         let Some(key) = segment_key(columns, names) else { continue };
-        let value = cap_values(session, columns, &key, context.segment_values_max).await?;
+        let value = cap_values(session, columns, &key, context, &names.join(",")).await?;
         segments.push(Segment { names: names.join(","), value });
     }
     Ok(Groups { versions, segments })
@@ -80,7 +87,14 @@ fn segment_key(columns: &Columns, names: &[String]) -> Option<String> {
 }
 
 /// Keeps the most frequent values, the first in text order among equals, and pools the others.
-async fn cap_values(session: &SessionContext, columns: &Columns, key: &str, max: usize) -> Result<String, Error> {
+async fn cap_values(
+    session: &SessionContext,
+    columns: &Columns,
+    key: &str,
+    context: &EvaluationContext,
+    name: &str,
+) -> Result<String, Error> {
+    let max = context.segment_values_max;
     let query = format!(
         "SELECT value, count(*) AS n FROM (SELECT {key} AS value FROM {}) WHERE value IS NOT NULL \
          GROUP BY value ORDER BY n DESC, value LIMIT {}",
@@ -95,6 +109,7 @@ async fn cap_values(session: &SessionContext, columns: &Columns, key: &str, max:
     if values.len() <= max {
         return Ok(key.to_owned());
     }
+    crate::telemetry::values_pooled(&context.model, name, max);
     let kept = sql::texts(values.iter().take(max).map(String::as_str));
     Ok(format!("CASE WHEN {key} IN ({kept}) THEN {key} WHEN {key} IS NOT NULL THEN {} END", sql::text(OTHER)))
 }

@@ -48,7 +48,7 @@ pub struct EvaluationContext {
     pub score_kind: ScoreKind,
     /// Each a cross of names: a tag (`region`), or a feature (`features.country`).
     pub segments: Vec<Vec<String>>,
-    /// Values of one segment that get rows of their own, the most frequent ones; the others are [`OTHER`] together.
+    /// Values of one segment, and versions, that get rows of their own, the most frequent ones; the others are [`OTHER`] together.
     pub segment_values_max: usize,
     /// What drift is measured against.
     pub reference: Option<Arc<Reference>>,
@@ -97,8 +97,8 @@ pub async fn evaluate(
     table: &str,
     context: &EvaluationContext,
 ) -> Result<EvaluatedWindow, Error> {
-    let columns = Columns::of(session, table).await?;
-    let groups = groups::find(session, &columns, context).await?;
+    let mut columns = Columns::of(session, table).await?;
+    let groups = groups::find(session, &mut columns, context).await?;
     let (mut metrics, mut confusion) = judge::judge(session, &columns, &groups, context).await?;
     let rows = quality::RowCounts::of(&metrics);
     let (mut drift, mut quality) = drift::measure(session, &columns, &groups, &rows, context).await?;

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)] // in a test, a panic is the report
 
 mod bad_input;
+mod bounds;
 mod chaos;
 mod chaos_interleavings;
 mod chaos_simulation;

@@ -74,6 +74,7 @@ impl World {
                 rejected: BTreeMap::new(),
                 gap: false,
                 forgotten: BTreeMap::new(),
+                untracked: 0,
                 models: vec![model],
             }),
             0,

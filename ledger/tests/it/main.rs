@@ -61,6 +61,7 @@ fn applied(chain: &str, from: i64) -> Entry {
         rejected: BTreeMap::from([(Reason::NotJson, 2)]),
         gap: false,
         forgotten: BTreeMap::new(),
+        untracked: 0,
         models,
     })
 }
@@ -123,6 +124,7 @@ fn every_kind_of_entry_is_read_as_it_was_written() {
     let gap = Applied {
         gap: true,
         forgotten: BTreeMap::new(),
+        untracked: 0,
         models: vec![],
         rejected: BTreeMap::new(),
         ..match applied("p~0", 5) {

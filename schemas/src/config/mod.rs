@@ -112,7 +112,7 @@ pub struct JudgeConfig {
     pub models_max: usize,
     /// Feature columns of `history` at most; the rest goes into `features_json`.
     pub max_feature_columns: usize,
-    /// Values of a segment at most; the rest is `__other__`.
+    /// Values of a segment, and versions of a model in a window, at most; the rest is `__other__`.
     pub max_segment_values: usize,
     /// Settings of models that are not listed.
     pub defaults: ModelSettings,
