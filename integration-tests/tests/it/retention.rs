@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use driftline_integration_tests::generator::{Ids, ModelOptions, Options, Record, Task, Topic, generate};
 use driftline_integration_tests::kafka::{Broker, Topics};
+use driftline_integration_tests::own::OwnS3;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use serde::Deserialize;
 
@@ -52,16 +53,57 @@ async fn outcome(sandbox: &Sandbox) -> Result<(String, String)> {
     Ok((ask(&metrics).await?, ask(history).await?))
 }
 
-/// A1, C1, T4: raw objects go between two halves of a stream, and the outcome is that of a store that keeps them all.
+/// Where a test runs: a broker, and a store in a folder or on an S3 server whose objects lie as files.
+struct Place {
+    broker: Broker,
+    s3: Option<OwnS3>,
+}
+
+impl Place {
+    fn quick() -> Result<Self> {
+        Ok(Place { broker: Broker::embedded()?, s3: None })
+    }
+
+    /// A real Kafka and an S3 server, where the environment has both.
+    async fn real(test: &str) -> Result<Option<Self>> {
+        let (Some(broker), Some(s3)) = (Broker::real(test)?, OwnS3::start_for(test).await?) else { return Ok(None) };
+        Ok(Some(Place { broker, s3: Some(s3) }))
+    }
+
+    fn sandbox(&self, topics: &Topics, models: &str) -> Result<Sandbox> {
+        let Some(s3) = &self.s3 else { return Sandbox::new(self.broker.brokers(), topics, models) };
+        let prefix = format!("retention-{}", uuid::Uuid::new_v4().simple());
+        let lines = s3.settings(&prefix, 20);
+        Sandbox::with_files(self.broker.brokers(), topics, &lines, s3.folder(&prefix), models)
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a1_raw_objects_go_and_every_figure_stays() -> Result<()> {
-    let broker = Broker::embedded()?;
+    raw_objects_go(&Place::quick()?).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a1_raw_objects_go_and_every_figure_stays_on_s3_with_a_real_kafka() -> Result<()> {
+    match Place::real("a1_raw_objects_go_and_every_figure_stays_on_s3_with_a_real_kafka").await? {
+        Some(place) => raw_objects_go(&place).await,
+        None => Ok(()),
+    }
+}
+
+/// A1, C1, T4: raw objects go between two halves of a stream, and the outcome is that of a store that keeps them all.
+async fn raw_objects_go(place: &Place) -> Result<()> {
+    let broker = &place.broker;
     let options = options(21);
     let run = generate(&options);
     let topics = Topics::unique();
     broker.create_topics(&topics, &run).await?;
-    let keeps = Sandbox::new(broker.brokers(), &topics, &options.models_toml())?;
-    let goes = Sandbox::new(broker.brokers(), &topics, &options.models_toml())?;
+    let keeps = place.sandbox(&topics, &options.models_toml())?;
+    let goes = place.sandbox(&topics, &options.models_toml())?;
+    if place.s3.is_some() {
+        // Two readers of the same topics, on a broker where groups are real.
+        keeps.edit(|text| text.replace("group = \"", "group = \"keeps-"))?;
+    }
     let raw = || {
         Ok::<_, anyhow::Error>(
             files(&goes.store().join("raw"))?.iter().filter(|f| f.extension().is_some_and(|e| e == "parquet")).count(),
@@ -136,15 +178,27 @@ fn holders(store: &Path, ids: &BTreeSet<String>) -> Result<Vec<String>> {
     Ok(holders)
 }
 
-/// A1: ids are forgotten while a pipeline runs, and come again; nothing of them is left anywhere.
 #[tokio::test(flavor = "multi_thread")]
 async fn a1_forgotten_ids_are_nowhere_and_the_accounts_add_up() -> Result<()> {
-    let broker = Broker::embedded()?;
+    ids_are_forgotten(&Place::quick()?).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a1_forgotten_ids_are_nowhere_on_s3_with_a_real_kafka() -> Result<()> {
+    match Place::real("a1_forgotten_ids_are_nowhere_on_s3_with_a_real_kafka").await? {
+        Some(place) => ids_are_forgotten(&place).await,
+        None => Ok(()),
+    }
+}
+
+/// A1: ids are forgotten while a pipeline runs, and come again; nothing of them is left anywhere.
+async fn ids_are_forgotten(place: &Place) -> Result<()> {
+    let broker = &place.broker;
     let options = options(22);
     let run = generate(&options);
     let topics = Topics::unique();
     broker.create_topics(&topics, &run).await?;
-    let sandbox = Sandbox::new(broker.brokers(), &topics, &options.models_toml())?;
+    let sandbox = place.sandbox(&topics, &options.models_toml())?;
     let (first, rest) = run.records.split_at(run.records.len() * 2 / 3);
     broker.produce(&topics, first).await?;
     sandbox.catch_up().await?;
@@ -170,7 +224,7 @@ async fn a1_forgotten_ids_are_nowhere_and_the_accounts_add_up() -> Result<()> {
         "{again:?}"
     );
     for topic in [Topic::Predictions, Topic::Labels] {
-        publish_anywhere(&broker, topics.name(topic), &again, topic).await?;
+        publish_anywhere(broker, topics.name(topic), &again, topic).await?;
     }
     process.terminate().await?;
     sandbox.catch_up().await?;

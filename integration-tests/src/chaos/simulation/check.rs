@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Context, Result, ensure};
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Int64Type};
-use driftline_aggregator::judge::history_path;
+use driftline_aggregator::judge::{HistoryFooter, history_path};
 use driftline_aggregator::objects;
 use driftline_ledger::Replica;
+use driftline_schemas::history::FOOTER_KEY;
 use driftline_schemas::raw::{Genesis, RawFooter};
 use driftline_schemas::tables;
 use driftline_store::{Manifest, Store, paths};
@@ -103,7 +104,8 @@ struct Row {
     failed: bool,
 }
 
-/// H1, T4, A1: one row per prediction, the one that stands, with its current label; and each window's account.
+/// H1, H2, T4, A1: each object at the revision that the ledger knows, one row per prediction, the one that stands, with its current
+/// label; and each window's account.
 async fn windows(store: &Store, options: &Options, truth: &Truth, differences: &mut Differences) -> Result<()> {
     let state = Replica::open(store, "reader").await?.state;
     let mut said = BTreeMap::new();
@@ -116,6 +118,8 @@ async fn windows(store: &Store, options: &Options, truth: &Truth, differences: &
             for part in 0..record.parts {
                 let path = history_path(model, record.window, part);
                 let object = store.get(&path).await?.with_context(|| format!("{path} is gone"))?;
+                let what = || format!("{key:?}, part {part}: the revision that stands in history/");
+                differences.expect(what, revision_of(&object.bytes)?, record.history_revision);
                 let Some(batch) = objects::read_all(&object.bytes)? else { continue };
                 for (identity, row) in rows(&batch)? {
                     let key = (model.clone(), identity.0, identity.1, record.window.start);
@@ -178,6 +182,15 @@ async fn windows(store: &Store, options: &Options, truth: &Truth, differences: &
     let applied: u64 = state.chains.values().map(|chain| chain.accepted).sum();
     differences.expect(|| "events applied".to_owned(), applied, accepted(true) + accepted(false));
     Ok(())
+}
+
+/// The revision that an object of history/ says it is of.
+fn revision_of(bytes: &bytes::Bytes) -> Result<u64> {
+    let reader = ParquetRecordBatchReaderBuilder::try_new(bytes.clone())?;
+    let entries = reader.metadata().file_metadata().key_value_metadata();
+    let entry = entries.and_then(|entries| entries.iter().find(|entry| entry.key == FOOTER_KEY));
+    let footer = entry.and_then(|entry| entry.value.as_deref()).context("an object of history/ without a footer")?;
+    Ok(serde_json::from_str::<HistoryFooter>(footer).context("read a footer of history/")?.revision)
 }
 
 /// Version and id, and what their row says.
