@@ -22,7 +22,7 @@ const FROZEN: Duration = Duration::from_secs(17);
 /// A process that has not caught up after so many lives never will.
 const LIVES_MAX: u64 = 500;
 /// Writes after which each life must have brought something forward: those that every life makes anew, and one more.
-const WRITES_MAX: u64 = 16;
+const WRITES_MAX: u64 = 12;
 /// How long a zombie is watched that goes on.
 const WATCHED: Duration = Duration::from_secs(4);
 
