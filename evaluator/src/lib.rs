@@ -2,15 +2,17 @@
 //!
 //! ```text
 //! metrics/  pure states: push, merge, value          drift/  pure distances of two samples
-//!      └─► udaf/  one aggregate function each             └─► reference  what a window is compared with
-//!                └─► window/  SQL over one window's rows ─► MetricRow, ConfusionRow, DriftRow, QualityRow
+//!      └─► udaf/  one aggregate function each             └─► reference  what a window is compared with ─► estimate/  before labels
+//!                └─► window/  SQL over one window's rows ─► MetricRow, ConfusionRow, DriftRow, QualityRow, EstimateRow
 //!                                                          │
-//! ledger ─► stage: windows that are judged ─► evaluate ─► publish: metrics_log/ metrics/ confusion/ drift/ quality/ windows/ accounts/
+//! ledger ─► stage: windows that are judged ─► evaluate ─► publish: metrics_log/ metrics/ confusion/ drift/ estimates/ quality/ windows/ accounts/
 //! ```
 
 pub mod metrics;
 
 pub mod drift;
+
+pub mod estimate;
 
 pub mod udaf;
 

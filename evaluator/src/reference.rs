@@ -1,4 +1,4 @@
-//! What a window is compared with: the distribution of every column, frozen under a version.
+//! What a window is compared with: the distribution of every column, and how often scores were right, frozen under a version.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,9 @@ use crate::{
         Bins, KolmogorovSmirnov, Method, Shares, chi_square, deviation, ks_2samp, population_stability_index,
         wasserstein,
     },
+    estimate::Calibration,
     metrics::Undefined,
+    window::calibrate::calibrate,
     window::columns::{Categories, Columns, count_rows, read_categories, read_numbers},
 };
 
@@ -34,6 +36,27 @@ pub struct Reference {
     /// Valid rows that it was read from; 0 in those of before it was kept.
     #[serde(default)]
     pub rows: u64,
+    /// What its labelled rows say of scores; none in references of before there were estimates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<Calibration>,
+    /// The positive class that a binary model's calibration is of, if it was named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub positive_class: Option<String>,
+}
+
+/// What a model's rows mean, as far as a reference depends on it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Terms {
+    /// What it predicts.
+    pub task: Task,
+    /// A binary model's positive class, in canonical text. Without one, `1` and `true` are positive.
+    pub positive_class: Option<String>,
+}
+
+impl From<Task> for Terms {
+    fn from(task: Task) -> Self {
+        Self { task, positive_class: None }
+    }
 }
 
 /// One column of a reference.
@@ -70,21 +93,23 @@ pub enum ReferenceValues {
 impl Reference {
     /// Freezes the rows of a table that has the columns of `history`.
     ///
-    /// Rows that failed or were refused are left out, labels are not needed. A feature that holds both numbers and
-    /// texts is taken as what it holds more of, as numbers if both alike.
-    pub async fn from_table(context: &SessionContext, table: &str, task: Task) -> Result<Self, Error> {
-        let columns = Columns::of(context, table).await?;
-        let read_from = columns.valid_rows();
+    /// Rows that failed or were refused are left out; labels are needed for estimates only. A feature that holds both numbers
+    /// and texts is taken as what it holds more of, as numbers if both alike.
+    pub async fn from_table(context: &SessionContext, table: &str, terms: impl Into<Terms>) -> Result<Self, Error> {
+        let terms = terms.into();
+        let task = terms.task;
+        let read = Columns::of(context, table).await?;
+        let read_from = read.valid_rows();
         let mut kept: BTreeMap<Column, ReferenceColumn> = BTreeMap::new();
-        for (column, by_group) in read_numbers(context, &columns, &columns.numeric(task), None).await? {
+        for (column, by_group) in read_numbers(context, &read, &read.numeric(task), None).await? {
             let mut sample: Vec<f64> = by_group.into_values().flat_map(BTreeMap::into_values).flatten().collect();
             sample.sort_unstable_by(f64::total_cmp);
             if let Some(values) = ReferenceValues::numeric(sample) {
                 kept.insert(column.clone(), ReferenceColumn { column, values });
             }
         }
-        for (column, read) in columns.categorical(task) {
-            let Some(values) = ReferenceValues::categorical(read_categories(context, &columns, &read).await?) else {
+        for (column, text) in read.categorical(task) {
+            let Some(values) = ReferenceValues::categorical(read_categories(context, &read, &text).await?) else {
                 continue;
             };
             if kept.get(&column).is_none_or(|numeric| numeric.values.n() < values.n()) {
@@ -92,9 +117,16 @@ impl Reference {
             }
         }
         let columns: Vec<ReferenceColumn> = kept.into_values().collect();
-        let version = format!("{:016x}", xxh3_64(&serde_json::to_vec(&columns)?));
         let rows = count_rows(context, &read_from).await?;
-        Ok(Self { version, columns, rows })
+        let calibration = calibrate(context, &read, &terms).await?;
+        let content = match &calibration {
+            // What has no labels has the version that it had before there were calibrations.
+            Calibration::None(_) => serde_json::to_vec(&columns)?,
+            fitted => serde_json::to_vec(&(&columns, fitted))?,
+        };
+        let version = format!("{:016x}", xxh3_64(&content));
+        let positive_class = terms.positive_class.filter(|_| task == Task::Binary);
+        Ok(Self { version, columns, rows, calibration: Some(calibration), positive_class })
     }
 
     /// The values of a column, if the reference has any.

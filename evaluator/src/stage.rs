@@ -10,7 +10,7 @@ use driftline_schemas::clock::{self, Micros};
 use driftline_schemas::config::ReferenceSpec;
 use driftline_schemas::history::part_name;
 use driftline_schemas::ledger::{Entry, Job};
-use driftline_schemas::tables::{Task, WindowRow};
+use driftline_schemas::tables::WindowRow;
 use driftline_schemas::window::Window;
 use driftline_store::{Store, encode_segment, paths};
 use futures::StreamExt;
@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::figures::Figures;
 use crate::publish::Published;
+use crate::reference::Terms;
 use crate::session::{Sessions, register_objects};
 use crate::{Error, EvaluatedWindow, EvaluationContext, Reference, account, publish, telemetry};
 
@@ -273,7 +274,7 @@ async fn publish_accounts(parts: &Parts, state: &LedgerState) -> Result<(), Erro
 /// References that have been read, by where they come from, and those that could not be, with when that was.
 #[derive(Default)]
 struct References {
-    files: Mutex<HashMap<(String, Task), Arc<Reference>>>,
+    files: Mutex<HashMap<(String, Terms), Arc<Reference>>>,
     unreadable: Mutex<HashMap<String, Instant>>,
 }
 
@@ -315,7 +316,7 @@ impl References {
     }
 
     async fn file(&self, parts: &Parts, job: &Job, location: &str) -> Result<Arc<Reference>, Error> {
-        let key = (location.to_owned(), job.task);
+        let key = (location.to_owned(), terms(job));
         if let Some(known) = self.files.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
             return Ok(known.clone());
         }
@@ -324,12 +325,17 @@ impl References {
         let session = parts.sessions.open()?;
         session.register_batch("reference", rows)?;
         let unfit = |error: Error| Error::Reference { location: location.to_owned(), cause: error.to_string() };
-        let reference = Arc::new(Reference::from_table(&session, "reference", job.task).await.map_err(unfit)?);
+        let reference = Arc::new(Reference::from_table(&session, "reference", terms(job)).await.map_err(unfit)?);
         keep(parts, &job.model, &reference).await?;
         tracing::info!(location, version = reference.version, "reference frozen");
         self.files.lock().unwrap_or_else(PoisonError::into_inner).insert(key, reference.clone());
         Ok(reference)
     }
+}
+
+/// What the rows of a job mean.
+fn terms(job: &Job) -> Terms {
+    Terms { task: job.task, positive_class: job.positive_class.clone() }
 }
 
 /// A past period of the model's own history; `None` while there is none.
@@ -349,7 +355,7 @@ async fn past(
     }
     let session = parts.sessions.open()?;
     register_objects(&session, "reference", &paths).await?;
-    let reference = Reference::from_table(&session, "reference", job.task).await?;
+    let reference = Reference::from_table(&session, "reference", terms(job)).await?;
     keep(parts, &job.model, &reference).await?;
     Ok(Some(Arc::new(reference)))
 }
@@ -369,6 +375,7 @@ mod tests {
     use driftline_schemas::clock::DAY;
     use driftline_schemas::config::{JudgeConfig, ModelSettings, ReviseConfig};
     use driftline_schemas::ledger::WindowState;
+    use driftline_schemas::tables::Task;
     use driftline_schemas::window::{WindowLength, WindowSpec};
 
     use super::*;

@@ -254,6 +254,52 @@ table! {
 }
 
 table! {
+    /// What one metric of one group of a window's rows is expected to be, before its labels are there.
+    EstimateRow, estimates_schema, estimate_rows_to_batch, estimate_rows_from_batch, sort_estimate_rows
+    by (window_start, window_end, model_version, segment, segment_value, metric, method, revision),
+    /// The version; none for all.
+    model_version: Option<String> = "model_version",
+    /// The names a segment crosses.
+    segment: Option<String> = "segment",
+    /// Their values.
+    segment_value: Option<String> = "segment_value",
+    /// First instant of the window.
+    window_start: DateTime<Utc> = "window_start",
+    /// First instant after it.
+    window_end: DateTime<Utc> = "window_end",
+    /// The metric's name, as in `metrics`.
+    metric: String = "metric",
+    /// `cbpe` or `dle`.
+    method: String = "method",
+    /// The value, or none with a reason.
+    value: Option<f64> = "value",
+    /// Where the realised value of these rows is expected, from here.
+    ci_low: Option<f64> = "ci_low",
+    /// To here.
+    ci_high: Option<f64> = "ci_high",
+    /// The interval's level.
+    ci_level: Option<f64> = "ci_level",
+    /// Why the interval may not hold; none where it does.
+    ci_warning: Option<String> = "ci_warning",
+    /// The metric on the rows that have a label by now, as it stands in `metrics`.
+    realised: Option<f64> = "realised",
+    /// Rows that the estimate is of.
+    n: i64 = "n",
+    /// Rows with a label.
+    n_labelled: i64 = "n_labelled",
+    /// The reference's version, if the model has one.
+    reference_version: Option<String> = "reference_version",
+    /// Why there is no value.
+    reason: Option<String> = "reason",
+    /// `open`, `sealed` or `final`.
+    state: String = "state",
+    /// The window's revision.
+    revision: i64 = "revision",
+    /// When the ledger decided to judge the window.
+    decided_at: DateTime<Utc> = "decided_at",
+}
+
+table! {
     /// How far one column of a window lies from the reference, by one method.
     DriftRow, drift_schema, drift_rows_to_batch, drift_rows_from_batch, sort_drift_rows
     by (window_start, window_end, model_version, segment, segment_value, column_name, method, revision),

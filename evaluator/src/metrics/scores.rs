@@ -150,6 +150,11 @@ impl Side {
         self
     }
 
+    /// The listed scores, in their order.
+    pub fn values(&self) -> impl Iterator<Item = f64> + '_ {
+        self.keys.iter().map(|key| from_key(*key))
+    }
+
     /// Memory held, bytes.
     pub fn size(&self) -> usize {
         (self.keys.capacity() + self.weights.capacity()) * size_of::<u64>()

@@ -13,6 +13,7 @@
 //! | `ks_statistic(x, is_current)`, `ks_p_value(x, is_current)` | Double |
 //! | `bin_counts(x, '[edges]')` | List of Int64 |
 //! | `sorted_values(x)` | LargeList of Double, ascending |
+//! | `flagged_values(first, second, x)`, `class_rows(class, probabilities, is_labelled)`, each with a sampling rate behind if rows have one | LargeBinary: a [`crate::estimate::FlaggedValues`] or [`crate::estimate::ClassRows`]; of null flags and classes see there |
 //! | `binary_report(actual, predicted, score, 'probability')`, `multiclass_report(actual, predicted, probabilities)`, `regression_report(y, predicted)`, each with a sampling rate behind if rows have one | JSON text of a [`crate::metrics::Report`] |
 
 mod adapter;
@@ -22,6 +23,7 @@ mod counts;
 mod ks;
 mod pairs;
 mod report;
+pub(crate) mod rows;
 mod samples;
 mod scores;
 mod sums;
@@ -39,7 +41,7 @@ pub fn all() -> Vec<AggregateUDF> {
         bins::functions(),
     ]
     .into_iter()
-    .chain([samples::functions(), report::functions()])
+    .chain([samples::functions(), report::functions(), rows::functions()])
     .flatten()
     .collect()
 }

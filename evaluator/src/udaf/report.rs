@@ -47,14 +47,14 @@ pub(super) fn functions() -> Vec<AggregateUDF> {
 }
 
 /// These arguments, or these and a sampling rate.
-fn with_rate(arguments: Vec<DataType>) -> Signature {
+pub(super) fn with_rate(arguments: Vec<DataType>) -> Signature {
     let mut rated = arguments.clone();
     rated.push(DataType::Float64);
     let exact = [arguments, rated].map(TypeSignature::Exact);
     Signature::one_of(exact.to_vec(), Volatility::Immutable)
 }
 
-fn any_with_rate() -> Signature {
+pub(super) fn any_with_rate() -> Signature {
     Signature::one_of(vec![TypeSignature::Any(3), TypeSignature::Any(4)], Volatility::Immutable)
 }
 
@@ -208,7 +208,7 @@ impl State for Multiclass {
 }
 
 /// A column of maps from class to probability, its keys and values cast once.
-struct Probabilities {
+pub(super) struct Probabilities {
     maps: MapArray,
     classes: StringArray,
     values: Float64Array,
@@ -216,7 +216,7 @@ struct Probabilities {
 
 impl Probabilities {
     /// `None` for a column of nulls, which is how a table without probabilities is asked.
-    fn read(column: &ArrayRef) -> Result<Option<Self>> {
+    pub(super) fn read(column: &ArrayRef) -> Result<Option<Self>> {
         let Some(maps) = column.as_map_opt() else {
             return if column.data_type() == &DataType::Null {
                 Ok(None)
@@ -231,7 +231,7 @@ impl Probabilities {
         }))
     }
 
-    fn of_row<'a>(&'a self, row: usize, into: &mut Vec<(&'a str, f64)>) {
+    pub(super) fn of_row<'a>(&'a self, row: usize, into: &mut Vec<(&'a str, f64)>) {
         if self.maps.is_null(row) {
             return;
         }

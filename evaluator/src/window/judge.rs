@@ -16,7 +16,7 @@ use super::{
     EvaluationContext, OTHER,
     columns::{Columns, collect, text_column},
     groups::{Groups, Versions, first_text},
-    sql,
+    inputs, sql,
 };
 use crate::{
     Error,
@@ -30,14 +30,14 @@ use crate::{
 };
 
 /// The column of the chance with which an event was kept: one that was kept with 1/4 stands for four.
-const SAMPLING_RATE: &str = "sampling_rate";
+pub(super) const SAMPLING_RATE: &str = "sampling_rate";
 
 /// Which group of rows.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
-struct Group {
-    model_version: Option<String>,
-    segment: Option<String>,
-    segment_value: Option<String>,
+pub(super) struct Group {
+    pub(super) model_version: Option<String>,
+    pub(super) segment: Option<String>,
+    pub(super) segment_value: Option<String>,
 }
 
 /// What one scan says about a group.
@@ -145,11 +145,6 @@ impl Judged {
     }
 }
 
-/// The classes that count as positive: the one that is set, else what canonical text makes of 1 and true.
-fn positives(context: &EvaluationContext) -> Vec<&str> {
-    context.positive_class.as_deref().map_or_else(|| vec!["1", "true"], |class| vec![class])
-}
-
 fn positive_name(context: &EvaluationContext) -> &str {
     context.positive_class.as_deref().unwrap_or("1")
 }
@@ -161,7 +156,7 @@ async fn class_names(
     columns: &Columns,
     context: &EvaluationContext,
 ) -> Result<ClassNames, Error> {
-    let positive = sql::texts(positives(context));
+    let positive = sql::texts(inputs::positives(context.positive_class.as_deref()));
     let mut negative = None;
     for column in ["label", "prediction"] {
         if negative.is_none() && columns.has(column) {
@@ -177,20 +172,10 @@ async fn class_names(
 }
 
 fn binary_query(columns: &Columns, names: &ClassNames, context: &EvaluationContext) -> TaskQuery {
-    let positives = positives(context);
-    let is_positive = |column: &str| format!("{} IN ({})", columns.text(column), sql::texts(positives.iter().copied()));
-    let mut scores: Vec<String> = columns.has("score").then(|| columns.double("score")).into_iter().collect();
-    if let Some(map) = columns.map("probabilities") {
-        scores.extend(positives.iter().map(|class| format!("CAST({map}[{}] AS DOUBLE)", sql::text(class))));
-    }
-    let score = match scores.as_slice() {
-        [] => "CAST(NULL AS DOUBLE)".to_owned(),
-        [one] => one.clone(),
-        several => format!("coalesce({})", several.join(", ")),
-    };
-    let derived = format!("({score}) >= CAST({:?} AS DOUBLE)", context.threshold);
-    let predicted =
-        if columns.has("prediction") { format!("coalesce({}, {derived})", is_positive("prediction")) } else { derived };
+    let positives = inputs::positives(context.positive_class.as_deref());
+    let is_positive = |column: &str| inputs::is_positive(columns, column, &positives);
+    let score = inputs::score(columns, &positives);
+    let predicted = inputs::is_predicted(columns, &positives, context.threshold);
     let known = sql::texts(positives.iter().copied().chain(names.negative.as_deref()));
     let kind = match context.score_kind {
         ScoreKind::Probability => "probability",
@@ -218,7 +203,7 @@ fn multiclass_query(columns: &Columns) -> TaskQuery {
         inputs: vec![
             ("actual", columns.text("label")),
             ("predicted", columns.text("prediction")),
-            ("probabilities", columns.map("probabilities").unwrap_or_else(|| "NULL".to_owned())),
+            ("probabilities", inputs::probabilities(columns)),
         ],
         report: with_rate(columns, "multiclass_report(actual, predicted, probabilities"),
         misnamed: "CAST(0 AS BIGINT)".to_owned(),
@@ -226,13 +211,10 @@ fn multiclass_query(columns: &Columns) -> TaskQuery {
 }
 
 fn regression_query(columns: &Columns) -> TaskQuery {
-    let number = |value: &str, text: &str| {
-        if columns.has(value) { columns.double(value) } else { format!("TRY_CAST({} AS DOUBLE)", columns.text(text)) }
-    };
     TaskQuery {
         inputs: vec![
-            ("actual", number("label_value", "label")),
-            ("predicted", number("prediction_value", "prediction")),
+            ("actual", inputs::number(columns, "label_value", "label")),
+            ("predicted", inputs::number(columns, "prediction_value", "prediction")),
         ],
         report: with_rate(columns, "regression_report(actual, predicted"),
         misnamed: "CAST(0 AS BIGINT)".to_owned(),
@@ -240,7 +222,7 @@ fn regression_query(columns: &Columns) -> TaskQuery {
 }
 
 /// A report's call, with the rows' sampling rates if they have such a column.
-fn with_rate(columns: &Columns, call: &str) -> String {
+pub(super) fn with_rate(columns: &Columns, call: &str) -> String {
     let rate = if columns.has(SAMPLING_RATE) { format!(", {SAMPLING_RATE}") } else { String::new() };
     format!("{call}{rate})")
 }
@@ -276,7 +258,7 @@ fn scan(columns: &Columns, groups: &Groups, task: &TaskQuery) -> String {
 }
 
 /// All rows, each segment, and each of these by version.
-fn grouping_sets(keys: &[String], by_version: bool) -> String {
+pub(super) fn grouping_sets(keys: &[String], by_version: bool) -> String {
     let segments = &keys[usize::from(by_version)..];
     let mut sets: Vec<String> = vec!["()".to_owned()];
     sets.extend(segments.iter().map(|segment| format!("({segment})")));
@@ -305,7 +287,7 @@ fn read_groups(batch: &RecordBatch, groups: &Groups, into: &mut BTreeMap<Group, 
 }
 
 /// The group of a result row; `None` for the rows that lack a segment's value.
-fn group_of(batch: &RecordBatch, groups: &Groups, row: usize) -> Result<Option<Group>, Error> {
+pub(super) fn group_of(batch: &RecordBatch, groups: &Groups, row: usize) -> Result<Option<Group>, Error> {
     // The value of a grouping key, if the row's grouping set has it.
     let key = |name: &str| -> Result<Option<Option<String>>, Error> {
         let Some(all) = batch.column_by_name(&format!("all_{name}")) else { return Ok(None) };

@@ -4,13 +4,18 @@
 //! history rows ─► columns  which there are, as SQL
 //!              ─► groups   versions and segment values that get rows of their own
 //!              ─► judge    one scan: counts and one report per group ─► MetricRow, ConfusionRow
+//!              ─► gather   one scan: the values of all rows, labelled or not ─► estimate ─► EstimateRow
 //!              ─► drift    the values of each column against the reference ─► DriftRow
 //! ```
-//! Everything but the SQL that gathers rows is a pure state in `metrics/` and `drift/`.
+//! Everything but the SQL that gathers rows is a pure state in `metrics/`, `estimate/` and `drift/`.
 
+pub(crate) mod calibrate;
 pub(crate) mod columns;
 mod drift;
+mod estimate;
+mod gather;
 mod groups;
+mod inputs;
 mod judge;
 mod quality;
 mod sql;
@@ -20,8 +25,8 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use datafusion::prelude::SessionContext;
 use driftline_schemas::tables::{
-    ConfusionRow, DriftRow, MetricRow, QualityRow, ScoreKind, Task, sort_confusion_rows, sort_drift_rows,
-    sort_metric_rows, sort_quality_rows,
+    ConfusionRow, DriftRow, EstimateRow, MetricRow, QualityRow, ScoreKind, Task, sort_confusion_rows, sort_drift_rows,
+    sort_estimate_rows, sort_metric_rows, sort_quality_rows,
 };
 
 use crate::{Error, Reference};
@@ -50,7 +55,7 @@ pub struct EvaluationContext {
     pub segments: Vec<Vec<String>>,
     /// Values of one segment, and versions, that get rows of their own, the most frequent ones; the others are [`OTHER`] together.
     pub segment_values_max: usize,
-    /// What drift is measured against.
+    /// What drift is measured against, and estimates rest on.
     pub reference: Option<Arc<Reference>>,
     /// First instant of the window.
     pub window_start: DateTime<Utc>,
@@ -71,6 +76,8 @@ pub struct EvaluatedWindow {
     pub metrics: Vec<MetricRow>,
     /// The confusion matrices of a classification.
     pub confusion: Vec<ConfusionRow>,
+    /// What metrics are expected to be, before the labels.
+    pub estimates: Vec<EstimateRow>,
     /// Distances from the reference.
     pub drift: Vec<DriftRow>,
     /// What is amiss with the values of columns.
@@ -100,6 +107,9 @@ pub async fn evaluate(
     let mut columns = Columns::of(session, table).await?;
     let groups = groups::find(session, &mut columns, context).await?;
     let (mut metrics, mut confusion) = judge::judge(session, &columns, &groups, context).await?;
+    let gathered = gather::gather(session, &columns, &groups, context).await?;
+    let mut estimates = estimate::estimate(&gathered, &groups, (&metrics, &confusion), context)?;
+    drop(gathered);
     let rows = quality::RowCounts::of(&metrics);
     let (mut drift, mut quality) = drift::measure(session, &columns, &groups, &rows, context).await?;
     if context.reference.is_none() {
@@ -107,7 +117,8 @@ pub async fn evaluate(
     }
     sort_metric_rows(&mut metrics);
     sort_confusion_rows(&mut confusion);
+    sort_estimate_rows(&mut estimates);
     sort_drift_rows(&mut drift);
     sort_quality_rows(&mut quality);
-    Ok(EvaluatedWindow { metrics, confusion, drift, quality })
+    Ok(EvaluatedWindow { metrics, confusion, estimates, drift, quality })
 }

@@ -1,6 +1,7 @@
 //! The crate against the outside: golden values of trusted peers, SQL scripts, whole windows.
 #![allow(clippy::unwrap_used)] // in a test, a panic is the report
 
+mod estimates;
 mod golden;
 mod rows;
 mod slt;

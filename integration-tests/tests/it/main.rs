@@ -10,6 +10,7 @@ mod chaos_store;
 mod chaos_topics;
 mod crash;
 mod engines;
+mod estimates;
 mod evaluate;
 mod kafka_variety;
 mod object_stores;

@@ -1,0 +1,134 @@
+//! `flagged_values(first, second, x)` and `class_rows(class, probabilities, is_labelled)`: whole columns in one binary value, for
+//! what is estimated outside SQL.
+
+use datafusion::{
+    arrow::{
+        array::{Array, ArrayRef, AsArray, BooleanArray},
+        compute::cast,
+        datatypes::DataType,
+    },
+    common::exec_datafusion_err,
+    error::Result,
+    logical_expr::AggregateUDF,
+    scalar::ScalarValue,
+};
+
+use super::{
+    adapter::{State, function_of},
+    columns::{Weights, booleans, doubles},
+    report::{Probabilities, any_with_rate, with_rate},
+};
+use crate::{
+    estimate::{ClassRows, FlaggedValues},
+    metrics::wire::Reader,
+};
+
+pub(super) fn functions() -> Vec<AggregateUDF> {
+    let flagged = vec![DataType::Boolean, DataType::Boolean, DataType::Float64];
+    vec![
+        function_of("flagged_values", with_rate(flagged), DataType::LargeBinary, |_| {
+            Ok(Box::<FlaggedValues>::default())
+        }),
+        function_of("class_rows", any_with_rate(), DataType::LargeBinary, |_| Ok(Box::<ClassRows>::default())),
+    ]
+}
+
+/// Reads what `flagged_values` returned; no bytes are no rows.
+pub(crate) fn flagged_values(bytes: &[u8]) -> Result<FlaggedValues> {
+    let mut values = FlaggedValues::default();
+    if bytes.is_empty() {
+        return Ok(values);
+    }
+    values.merge_encoded(&mut Reader::new(bytes)).ok_or_else(|| exec_datafusion_err!("flagged_values is cut short"))?;
+    Ok(values)
+}
+
+/// Reads what `class_rows` returned; no bytes are no rows.
+pub(crate) fn class_rows(bytes: &[u8]) -> Result<ClassRows> {
+    let mut rows = ClassRows::default();
+    if bytes.is_empty() {
+        return Ok(rows);
+    }
+    rows.merge_encoded(&mut Reader::new(bytes)).ok_or_else(|| exec_datafusion_err!("class_rows is cut short"))?;
+    Ok(rows)
+}
+
+/// A flag that is null is not set.
+fn is_set(flags: &BooleanArray, row: usize) -> bool {
+    flags.is_valid(row) && flags.value(row)
+}
+
+fn encoded(encode: impl FnOnce(&mut Vec<u8>)) -> ScalarValue {
+    let mut bytes = Vec::new();
+    encode(&mut bytes);
+    ScalarValue::LargeBinary(Some(bytes))
+}
+
+impl State for FlaggedValues {
+    fn update(&mut self, columns: &[ArrayRef]) -> Result<()> {
+        let (first, second, values) = (booleans(&columns[0]), booleans(&columns[1]), doubles(&columns[2]));
+        let weights = Weights::of(columns.get(3));
+        for row in 0..values.len() {
+            if values.is_valid(row) {
+                self.push(is_set(first, row), is_set(second, row), values.value(row), weights.of_row(row));
+            }
+        }
+        Ok(())
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        Self::encode(self, out);
+    }
+
+    fn merge_encoded(&mut self, reader: &mut Reader<'_>) -> Option<()> {
+        Self::merge_encoded(self, reader)
+    }
+
+    fn finish(&mut self) -> Result<ScalarValue> {
+        let whole = std::mem::take(self);
+        Ok(encoded(|out| whole.encode(out)))
+    }
+
+    fn size(&self) -> usize {
+        Self::size(self)
+    }
+}
+
+impl State for ClassRows {
+    fn update(&mut self, columns: &[ArrayRef]) -> Result<()> {
+        let classes = cast(&columns[0], &DataType::Utf8)?;
+        let classes = classes.as_string::<i32>();
+        let probabilities = Probabilities::read(&columns[1])?;
+        let labelled = cast(&columns[2], &DataType::Boolean)?;
+        let labelled = booleans(&labelled);
+        let rates = columns.get(3).map(|rates| cast(rates, &DataType::Float64)).transpose()?;
+        let weights = Weights::of(rates.as_ref());
+        let mut of_row = Vec::new();
+        for row in 0..classes.len() {
+            of_row.clear();
+            if let Some(probabilities) = &probabilities {
+                probabilities.of_row(row, &mut of_row);
+            }
+            let class = classes.is_valid(row).then(|| classes.value(row));
+            self.push(class, &of_row, is_set(labelled, row), weights.of_row(row));
+        }
+        Ok(())
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        Self::encode(self, out);
+    }
+
+    fn merge_encoded(&mut self, reader: &mut Reader<'_>) -> Option<()> {
+        Self::merge_encoded(self, reader)
+    }
+
+    fn finish(&mut self) -> Result<ScalarValue> {
+        let whole = std::mem::take(self);
+        Ok(encoded(|out| whole.encode(out)))
+    }
+
+    fn size(&self) -> usize {
+        Self::size(self)
+    }
+}

@@ -1,0 +1,102 @@
+//! What is worked out beside SQL, gathered for every group in one scan: the values of all rows, labelled or not.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use datafusion::{
+    arrow::{
+        array::{AsArray, RecordBatch},
+        compute::cast,
+        datatypes::{DataType, Int64Type},
+    },
+    prelude::SessionContext,
+};
+use driftline_schemas::tables::Task;
+
+use super::{
+    EvaluationContext,
+    columns::{Columns, collect},
+    groups::{Groups, Versions},
+    inputs,
+    judge::{Group, SAMPLING_RATE, group_of, grouping_sets, with_rate},
+};
+use crate::Error;
+
+/// The rows of a group.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Gathered {
+    /// How many.
+    pub(super) n: i64,
+    /// Of a binary model its scores, of a regression its predictions, as `flagged_values` by label and prediction; of a multiclass
+    /// model `class_rows`.
+    pub(super) rows: Arc<[u8]>,
+}
+
+/// Gathers every group; that of all rows is there even if there are none. Where all rows are of one version, they are not
+/// gathered again for it.
+pub(super) async fn gather(
+    session: &SessionContext,
+    columns: &Columns,
+    groups: &Groups,
+    context: &EvaluationContext,
+) -> Result<BTreeMap<Group, Gathered>, Error> {
+    let mut gathered = BTreeMap::new();
+    for batch in collect(session, &scan(columns, groups, context)).await? {
+        read_groups(&batch, groups, &mut gathered)?;
+    }
+    gathered.entry(Group::default()).or_default();
+    Ok(gathered)
+}
+
+/// One query for all groups, as that of the metrics is.
+fn scan(columns: &Columns, groups: &Groups, context: &EvaluationContext) -> String {
+    let mut inputs = vec![format!("{} IS NOT NULL AS is_labelled", columns.text("label"))];
+    let call = match context.task {
+        Task::Binary => {
+            let positives = inputs::positives(context.positive_class.as_deref());
+            inputs.push(format!("{} AS predicted", inputs::is_predicted(columns, &positives, context.threshold)));
+            inputs.push(format!("{} AS value", inputs::score(columns, &positives)));
+            "flagged_values(is_labelled, predicted, value"
+        }
+        Task::Multiclass => {
+            inputs.push(format!("{} AS predicted", columns.text("prediction")));
+            inputs.push(format!("{} AS probabilities", inputs::probabilities(columns)));
+            "class_rows(predicted, probabilities, is_labelled"
+        }
+        Task::Regression => {
+            inputs.push("FALSE AS predicted".to_owned());
+            inputs.push(format!("{} AS value", inputs::number(columns, "prediction_value", "prediction")));
+            "flagged_values(is_labelled, predicted, value"
+        }
+    };
+    if columns.has(SAMPLING_RATE) {
+        inputs.push(format!("{} AS {SAMPLING_RATE}", columns.double(SAMPLING_RATE)));
+    }
+    let mut outputs = vec!["count(*) AS n".to_owned(), format!("{} AS gathered", with_rate(columns, call))];
+    let mut keys: Vec<String> = Vec::new();
+    if let (Versions::Several, Some(version)) = (&groups.versions, columns.version()) {
+        keys.push("version".to_owned());
+        inputs.push(format!("{version} AS version"));
+    }
+    let by_version = !keys.is_empty();
+    for (i, segment) in groups.segments.iter().enumerate() {
+        keys.push(format!("segment_{i}"));
+        inputs.push(format!("{} AS segment_{i}", segment.value));
+    }
+    for key in &keys {
+        outputs.push(format!("{key}, grouping({key}) AS all_{key}"));
+    }
+    let group_by = if keys.is_empty() { String::new() } else { grouping_sets(&keys, by_version) };
+    let from = format!("(SELECT {} FROM {})", inputs.join(", "), columns.valid_rows());
+    format!("SELECT {} FROM {from} {group_by}", outputs.join(", "))
+}
+
+fn read_groups(batch: &RecordBatch, groups: &Groups, into: &mut BTreeMap<Group, Gathered>) -> Result<(), Error> {
+    let counts = cast(batch.column(0), &DataType::Int64)?;
+    let rows = batch.column(1).as_binary::<i64>();
+    for row in 0..batch.num_rows() {
+        let Some(group) = group_of(batch, groups, row)? else { continue };
+        let n = counts.as_primitive::<Int64Type>().value(row);
+        into.insert(group, Gathered { n, rows: rows.value(row).into() });
+    }
+    Ok(())
+}

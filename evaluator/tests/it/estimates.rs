@@ -1,0 +1,260 @@
+//! Estimates: E2, equal to scikit-learn on calibrated probabilities, with 1, 2 and 8 partitions; groups, reasons, what has been realised.
+
+use std::{collections::BTreeMap, path::Path, sync::Arc};
+
+use arrow::array::RecordBatch;
+use driftline_evaluator::{EvaluatedWindow, EvaluationContext, Reference, reference::Terms};
+use driftline_schemas::tables::{EstimateRow, ScoreKind, Task};
+use serde::Deserialize;
+
+use crate::rows::{batch, context, doubles, evaluate_everywhere, maps, overall, session, texts};
+
+/// Relative, and absolute below one.
+const TOLERANCE: f64 = 1e-11;
+
+#[derive(Deserialize)]
+struct Golden {
+    binary: Vec<BinaryCase>,
+    multiclass: Vec<MulticlassCase>,
+    regression: Vec<RegressionCase>,
+}
+
+#[derive(Deserialize)]
+struct BinaryCase {
+    name: String,
+    reference: ScoredReference,
+    score: Vec<f64>,
+    rate: Vec<f64>,
+    threshold: f64,
+    expected: BTreeMap<String, Option<f64>>,
+}
+
+#[derive(Deserialize)]
+struct ScoredReference {
+    score: Vec<f64>,
+    label: Vec<u8>,
+    rate: Vec<f64>,
+}
+
+#[derive(Deserialize)]
+struct MulticlassCase {
+    name: String,
+    classes: Vec<String>,
+    reference: ClassReference,
+    probabilities: Vec<Vec<f64>>,
+    prediction: Vec<String>,
+    expected: BTreeMap<String, Option<f64>>,
+}
+
+#[derive(Deserialize)]
+struct ClassReference {
+    probabilities: Vec<Vec<f64>>,
+    label: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct RegressionCase {
+    name: String,
+    reference: NumberReference,
+    prediction: Vec<f64>,
+    expected: BTreeMap<String, Option<f64>>,
+}
+
+#[derive(Deserialize)]
+struct NumberReference {
+    prediction: Vec<f64>,
+    label: Vec<f64>,
+}
+
+fn golden() -> Golden {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/estimates.json");
+    serde_json::from_str(&std::fs::read_to_string(path).expect("golden file")).expect("golden cases")
+}
+
+fn some<T: Copy>(values: &[T]) -> Vec<Option<T>> {
+    values.iter().copied().map(Some).collect()
+}
+
+/// The estimate of all rows.
+fn estimate<'a>(window: &'a EvaluatedWindow, metric: &str) -> &'a EstimateRow {
+    let is = |row: &&EstimateRow| row.metric == metric && row.segment.is_none() && row.model_version.is_none();
+    window.estimates.iter().find(is).unwrap_or_else(|| panic!("no estimate of {metric}"))
+}
+
+/// Freezes the reference on 1, 2 and 8 partitions: it must be the same.
+async fn frozen(rows: &RecordBatch, terms: impl Into<Terms>) -> Arc<Reference> {
+    let terms = terms.into();
+    let one = Reference::from_table(&session(rows, 1), "rows", terms.clone()).await.expect("reads");
+    for partitions in [2, 8] {
+        let many = Reference::from_table(&session(rows, partitions), "rows", terms.clone()).await.expect("reads");
+        assert_eq!(one, many, "{partitions} partitions");
+    }
+    let json = serde_json::to_string(&one).expect("serializes");
+    assert_eq!(serde_json::from_str::<Reference>(&json).expect("deserializes"), one);
+    Arc::new(one)
+}
+
+fn check(name: &str, window: &EvaluatedWindow, expected: &BTreeMap<String, Option<f64>>) {
+    assert_eq!(window.estimates.len(), expected.len(), "{name}");
+    for (metric, theirs) in expected {
+        let ours = estimate(window, metric);
+        match (ours.value, theirs) {
+            (None, None) => {}
+            (Some(a), Some(b)) => {
+                assert!((a - b).abs() <= TOLERANCE * b.abs().max(1.0), "{name} {metric}: {a} is not {b}");
+                assert!(ours.ci_low.is_some_and(|low| low <= a) && ours.ci_high.is_some_and(|high| high >= a));
+            }
+            (ours, theirs) => panic!("{name} {metric}: {ours:?} is not {theirs:?}"),
+        }
+    }
+}
+
+fn with_reference(task: Task, reference: Arc<Reference>) -> EvaluationContext {
+    EvaluationContext { reference: Some(reference), score_kind: ScoreKind::Any, ..context(task) }
+}
+
+#[tokio::test]
+async fn e2_binary_estimates_equal_scikit_learn_on_calibrated_rows() {
+    for case in golden().binary {
+        let labels: Vec<Option<&str>> =
+            case.reference.label.iter().map(|y| Some(["0", "1"][usize::from(*y)])).collect();
+        let rows = batch(vec![
+            ("score", doubles(&some(&case.reference.score))),
+            ("label", texts(&labels)),
+            ("sampling_rate", doubles(&some(&case.reference.rate))),
+        ]);
+        let mut context = with_reference(Task::Binary, frozen(&rows, Task::Binary).await);
+        context.threshold = case.threshold;
+        let rows = batch(vec![("score", doubles(&some(&case.score))), ("sampling_rate", doubles(&some(&case.rate)))]);
+        check(&case.name, &evaluate_everywhere(&rows, &context).await, &case.expected);
+    }
+}
+
+#[tokio::test]
+async fn e2_multiclass_estimates_equal_scikit_learn_on_calibrated_rows() {
+    for case in golden().multiclass {
+        let named = |rows: &[Vec<f64>]| {
+            let row = |p: &Vec<f64>| Some(case.classes.iter().map(String::as_str).zip(p.iter().copied()).collect());
+            maps(&rows.iter().map(row).collect::<Vec<_>>())
+        };
+        let classes = |of: &[String]| texts(&of.iter().map(|class| Some(class.as_str())).collect::<Vec<_>>());
+        let rows = batch(vec![
+            ("probabilities", named(&case.reference.probabilities)),
+            ("label", classes(&case.reference.label)),
+        ]);
+        let context = with_reference(Task::Multiclass, frozen(&rows, Task::Multiclass).await);
+        let rows =
+            batch(vec![("probabilities", named(&case.probabilities)), ("prediction", classes(&case.prediction))]);
+        check(&case.name, &evaluate_everywhere(&rows, &context).await, &case.expected);
+    }
+}
+
+#[tokio::test]
+async fn e2_regression_estimates_equal_numpy_on_binned_losses() {
+    for case in golden().regression {
+        let rows = batch(vec![
+            ("prediction_value", doubles(&some(&case.reference.prediction))),
+            ("label_value", doubles(&some(&case.reference.label))),
+        ]);
+        let context = with_reference(Task::Regression, frozen(&rows, Task::Regression).await);
+        let rows = batch(vec![("prediction_value", doubles(&some(&case.prediction)))]);
+        check(&case.name, &evaluate_everywhere(&rows, &context).await, &case.expected);
+    }
+}
+
+/// Scores, and labels that follow them, of rows in two regions.
+fn rows(count: usize, labelled: impl Fn(usize) -> bool) -> RecordBatch {
+    let score = |i: usize| (i * 37 % 100) as f64 / 100.0;
+    let label = |i: usize| labelled(i).then_some(if (i * 61 % 97) as f64 / 97.0 < score(i) { "fraud" } else { "ok" });
+    batch(vec![
+        ("score", doubles(&(0..count).map(|i| Some(score(i))).collect::<Vec<_>>())),
+        ("label", texts(&(0..count).map(label).collect::<Vec<_>>())),
+        ("model_version", texts(&(0..count).map(|i| Some(["1", "2"][i % 2])).collect::<Vec<_>>())),
+        ("tag_region", texts(&(0..count).map(|i| ["eu", "us"].get(i % 3).copied()).collect::<Vec<_>>())),
+    ])
+}
+
+fn fraud() -> Terms {
+    Terms { task: Task::Binary, positive_class: Some("fraud".to_owned()) }
+}
+
+#[tokio::test]
+async fn every_group_is_estimated_beside_what_has_been_realised() {
+    let reference = frozen(&rows(2_000, |_| true), fraud()).await;
+    let mut context = with_reference(Task::Binary, reference.clone());
+    context.positive_class = Some("fraud".to_owned());
+    context.segments = vec![vec!["region".to_owned()]];
+    let window = evaluate_everywhere(&rows(900, |i| i % 4 == 0), &context).await;
+    assert_eq!(window.estimates.len(), 11 * 9, "all, eu and us, by two versions and over both");
+    for row in &window.estimates {
+        let realised = window.metrics.iter().find(|metric| {
+            (&metric.metric, &metric.model_version, &metric.segment_value, &metric.class)
+                == (&row.metric, &row.model_version, &row.segment_value, &None)
+        });
+        if let Some(realised) = realised {
+            assert_eq!((row.realised, row.n_labelled), (realised.value, realised.n_labelled), "{row:?}");
+        }
+        let n = match row.segment_value {
+            Some(_) => 300,
+            None => 900,
+        };
+        assert_eq!(row.n, if row.model_version.is_some() { n / 2 } else { n });
+        assert_eq!((row.method.as_str(), row.reference_version.as_deref()), ("cbpe", Some(reference.version.as_str())));
+    }
+    let shares: f64 = ["true_positive", "false_positive", "false_negative", "true_negative"]
+        .iter()
+        .map(|cell| estimate(&window, &format!("{cell}_share")).value.expect("defined"))
+        .sum();
+    assert!((shares - 1.0).abs() < 1e-12);
+    let row = estimate(&window, "true_positive_share");
+    let recall = overall(&window, "recall", None).value.expect("defined");
+    let prevalence =
+        row.realised.expect("labelled") + estimate(&window, "false_negative_share").realised.expect("labelled");
+    assert!((row.realised.expect("labelled") / prevalence - recall).abs() < 1e-12);
+    // The same rows wholly labelled: no estimate moves, for none looks at a label.
+    let labelled = evaluate_everywhere(&rows(900, |_| true), &context).await;
+    for (before, after) in window.estimates.iter().zip(&labelled.estimates) {
+        assert_eq!((before.value, before.ci_low, before.ci_high), (after.value, after.ci_low, after.ci_high));
+    }
+    let accuracy = estimate(&labelled, "accuracy");
+    let realised = accuracy.realised.expect("labelled");
+    assert!(accuracy.ci_low.expect("an interval") <= realised && realised <= accuracy.ci_high.expect("an interval"));
+}
+
+#[tokio::test]
+async fn e3_an_estimate_that_cannot_be_has_a_reason() {
+    let reasons = |window: &EvaluatedWindow| {
+        let mut reasons: Vec<Option<String>> = window.estimates.iter().map(|row| row.reason.clone()).collect();
+        reasons.dedup();
+        reasons
+    };
+    let is = |reason: &str| vec![Some(reason.to_owned())];
+    let mut context = context(Task::Binary);
+    context.positive_class = Some("fraud".to_owned());
+    let window = rows(100, |_| false);
+    assert_eq!(reasons(&evaluate_everywhere(&window, &context).await), is("no_reference"));
+    for (reference, reason) in [(rows(100, |_| false), "no_labels"), (rows(100, |i| i % 100 == 0), "one_class")] {
+        context.reference = Some(frozen(&reference, fraud()).await);
+        assert_eq!(reasons(&evaluate_everywhere(&window, &context).await), is(reason));
+    }
+    context.reference = Some(frozen(&rows(400, |_| true), fraud()).await);
+    let unscored = batch(vec![("prediction", texts(&[Some("fraud"), Some("ok")]))]);
+    assert_eq!(reasons(&evaluate_everywhere(&unscored, &context).await), is("no_scores"));
+    let nothing = batch(vec![("score", doubles(&[]))]);
+    assert_eq!(reasons(&evaluate_everywhere(&nothing, &context).await), is("no_rows"));
+    // A reference of another positive class or task says nothing of this one.
+    context.positive_class = Some("ok".to_owned());
+    assert_eq!(reasons(&evaluate_everywhere(&window, &context).await), is("no_reference"));
+    context.task = Task::Regression;
+    assert_eq!(reasons(&evaluate_everywhere(&window, &context).await), is("no_reference"));
+}
+
+#[tokio::test]
+async fn a_reference_without_labels_keeps_the_version_it_had_and_one_with_labels_depends_on_them() {
+    let version = async |labelled: fn(usize) -> bool, positive: &str| {
+        let terms = Terms { task: Task::Binary, positive_class: Some(positive.to_owned()) };
+        Reference::from_table(&session(&rows(200, labelled), 1), "rows", terms).await.expect("reads").version
+    };
+    assert_eq!(version(|_| false, "fraud").await, version(|_| false, "ok").await);
+    assert_ne!(version(|_| true, "fraud").await, version(|_| true, "ok").await, "the curve is another");
+}

@@ -1,0 +1,180 @@
+//! What `driftline evaluate` estimates before the labels, against a calibration worked out anew here, and against what was realised.
+use std::collections::HashMap;
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use flate2::read::GzDecoder;
+use serde::Deserialize;
+
+use crate::judge::Differences;
+use crate::sandbox::Sandbox;
+
+fn data(set: &str, file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../data").join(set).join(file)
+}
+
+async fn evaluated(set: &str, settings: &str, reference: &str) -> Result<Sandbox> {
+    let sandbox = Sandbox::with_config("")?;
+    let text = format!(
+        "[store]\nurl = {:?}\n[[models]]\nname = {set:?}\n{settings}reference = {reference:?}\n",
+        sandbox.store().display().to_string(),
+    );
+    std::fs::write(sandbox.path("driftline.toml"), text).context("write the configuration")?;
+    evaluate(&sandbox, set).await?;
+    Ok(sandbox)
+}
+
+async fn evaluate(sandbox: &Sandbox, set: &str) -> Result<()> {
+    let file = |name: &str| data(set, name).display().to_string();
+    let (predictions, labels) = (file("predictions.jsonl.gz"), file("labels.jsonl.gz"));
+    sandbox.succeed(&["evaluate", "--predictions", &predictions, "--labels", &labels, "--out", "store"]).await?;
+    Ok(())
+}
+
+fn events(path: &Path) -> Result<Vec<serde_json::Value>> {
+    let lines = BufReader::new(GzDecoder::new(File::open(path)?)).lines();
+    lines.map(|line| Ok(serde_json::from_str(&line?)?)).collect()
+}
+
+/// The share of positives at and around each score: neighbours are pooled until none falls, the plain way.
+fn calibration(rows: &[(f64, bool)]) -> Vec<(f64, f64)> {
+    let mut sorted = rows.to_vec();
+    sorted.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let mut blocks: Vec<(Vec<f64>, f64, f64)> = Vec::new();
+    for run in sorted.chunk_by(|a, b| a.0 == b.0) {
+        let hits = run.iter().filter(|(_, positive)| *positive).count() as f64;
+        blocks.push((vec![run[0].0], hits, run.len() as f64));
+        while let [.., before, last] = blocks.as_slice()
+            && before.1 / before.2 >= last.1 / last.2
+        {
+            let (scores, hits, rows) = blocks.pop().expect("two are there");
+            let into = blocks.last_mut().expect("one is left");
+            into.0.extend(scores);
+            (into.1, into.2) = (into.1 + hits, into.2 + rows);
+        }
+    }
+    blocks.iter().flat_map(|(scores, hits, rows)| scores.iter().map(move |score| (*score, hits / rows))).collect()
+}
+
+fn calibrated(knots: &[(f64, f64)], score: f64) -> f64 {
+    let after = knots.partition_point(|(at, _)| *at <= score);
+    match (after.checked_sub(1).map(|at| knots[at]), knots.get(after)) {
+        (None, Some((_, first))) => *first,
+        (Some((_, last)), None) => last,
+        (Some((low, below)), Some((high, above))) => below + (above - below) * (score - low) / (high - low),
+        (None, None) => f64::NAN,
+    }
+}
+
+#[derive(Deserialize)]
+struct Estimate {
+    start: i64,
+    metric: String,
+    value: Option<f64>,
+    ci_low: Option<f64>,
+    ci_high: Option<f64>,
+    realised: Option<f64>,
+    n: u64,
+    n_labelled: u64,
+}
+
+const WHOLE: &str = "segment IS NULL AND model_version IS NULL";
+
+async fn estimates(sandbox: &Sandbox, method: &str) -> Result<Vec<Estimate>> {
+    let columns = "CAST(window_start AS BIGINT) AS start, metric, value, ci_low, ci_high, realised, n, n_labelled";
+    sandbox.sql(&format!("SELECT {columns} FROM estimates WHERE {WHOLE} AND method = '{method}'")).await
+}
+
+const MA_EMPLOYMENT: &str = "task = \"binary\"\npositive_class = 1\nwindow = \"day\"\n";
+const FLIGHT_AIRTIME: &str = "task = \"regression\"\nwindow = \"14d\"\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn e2_a_binary_models_estimates_are_those_of_a_calibration_worked_out_anew() -> Result<()> {
+    let reference = data("ma_employment", "reference.jsonl.gz");
+    let sandbox = evaluated("ma_employment", MA_EMPLOYMENT, &reference.display().to_string()).await?;
+    let labelled: Vec<(f64, bool)> = events(&reference)?
+        .iter()
+        .map(|event| Some((event["score"].as_f64()?, event["label"].as_i64()? == 1)))
+        .collect::<Option<_>>()
+        .context("each event has a score and a label")?;
+    let knots = calibration(&labelled);
+    #[derive(Deserialize)]
+    struct Row {
+        start: i64,
+        score: f64,
+        prediction: String,
+    }
+    let query = "SELECT CAST(window_start AS BIGINT) AS start, score, prediction FROM history";
+    // By window: expected hits, misses, rows, rows predicted positive.
+    let mut windows: HashMap<i64, [f64; 4]> = HashMap::new();
+    for row in sandbox.sql::<Row>(query).await? {
+        let (share, said) = (calibrated(&knots, row.score), row.prediction == "1");
+        let window = windows.entry(row.start).or_default();
+        window[usize::from(!said)] += share;
+        window[2] += 1.0;
+        window[3] += f64::from(u8::from(said));
+    }
+    let found: HashMap<(i64, String), Estimate> =
+        estimates(&sandbox, "cbpe").await?.into_iter().map(|row| ((row.start, row.metric.clone()), row)).collect();
+    let mut differences = Differences::default();
+    for (start, [hits, misses, rows, said]) in &windows {
+        let expected = [
+            ("accuracy", (hits + rows - said - misses) / rows),
+            ("precision", hits / said),
+            ("recall", hits / (hits + misses)),
+            ("f1", 2.0 * hits / (said + hits + misses)),
+            ("false_negative_share", misses / rows),
+        ];
+        for (metric, value) in expected {
+            let row = found.get(&(*start, metric.to_owned()));
+            differences.expect_close(|| format!("{metric} at {start}"), row.and_then(|row| row.value), Some(value));
+            differences.expect(|| format!("n of {metric} at {start}"), row.map(|row| row.n), Some(*rows as u64));
+        }
+    }
+    ensure!(differences.settle()? >= 200, "every window is compared");
+    // The truth has come by now: most of it lies where it was expected.
+    let held: Vec<bool> = found
+        .values()
+        .filter(|row| row.n_labelled == row.n)
+        .filter_map(|row| Some((row.ci_low?..=row.ci_high?).contains(&row.realised?)))
+        .collect();
+    let share = held.iter().filter(|held| **held).count() as f64 / held.len() as f64;
+    eprintln!("{} estimates, {share:.3} of the realised values in their intervals", held.len());
+    ensure!(held.len() >= 200 && share > 0.85, "{share} of {} realised values lie in their intervals", held.len());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_regressions_estimates_stand_beside_what_was_realised() -> Result<()> {
+    let reference = data("flight_airtime", "reference.jsonl.gz").display().to_string();
+    let sandbox = evaluated("flight_airtime", FLIGHT_AIRTIME, &reference).await?;
+    #[derive(Deserialize)]
+    struct Record {
+        metric: String,
+        windows: u64,
+        mean_error: f64,
+        level: f64,
+    }
+    // README's query of the record, and how large the values are.
+    let query = format!(
+        "SELECT metric, method, count(*) AS windows, avg(abs(value - realised)) AS mean_error, avg(realised) AS level, \
+         avg(CASE WHEN realised BETWEEN ci_low AND ci_high THEN 1.0 ELSE 0.0 END) AS covered FROM estimates \
+         WHERE model_name = 'flight_airtime' AND state <> 'open' AND n_labelled >= 0.9 * n AND value IS NOT NULL \
+         AND realised IS NOT NULL AND {WHOLE} GROUP BY metric, method ORDER BY metric"
+    );
+    let records: Vec<Record> = sandbox.sql(&query).await?;
+    let metrics: Vec<&str> = records.iter().map(|record| record.metric.as_str()).collect();
+    ensure!(metrics == ["mean_absolute_error", "mean_squared_error", "root_mean_squared_error"], "{metrics:?}");
+    for record in records {
+        eprintln!("{}: {} windows, off by {} of {}", record.metric, record.windows, record.mean_error, record.level);
+        ensure!(
+            record.windows >= 5 && record.mean_error < record.level,
+            "{} is off by {}",
+            record.metric,
+            record.mean_error
+        );
+    }
+    Ok(())
+}
