@@ -3,9 +3,9 @@
 //! ```text
 //! metrics/  pure states: push, merge, value          drift/  pure distances of two samples
 //!      └─► udaf/  one aggregate function each             └─► reference  what a window is compared with ─► estimate/  before labels
-//!                └─► window/  SQL over one window's rows ─► MetricRow, ConfusionRow, DriftRow, QualityRow, EstimateRow
+//!                └─► window/  SQL over one window's rows ─► MetricRow, ConfusionRow, DriftRow, QualityRow, EstimateRow, LabelLagRow
 //!                                                          │
-//! ledger ─► stage: windows that are judged ─► evaluate ─► publish: metrics_log/ metrics/ confusion/ drift/ estimates/ quality/ windows/ accounts/
+//! ledger ─► stage: windows that are judged ─► evaluate ─► publish: metrics_log/ metrics/ confusion/ drift/ estimates/ label_lag/ quality/ windows/ accounts/
 //! ```
 
 pub mod metrics;

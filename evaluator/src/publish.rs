@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use arrow::array::RecordBatch;
 use bytes::Bytes;
 use driftline_schemas::tables::{
-    self, AccountRow, ConfusionRow, DriftRow, EstimateRow, MetricRow, QualityRow, TableError, WindowRow,
+    self, AccountRow, ConfusionRow, DriftRow, EstimateRow, LabelLagRow, MetricRow, QualityRow, TableError, WindowRow,
 };
 use driftline_schemas::window::Window;
 use driftline_store::{Created, Expected, Replaced, Store, paths};
@@ -70,6 +70,7 @@ macro_rules! latest {
 latest!(MetricRow, "metrics", metric_rows_to_batch, metric_rows_from_batch, sort_metric_rows);
 latest!(ConfusionRow, "confusion", confusion_rows_to_batch, confusion_rows_from_batch, sort_confusion_rows);
 latest!(EstimateRow, "estimates", estimate_rows_to_batch, estimate_rows_from_batch, sort_estimate_rows);
+latest!(LabelLagRow, "label_lag", label_lag_rows_to_batch, label_lag_rows_from_batch, sort_label_lag_rows);
 latest!(DriftRow, "drift", drift_rows_to_batch, drift_rows_from_batch, sort_drift_rows);
 latest!(QualityRow, "quality", quality_rows_to_batch, quality_rows_from_batch, sort_quality_rows);
 latest!(WindowRow, "windows", window_rows_to_batch, window_rows_from_batch, sort_window_rows);
@@ -92,6 +93,7 @@ pub async fn publish(store: &Store, windows: &[Published<'_>]) -> Result<(), Err
         merge(store, &model, &date, &replaced, all().flat_map(|e| e.metrics.clone()).collect::<Vec<_>>()).await?;
         merge(store, &model, &date, &replaced, all().flat_map(|e| e.confusion.clone()).collect::<Vec<_>>()).await?;
         merge(store, &model, &date, &replaced, all().flat_map(|e| e.estimates.clone()).collect::<Vec<_>>()).await?;
+        merge(store, &model, &date, &replaced, all().flat_map(|e| e.label_lag.clone()).collect::<Vec<_>>()).await?;
         merge(store, &model, &date, &replaced, all().flat_map(|e| e.drift.clone()).collect::<Vec<_>>()).await?;
         merge(store, &model, &date, &replaced, all().flat_map(|e| e.quality.clone()).collect::<Vec<_>>()).await?;
         merge(store, &model, &date, &replaced, windows.iter().map(|w| w.row.clone()).collect::<Vec<_>>()).await?;

@@ -269,11 +269,11 @@ table! {
     window_end: DateTime<Utc> = "window_end",
     /// The metric's name, as in `metrics`.
     metric: String = "metric",
-    /// `cbpe` or `dle`.
+    /// `cbpe`, `dle` or `nowcast`.
     method: String = "method",
     /// The value, or none with a reason.
     value: Option<f64> = "value",
-    /// Where the realised value of these rows is expected, from here.
+    /// Where the value of all these rows, once they have their labels, is expected, from here.
     ci_low: Option<f64> = "ci_low",
     /// To here.
     ci_high: Option<f64> = "ci_high",
@@ -283,13 +283,69 @@ table! {
     ci_warning: Option<String> = "ci_warning",
     /// The metric on the rows that have a label by now, as it stands in `metrics`.
     realised: Option<f64> = "realised",
-    /// Rows that the estimate is of.
+    /// Rows that the value is of.
     n: i64 = "n",
     /// Rows with a label.
     n_labelled: i64 = "n_labelled",
     /// The reference's version, if the model has one.
     reference_version: Option<String> = "reference_version",
     /// Why there is no value.
+    reason: Option<String> = "reason",
+    /// `open`, `sealed` or `final`.
+    state: String = "state",
+    /// The window's revision.
+    revision: i64 = "revision",
+    /// When the ledger decided to judge the window.
+    decided_at: DateTime<Utc> = "decided_at",
+}
+
+table! {
+    /// How many of a group's rows have a label after some time, and whether these rows are like the others.
+    LabelLagRow, label_lag_schema, label_lag_rows_to_batch, label_lag_rows_from_batch, sort_label_lag_rows
+    by (window_start, window_end, model_version, segment, segment_value, within_seconds, revision),
+    /// The version; none for all.
+    model_version: Option<String> = "model_version",
+    /// The names a segment crosses.
+    segment: Option<String> = "segment",
+    /// Their values.
+    segment_value: Option<String> = "segment_value",
+    /// First instant of the window.
+    window_start: DateTime<Utc> = "window_start",
+    /// First instant after it.
+    window_end: DateTime<Utc> = "window_end",
+    /// Seconds after a prediction.
+    within_seconds: i64 = "within_seconds",
+    /// The share of predictions that have a label by then, or none with a reason.
+    share: Option<f64> = "share",
+    /// Lower bound of its interval.
+    ci_low: Option<f64> = "ci_low",
+    /// Upper bound.
+    ci_high: Option<f64> = "ci_high",
+    /// The interval's level.
+    ci_level: Option<f64> = "ci_level",
+    /// Rows that were waited for so long, or have a label by then.
+    known: i64 = "known",
+    /// Seconds until half of the predictions have a label; none if that is not known yet, or never comes.
+    median_seconds: Option<f64> = "median_seconds",
+    /// Rows.
+    n: i64 = "n",
+    /// Rows with a label.
+    n_labelled: i64 = "n_labelled",
+    /// The latter over the former.
+    coverage: Option<f64> = "coverage",
+    /// Until when labels were looked for; none where no more can come.
+    looked_at: Option<DateTime<Utc>> = "looked_at",
+    /// What labelled rows are compared with the others by: `score` or `prediction`; none unless there are both.
+    selection_column: Option<String> = "selection_column",
+    /// `ks` or `chi2`.
+    selection_method: Option<String> = "selection_method",
+    /// How far they lie apart.
+    selection_statistic: Option<f64> = "selection_statistic",
+    /// How likely chance alone would set them so far apart.
+    selection_p_value: Option<f64> = "selection_p_value",
+    /// Whether they differ by more than chance, and by enough to matter: metrics of such rows are not those of all.
+    is_selective: Option<bool> = "is_selective",
+    /// Why there is no share.
     reason: Option<String> = "reason",
     /// `open`, `sealed` or `final`.
     state: String = "state",

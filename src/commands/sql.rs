@@ -19,6 +19,7 @@ const TABLES: &[&str] = &[
     "confusion",
     "drift",
     "estimates",
+    "label_lag",
     "quality",
     "windows",
     "accounts",

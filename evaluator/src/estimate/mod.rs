@@ -14,6 +14,7 @@
 //! were found in the same rows.
 
 pub mod areas;
+pub mod arrival;
 pub mod binary;
 pub mod calibration;
 pub mod classes;

@@ -40,11 +40,16 @@ impl FlaggedValues {
         all.sorted()
     }
 
-    /// The values with this first flag, whatever the second, ascending.
-    pub fn values_by_first(&self, first: bool) -> Vec<f64> {
+    /// The rows with this first flag, whatever the second, ascending.
+    pub fn by_first(&self, first: bool) -> Side {
         let mut all = self.list(first, false).clone();
         all.merge(self.list(first, true));
-        all.sorted().values().collect()
+        all.sorted()
+    }
+
+    /// The values of these.
+    pub fn values_by_first(&self, first: bool) -> Vec<f64> {
+        self.by_first(first).values().collect()
     }
 
     /// Memory held, bytes.

@@ -14,6 +14,7 @@
 //! | `bin_counts(x, '[edges]')` | List of Int64 |
 //! | `sorted_values(x)` | LargeList of Double, ascending |
 //! | `flagged_values(first, second, x)`, `class_rows(class, probabilities, is_labelled)`, each with a sampling rate behind if rows have one | LargeBinary: a [`crate::estimate::FlaggedValues`] or [`crate::estimate::ClassRows`]; of null flags and classes see there |
+//! | `label_arrivals(lag, place)` | LargeBinary: a [`crate::estimate::arrival::Arrivals`]; a null lag is a row that waits |
 //! | `binary_report(actual, predicted, score, 'probability')`, `multiclass_report(actual, predicted, probabilities)`, `regression_report(y, predicted)`, each with a sampling rate behind if rows have one | JSON text of a [`crate::metrics::Report`] |
 
 mod adapter;

@@ -1,11 +1,11 @@
-//! `flagged_values(first, second, x)` and `class_rows(class, probabilities, is_labelled)`: whole columns in one binary value, for
+//! `flagged_values(first, second, x)`, `class_rows(class, probabilities, is_labelled)` and `label_arrivals(lag, place)`: whole columns in one binary value, for
 //! what is estimated outside SQL.
 
 use datafusion::{
     arrow::{
         array::{Array, ArrayRef, AsArray, BooleanArray},
         compute::cast,
-        datatypes::DataType,
+        datatypes::{DataType, Int64Type},
     },
     common::exec_datafusion_err,
     error::Result,
@@ -14,12 +14,12 @@ use datafusion::{
 };
 
 use super::{
-    adapter::{State, function_of},
+    adapter::{State, function, function_of},
     columns::{Weights, booleans, doubles},
     report::{Probabilities, any_with_rate, with_rate},
 };
 use crate::{
-    estimate::{ClassRows, FlaggedValues},
+    estimate::{ClassRows, FlaggedValues, arrival::Arrivals},
     metrics::wire::Reader,
 };
 
@@ -30,6 +30,9 @@ pub(super) fn functions() -> Vec<AggregateUDF> {
             Ok(Box::<FlaggedValues>::default())
         }),
         function_of("class_rows", any_with_rate(), DataType::LargeBinary, |_| Ok(Box::<ClassRows>::default())),
+        function("label_arrivals", vec![DataType::Int64, DataType::Int64], DataType::LargeBinary, |_| {
+            Ok(Box::<Arrivals>::default())
+        }),
     ]
 }
 
@@ -53,6 +56,18 @@ pub(crate) fn class_rows(bytes: &[u8]) -> Result<ClassRows> {
     Ok(rows)
 }
 
+/// Reads what `label_arrivals` returned; no bytes are no rows.
+pub(crate) fn arrivals(bytes: &[u8]) -> Result<Arrivals> {
+    let mut arrivals = Arrivals::default();
+    if bytes.is_empty() {
+        return Ok(arrivals);
+    }
+    arrivals
+        .merge_encoded(&mut Reader::new(bytes))
+        .ok_or_else(|| exec_datafusion_err!("label_arrivals is cut short"))?;
+    Ok(arrivals)
+}
+
 /// A flag that is null is not set.
 fn is_set(flags: &BooleanArray, row: usize) -> bool {
     flags.is_valid(row) && flags.value(row)
@@ -72,6 +87,34 @@ impl State for FlaggedValues {
             if values.is_valid(row) {
                 self.push(is_set(first, row), is_set(second, row), values.value(row), weights.of_row(row));
             }
+        }
+        Ok(())
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        Self::encode(self, out);
+    }
+
+    fn merge_encoded(&mut self, reader: &mut Reader<'_>) -> Option<()> {
+        Self::merge_encoded(self, reader)
+    }
+
+    fn finish(&mut self) -> Result<ScalarValue> {
+        let whole = std::mem::take(self);
+        Ok(encoded(|out| whole.encode(out)))
+    }
+
+    fn size(&self) -> usize {
+        Self::size(self)
+    }
+}
+
+impl State for Arrivals {
+    /// A row without a place has no time, and is left out.
+    fn update(&mut self, columns: &[ArrayRef]) -> Result<()> {
+        let (lags, places) = (columns[0].as_primitive::<Int64Type>(), columns[1].as_primitive::<Int64Type>());
+        for row in (0..places.len()).filter(|row| places.is_valid(*row)) {
+            self.push(lags.is_valid(row).then(|| lags.value(row)), places.value(row));
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use datafusion::{
     arrow::{
         array::{Array, ArrayRef, AsArray, RecordBatch},
         compute::cast,
-        datatypes::{DataType, Float64Type, Int64Type},
+        datatypes::{DataType, Float64Type, Int64Type, TimeUnit},
     },
     common::TableReference,
     prelude::SessionContext,
@@ -123,6 +123,12 @@ impl Columns {
             Some(DataType::Float64) => sql::name(column),
             Some(_) => format!("CAST({} AS DOUBLE)", sql::name(column)),
         }
+    }
+
+    /// A time as microseconds since 1970; `None` if the table has no such column of times.
+    pub(crate) fn micros(&self, column: &str) -> Option<String> {
+        let is_time = matches!(self.types.get(column), Some(DataType::Timestamp(TimeUnit::Microsecond, _)));
+        is_time.then(|| format!("CAST({} AS BIGINT)", sql::name(column)))
     }
 
     /// A map column; null if it is absent.

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use datafusion::{
     arrow::{
-        array::{AsArray, RecordBatch},
+        array::{Array, AsArray, RecordBatch},
         compute::cast,
         datatypes::{DataType, Int64Type},
     },
@@ -18,8 +18,9 @@ use super::{
     groups::{Groups, Versions},
     inputs,
     judge::{Group, SAMPLING_RATE, group_of, grouping_sets, with_rate},
+    lag,
 };
-use crate::Error;
+use crate::{Error, estimate::arrival::Arrivals};
 
 /// The rows of a group.
 #[derive(Debug, Clone, Default)]
@@ -29,6 +30,10 @@ pub(super) struct Gathered {
     /// Of a binary model its scores, of a regression its predictions, as `flagged_values` by label and prediction; of a multiclass
     /// model `class_rows`.
     pub(super) rows: Arc<[u8]>,
+    /// How long labels took; none if rows know no times.
+    pub(super) arrivals: Option<Arrivals>,
+    /// Time of the newest label, microseconds.
+    pub(super) newest_label: Option<i64>,
 }
 
 /// Gathers every group; that of all rows is there even if there are none. Where all rows are of one version, they are not
@@ -72,6 +77,11 @@ fn scan(columns: &Columns, groups: &Groups, context: &EvaluationContext) -> Stri
         inputs.push(format!("{} AS {SAMPLING_RATE}", columns.double(SAMPLING_RATE)));
     }
     let mut outputs = vec!["count(*) AS n".to_owned(), format!("{} AS gathered", with_rate(columns, call))];
+    if let Some(times) = lag::inputs(columns, context) {
+        inputs.extend(times);
+        outputs.push("label_arrivals(lag, place) AS arrivals".to_owned());
+        outputs.push("max(label_micros) AS newest_label".to_owned());
+    }
     let mut keys: Vec<String> = Vec::new();
     if let (Versions::Several, Some(version)) = (&groups.versions, columns.version()) {
         keys.push("version".to_owned());
@@ -96,7 +106,16 @@ fn read_groups(batch: &RecordBatch, groups: &Groups, into: &mut BTreeMap<Group, 
     for row in 0..batch.num_rows() {
         let Some(group) = group_of(batch, groups, row)? else { continue };
         let n = counts.as_primitive::<Int64Type>().value(row);
-        into.insert(group, Gathered { n, rows: rows.value(row).into() });
+        let arrivals =
+            batch.column_by_name("arrivals").map(|column| lag::arrivals(column.as_binary::<i64>().value(row)));
+        let newest = batch.column_by_name("newest_label").map(|column| column.as_primitive::<Int64Type>());
+        let gathered = Gathered {
+            n,
+            rows: rows.value(row).into(),
+            arrivals: arrivals.transpose()?,
+            newest_label: newest.filter(|newest| newest.is_valid(row)).map(|newest| newest.value(row)),
+        };
+        into.insert(group, gathered);
     }
     Ok(())
 }

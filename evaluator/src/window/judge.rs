@@ -40,6 +40,17 @@ pub(super) struct Group {
     pub(super) segment_value: Option<String>,
 }
 
+impl Group {
+    /// The group that a row is of.
+    pub(super) fn of(row: &MetricRow) -> Self {
+        Self {
+            model_version: row.model_version.clone(),
+            segment: row.segment.clone(),
+            segment_value: row.segment_value.clone(),
+        }
+    }
+}
+
 /// What one scan says about a group.
 #[derive(Debug, Clone)]
 struct Judged {

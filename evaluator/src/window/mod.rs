@@ -4,7 +4,7 @@
 //! history rows ─► columns  which there are, as SQL
 //!              ─► groups   versions and segment values that get rows of their own
 //!              ─► judge    one scan: counts and one report per group ─► MetricRow, ConfusionRow
-//!              ─► gather   one scan: the values of all rows, labelled or not ─► estimate ─► EstimateRow
+//!              ─► gather   one scan: the values of all rows, labelled or not ─► estimate, nowcast, lag ─► EstimateRow, LabelLagRow
 //!              ─► drift    the values of each column against the reference ─► DriftRow
 //! ```
 //! Everything but the SQL that gathers rows is a pure state in `metrics/`, `estimate/` and `drift/`.
@@ -17,6 +17,8 @@ mod gather;
 mod groups;
 mod inputs;
 mod judge;
+mod lag;
+mod nowcast;
 mod quality;
 mod sql;
 
@@ -25,8 +27,8 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use datafusion::prelude::SessionContext;
 use driftline_schemas::tables::{
-    ConfusionRow, DriftRow, EstimateRow, MetricRow, QualityRow, ScoreKind, Task, sort_confusion_rows, sort_drift_rows,
-    sort_estimate_rows, sort_metric_rows, sort_quality_rows,
+    ConfusionRow, DriftRow, EstimateRow, LabelLagRow, MetricRow, QualityRow, ScoreKind, Task, sort_confusion_rows,
+    sort_drift_rows, sort_estimate_rows, sort_label_lag_rows, sort_metric_rows, sort_quality_rows,
 };
 
 use crate::{Error, Reference};
@@ -78,6 +80,8 @@ pub struct EvaluatedWindow {
     pub confusion: Vec<ConfusionRow>,
     /// What metrics are expected to be, before the labels.
     pub estimates: Vec<EstimateRow>,
+    /// How long labels take.
+    pub label_lag: Vec<LabelLagRow>,
     /// Distances from the reference.
     pub drift: Vec<DriftRow>,
     /// What is amiss with the values of columns.
@@ -109,6 +113,8 @@ pub async fn evaluate(
     let (mut metrics, mut confusion) = judge::judge(session, &columns, &groups, context).await?;
     let gathered = gather::gather(session, &columns, &groups, context).await?;
     let mut estimates = estimate::estimate(&gathered, &groups, (&metrics, &confusion), context)?;
+    let mut label_lag = lag::label_lag(&gathered, &groups, context)?;
+    estimates.extend(nowcast::nowcast(session, (table, &columns), &groups, &gathered, &metrics, context).await?);
     drop(gathered);
     let rows = quality::RowCounts::of(&metrics);
     let (mut drift, mut quality) = drift::measure(session, &columns, &groups, &rows, context).await?;
@@ -118,7 +124,8 @@ pub async fn evaluate(
     sort_metric_rows(&mut metrics);
     sort_confusion_rows(&mut confusion);
     sort_estimate_rows(&mut estimates);
+    sort_label_lag_rows(&mut label_lag);
     sort_drift_rows(&mut drift);
     sort_quality_rows(&mut quality);
-    Ok(EvaluatedWindow { metrics, confusion, estimates, drift, quality })
+    Ok(EvaluatedWindow { metrics, confusion, estimates, label_lag, drift, quality })
 }

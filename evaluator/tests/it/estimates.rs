@@ -2,9 +2,9 @@
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
-use arrow::array::RecordBatch;
+use arrow::array::{ArrayRef, RecordBatch, TimestampMicrosecondArray};
 use driftline_evaluator::{EvaluatedWindow, EvaluationContext, Reference, reference::Terms};
-use driftline_schemas::tables::{EstimateRow, ScoreKind, Task};
+use driftline_schemas::tables::{EstimateRow, LabelLagRow, ScoreKind, Task};
 use serde::Deserialize;
 
 use crate::rows::{batch, context, doubles, evaluate_everywhere, maps, overall, session, texts};
@@ -77,7 +77,9 @@ fn some<T: Copy>(values: &[T]) -> Vec<Option<T>> {
 
 /// The estimate of all rows.
 fn estimate<'a>(window: &'a EvaluatedWindow, metric: &str) -> &'a EstimateRow {
-    let is = |row: &&EstimateRow| row.metric == metric && row.segment.is_none() && row.model_version.is_none();
+    let is = |row: &&EstimateRow| {
+        row.metric == metric && row.method != "nowcast" && row.segment.is_none() && row.model_version.is_none()
+    };
     window.estimates.iter().find(is).unwrap_or_else(|| panic!("no estimate of {metric}"))
 }
 
@@ -185,8 +187,12 @@ async fn every_group_is_estimated_beside_what_has_been_realised() {
     context.positive_class = Some("fraud".to_owned());
     context.segments = vec![vec!["region".to_owned()]];
     let window = evaluate_everywhere(&rows(900, |i| i % 4 == 0), &context).await;
-    assert_eq!(window.estimates.len(), 11 * 9, "all, eu and us, by two versions and over both");
-    for row in &window.estimates {
+    let of_reference = |window: &EvaluatedWindow| -> Vec<EstimateRow> {
+        window.estimates.iter().filter(|row| row.method == "cbpe").cloned().collect()
+    };
+    let estimates = of_reference(&window);
+    assert_eq!(estimates.len(), 11 * 9, "all, eu and us, by two versions and over both");
+    for row in &estimates {
         let realised = window.metrics.iter().find(|metric| {
             (&metric.metric, &metric.model_version, &metric.segment_value, &metric.class)
                 == (&row.metric, &row.model_version, &row.segment_value, &None)
@@ -213,7 +219,7 @@ async fn every_group_is_estimated_beside_what_has_been_realised() {
     assert!((row.realised.expect("labelled") / prevalence - recall).abs() < 1e-12);
     // The same rows wholly labelled: no estimate moves, for none looks at a label.
     let labelled = evaluate_everywhere(&rows(900, |_| true), &context).await;
-    for (before, after) in window.estimates.iter().zip(&labelled.estimates) {
+    for (before, after) in estimates.iter().zip(&of_reference(&labelled)) {
         assert_eq!((before.value, before.ci_low, before.ci_high), (after.value, after.ci_low, after.ci_high));
     }
     let accuracy = estimate(&labelled, "accuracy");
@@ -257,4 +263,153 @@ async fn a_reference_without_labels_keeps_the_version_it_had_and_one_with_labels
     };
     assert_eq!(version(|_| false, "fraud").await, version(|_| false, "ok").await);
     assert_ne!(version(|_| true, "fraud").await, version(|_| true, "ok").await, "the curve is another");
+}
+
+fn times(micros: &[Option<i64>]) -> ArrayRef {
+    Arc::new(TimestampMicrosecondArray::from(micros.to_vec()).with_timezone("UTC"))
+}
+
+const HOUR: i64 = 3_600_000_000;
+
+/// Rows over an hour. Labels come after `lag` hours, as far as they have come at `now` hours after the window's start.
+fn arriving(count: usize, lag: impl Fn(usize) -> f64, now: f64) -> RecordBatch {
+    let predicted = |i: usize| (i as i64 * HOUR) / count as i64;
+    let labelled = |i: usize| predicted(i) + (lag(i) * HOUR as f64) as i64;
+    let is_there = |i: usize| labelled(i) <= (now * HOUR as f64) as i64;
+    let score = |i: usize| (i * 37 % 100) as f64 / 100.0;
+    let label = |i: usize| if (i * 61 % 97) as f64 / 97.0 < score(i) { "1" } else { "0" };
+    batch(vec![
+        ("score", doubles(&(0..count).map(|i| Some(score(i))).collect::<Vec<_>>())),
+        ("label", texts(&(0..count).map(|i| is_there(i).then(|| label(i))).collect::<Vec<_>>())),
+        ("event_time", times(&(0..count).map(|i| Some(predicted(i))).collect::<Vec<_>>())),
+        ("label_time", times(&(0..count).map(|i| is_there(i).then(|| labelled(i))).collect::<Vec<_>>())),
+        ("tag_region", texts(&(0..count).map(|i| Some(["eu", "us"][i % 2])).collect::<Vec<_>>())),
+    ])
+}
+
+fn share(window: &EvaluatedWindow, hours: i64, region: Option<&str>) -> LabelLagRow {
+    let is = |row: &&LabelLagRow| {
+        row.within_seconds == hours * 3_600 && row.segment_value.as_deref() == region && row.model_version.is_none()
+    };
+    window.label_lag.iter().find(is).expect("a row for each mark").clone()
+}
+
+#[tokio::test]
+async fn the_arrival_curve_is_that_of_rows_that_could_have_a_label_by_now() {
+    let mut context = context(Task::Binary);
+    context.segments = vec![vec!["region".to_owned()]];
+    context.decided_at = chrono::DateTime::from_timestamp(40 * 3_600, 0).expect("in range");
+    // Those of `eu` come after half an hour, those of `us` after half an hour to 20 hours, evenly.
+    let lag = |i: usize| if i % 2 == 0 { 0.5 } else { 0.5 + 19.5 * (i * 29 % 400) as f64 / 400.0 };
+    let young = evaluate_everywhere(&arriving(4_000, lag, 7.0), &context).await;
+    let eu = share(&young, 1, Some("eu"));
+    assert_eq!((eu.share, eu.n, eu.n_labelled, eu.coverage), (Some(1.0), 2_000, 2_000, Some(1.0)));
+    let us = share(&young, 6, Some("us"));
+    let (low, high) = (us.ci_low.expect("known"), us.ci_high.expect("known"));
+    assert!(low < 5.5 / 19.5 && 5.5 / 19.5 < high && high - low < 0.05, "{us:?}");
+    assert_eq!(share(&young, 24, Some("us")).reason.as_deref(), Some("too_few_rows"), "nobody has waited a day");
+    let looked_at = us.looked_at.expect("the newest label").timestamp_micros();
+    assert!((6 * HOUR..=7 * HOUR).contains(&looked_at), "a replay's clock says nothing: {looked_at}");
+    assert_eq!(us.median_seconds, None);
+    // Once final, what has no label has waited for ever.
+    context.state = "final".to_owned();
+    let last = evaluate_everywhere(&arriving(4_000, lag, 7.0), &context).await;
+    let us = share(&last, 24, Some("us"));
+    assert!(
+        us.share.is_some_and(|share| (share - us.n_labelled as f64 / us.n as f64).abs() < 1e-9)
+            && us.looked_at.is_none()
+    );
+    assert!(last.estimates.iter().all(|row| row.method != "nowcast"), "a final window has its figures");
+}
+
+#[tokio::test]
+async fn e3_a_lag_that_nobody_knows_has_a_reason() {
+    let mut context = context(Task::Binary);
+    let none = evaluate_everywhere(&arriving(10, |_| 1.0, 0.0), &context).await;
+    assert!(none.label_lag.iter().all(|row| row.reason.as_deref() == Some("no_labels") && row.share.is_none()));
+    assert_eq!((none.label_lag.len(), none.label_lag[0].n), (8, 10));
+    let empty = evaluate_everywhere(&arriving(0, |_| 1.0, 9.0), &context).await;
+    assert!(empty.label_lag.iter().all(|row| row.reason.as_deref() == Some("no_rows") && row.coverage.is_none()));
+    context.state = "final".to_owned();
+    let never = evaluate_everywhere(&arriving(10, |_| 1.0, 0.0), &context).await;
+    assert!(never.label_lag.iter().all(|row| row.share == Some(0.0)), "no label will come any more");
+    let timeless = evaluate_everywhere(&batch(vec![("score", doubles(&[Some(0.5)]))]), &context).await;
+    assert_eq!(timeless.label_lag, []);
+}
+
+#[tokio::test]
+async fn labels_that_come_first_for_high_scores_are_noticed_and_weighed_down() {
+    let context = context(Task::Binary);
+    let high = |i: usize| (i * 37 % 100) >= 50;
+    // Nine of ten high scores have a label, and one of ten low ones.
+    let selective = |i: usize| if (i / 100 % 10 == 0) == high(i) { 100.0 } else { 1.0 };
+    let whole = evaluate_everywhere(&arriving(20_000, |_| 1.0, 9.0), &context).await;
+    let window = evaluate_everywhere(&arriving(20_000, selective, 9.0), &context).await;
+    let lag = share(&window, 1, None);
+    assert_eq!((lag.selection_column.as_deref(), lag.selection_method.as_deref()), (Some("score"), Some("ks")));
+    assert_eq!((lag.is_selective, lag.n_labelled), (Some(true), 10_000));
+    assert!(lag.selection_statistic.is_some_and(|statistic| (statistic - 0.8).abs() < 1e-12));
+    for metric in ["accuracy", "recall", "specificity", "precision", "f1", "roc_auc", "average_precision", "log_loss"] {
+        let (truth, biased) = (overall(&whole, metric, None), overall(&window, metric, None));
+        let row = window.estimates.iter().find(|row| row.metric == metric && row.method == "nowcast").expect("waits");
+        let (low, high) = (row.ci_low.expect("an interval"), row.ci_high.expect("an interval"));
+        let truth = truth.value.expect("defined");
+        assert!(low <= truth && truth <= high, "{metric}: {truth} is not in {low}..{high}");
+        assert_eq!((row.realised, row.n, row.n_labelled), (biased.value, 20_000, 10_000));
+        assert_eq!((row.reference_version.as_deref(), row.reason.as_deref()), (None, None));
+    }
+    // The labels that are there say another share of positives.
+    let recall = |window: &EvaluatedWindow| overall(window, "recall", None).value.expect("defined");
+    assert!(recall(&window) > recall(&whole) + 0.1);
+    // Labels that come by chance are not selective, and the nowcast stays close.
+    let chance = |i: usize| if i / 100 % 2 == 0 { 1.0 } else { 100.0 };
+    let window = evaluate_everywhere(&arriving(20_000, chance, 9.0), &context).await;
+    assert_eq!(share(&window, 1, None).is_selective, Some(false));
+}
+
+#[tokio::test]
+async fn a_nowcast_ends_where_the_metric_is_and_its_band_is_gone() {
+    let context = context(Task::Binary);
+    let width = async |late: usize| {
+        let window = evaluate_everywhere(&arriving(4_000, |i| if i < late { 100.0 } else { 1.0 }, 9.0), &context).await;
+        let row = window.estimates.iter().find(|row| row.metric == "accuracy" && row.method == "nowcast").cloned();
+        row.map(|row| row.ci_high.expect("an interval") - row.ci_low.expect("an interval"))
+    };
+    let (far, near) = (width(2_000).await.expect("waits"), width(40).await.expect("waits"));
+    assert!(near < far / 4.0, "{near} {far}");
+    assert_eq!(width(0).await, None);
+    assert_eq!(width(4_000).await, None, "nothing to say it from");
+}
+
+#[tokio::test]
+async fn other_tasks_are_nowcast_too() {
+    let count = 3_000;
+    let there = |i: usize| i % 3 == 0 || i % 100 < 20;
+    let value = |i: usize| (i * 37 % 100) as f64;
+    let numbers = |whole: bool| {
+        let label = |i: usize| (whole || there(i)).then(|| value(i) + (i * 61 % 97) as f64 / 97.0 * value(i) / 10.0);
+        batch(vec![
+            ("prediction_value", doubles(&(0..count).map(|i| Some(value(i))).collect::<Vec<_>>())),
+            ("label_value", doubles(&(0..count).map(label).collect::<Vec<_>>())),
+            ("label", texts(&(0..count).map(|i| label(i).map(|_| "0")).collect::<Vec<_>>())),
+        ])
+    };
+    let classes = |whole: bool| {
+        let said = |i: usize| ["a", "b", "c"][i * 37 % 100 * 3 / 100];
+        let label = |i: usize| (whole || there(i)).then(|| if i * 61 % 97 < 70 { said(i) } else { "a" });
+        batch(vec![
+            ("prediction", texts(&(0..count).map(|i| Some(said(i))).collect::<Vec<_>>())),
+            ("label", texts(&(0..count).map(label).collect::<Vec<_>>())),
+        ])
+    };
+    for (task, metric, rows, whole) in [
+        (Task::Regression, "mean_absolute_error", numbers(false), numbers(true)),
+        (Task::Multiclass, "accuracy", classes(false), classes(true)),
+    ] {
+        let truth = overall(&evaluate_everywhere(&whole, &context(task)).await, metric, None).value.expect("defined");
+        let window = evaluate_everywhere(&rows, &context(task)).await;
+        let row = window.estimates.iter().find(|row| row.metric == metric && row.method == "nowcast").expect("waits");
+        let (low, high) = (row.ci_low.expect("an interval"), row.ci_high.expect("an interval"));
+        assert!(low <= truth && truth <= high, "{metric}: {truth} is not in {low}..{high}");
+    }
 }

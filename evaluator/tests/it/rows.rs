@@ -16,8 +16,9 @@ use datafusion::{
 use driftline_evaluator::{EvaluatedWindow, EvaluationContext, evaluate, udaf};
 use driftline_schemas::tables::{
     MetricRow, ScoreKind, Task, confusion_rows_from_batch, confusion_rows_to_batch, drift_rows_from_batch,
-    drift_rows_to_batch, estimate_rows_from_batch, estimate_rows_to_batch, metric_rows_from_batch,
-    metric_rows_to_batch, quality_rows_from_batch, quality_rows_to_batch,
+    drift_rows_to_batch, estimate_rows_from_batch, estimate_rows_to_batch, label_lag_rows_from_batch,
+    label_lag_rows_to_batch, metric_rows_from_batch, metric_rows_to_batch, quality_rows_from_batch,
+    quality_rows_to_batch,
 };
 
 /// A session over one table `rows`, its batches spread over as many partitions.
@@ -107,8 +108,9 @@ pub(crate) async fn evaluate_everywhere(batch: &RecordBatch, context: &Evaluatio
     }
     for row in &one.estimates {
         assert!(row.value.is_some() != row.reason.is_some(), "E3: {row:?}");
-        let (low, high) = (row.ci_low.unwrap_or(0.0), row.ci_high.unwrap_or(0.0));
-        assert!(row.value.is_none_or(|value| low <= value && value <= high), "{row:?}");
+        let interval = row.ci_low.zip(row.ci_high);
+        assert_eq!(row.value.is_some(), interval.is_some(), "no estimate without its interval: {row:?}");
+        assert!(row.value.zip(interval).is_none_or(|(value, (low, high))| low <= value && value <= high), "{row:?}");
     }
     one
 }
@@ -119,8 +121,9 @@ fn survives_arrow(window: &EvaluatedWindow) {
     let confusion = confusion_rows_from_batch("m", &confusion_rows_to_batch(&window.confusion)).expect("own batch");
     let drift = drift_rows_from_batch("m", &drift_rows_to_batch(&window.drift)).expect("own batch");
     let estimates = estimate_rows_from_batch("m", &estimate_rows_to_batch(&window.estimates)).expect("own batch");
+    let label_lag = label_lag_rows_from_batch("m", &label_lag_rows_to_batch(&window.label_lag)).expect("own batch");
     let quality = quality_rows_from_batch("m", &quality_rows_to_batch(&window.quality)).expect("own batch");
-    assert_eq!(window, &EvaluatedWindow { metrics, confusion, estimates, drift, quality });
+    assert_eq!(window, &EvaluatedWindow { metrics, confusion, estimates, label_lag, drift, quality });
 }
 
 /// The overall row of a metric.
