@@ -70,6 +70,11 @@ pub(crate) enum Command {
     Audit(AuditArgs),
     /// Judges past windows again under the present configuration.
     Reevaluate(ReevaluateArgs),
+    /// Freezes what windows are measured against.
+    Reference {
+        #[command(subcommand)]
+        command: ReferenceCommand,
+    },
     /// Takes predictions and their labels out of everything that is kept, by id, for good.
     Forget(ForgetArgs),
     /// Checks configuration, store, brokers, topics and clock.
@@ -257,6 +262,31 @@ pub(crate) struct ReevaluateArgs {
     /// Only windows that start before this time (RFC 3339).
     #[arg(long, value_name = "TIME")]
     pub(crate) to: Option<chrono::DateTime<chrono::Utc>>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ReferenceCommand {
+    /// Freezes distributions, bins and calibration of a file or of past windows, under a version.
+    Fit(ReferenceFitArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReferenceFitArgs {
+    /// Model that is measured against it.
+    #[arg(long)]
+    pub(crate) model: String,
+    /// Prediction events with inline labels: JSON lines (.gz or not) or Parquet; without it, past windows of the model.
+    #[arg(value_name = "FILE", conflicts_with_all = ["from", "to"])]
+    pub(crate) file: Option<String>,
+    /// Only windows that start at or after this time (RFC 3339).
+    #[arg(long, value_name = "TIME")]
+    pub(crate) from: Option<chrono::DateTime<chrono::Utc>>,
+    /// Only windows that end at or before this time (RFC 3339).
+    #[arg(long, value_name = "TIME")]
+    pub(crate) to: Option<chrono::DateTime<chrono::Utc>>,
+    /// Where it is written [default: in the store, under its version].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -9,6 +9,7 @@ use arrow::compute::concat_batches;
 use async_trait::async_trait;
 use bytes::Bytes;
 use driftline_collector::decode;
+use driftline_evaluator::Reference;
 use driftline_evaluator::stage::ReferenceFiles;
 use driftline_schemas::clock;
 use driftline_schemas::config::Config;
@@ -34,6 +35,15 @@ impl ReferenceFiles for Files {
         let location = location.to_owned();
         let rows = tokio::task::spawn_blocking(move || history_rows(&location, &bytes)).await;
         rows.map_err(|error| error.to_string())?.map_err(|error| format!("{error:#}"))
+    }
+
+    async fn read_frozen(&self, location: &str) -> Result<Option<Reference>, String> {
+        // Only a document can be one: rows come as .jsonl or .parquet, and need not be read twice.
+        if Path::new(location).extension().is_none_or(|extension| extension != "json") {
+            return Ok(None);
+        }
+        let bytes = fetch(location, &self.options).await.map_err(|error| format!("{error:#}"))?;
+        Reference::from_json(&bytes).transpose()
     }
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use datafusion::prelude::SessionContext;
 use driftline_schemas::tables::Task;
+use driftline_store::encode_segment;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -90,7 +91,36 @@ pub enum ReferenceValues {
     },
 }
 
+/// Where a model's reference of a version lies in the store.
+pub fn path_of(model: &str, version: &str) -> String {
+    format!("references/model_name={}/{version}.json", encode_segment(model))
+}
+
 impl Reference {
+    /// Reads a reference that was frozen before; `None` if the bytes are something else.
+    ///
+    /// # Errors
+    /// If it says that it is one, and is not whole, or its content is not that of its version.
+    pub fn from_json(bytes: &[u8]) -> Option<Result<Self, String>> {
+        #[derive(Deserialize)]
+        struct Named {
+            #[serde(rename = "version")]
+            _version: String,
+            #[serde(rename = "columns")]
+            _columns: Vec<serde::de::IgnoredAny>,
+        }
+        serde_json::from_slice::<Named>(bytes).ok()?;
+        let reference: Self = match serde_json::from_slice(bytes) {
+            Ok(reference) => reference,
+            Err(error) => return Some(Err(error.to_string())),
+        };
+        Some(match version_of(&reference.columns, reference.calibration.as_ref()) {
+            Ok(version) if version == reference.version => Ok(reference),
+            Ok(version) => Err(format!("its content is of version {version}, and it says {}", reference.version)),
+            Err(error) => Err(error.to_string()),
+        })
+    }
+
     /// Freezes the rows of a table that has the columns of `history`.
     ///
     /// Rows that failed or were refused are left out; labels are needed for estimates only. A feature that holds both numbers
@@ -119,12 +149,7 @@ impl Reference {
         let columns: Vec<ReferenceColumn> = kept.into_values().collect();
         let rows = count_rows(context, &read_from).await?;
         let calibration = calibrate(context, &read, &terms).await?;
-        let content = match &calibration {
-            // What has no labels has the version that it had before there were calibrations.
-            Calibration::None(_) => serde_json::to_vec(&columns)?,
-            fitted => serde_json::to_vec(&(&columns, fitted))?,
-        };
-        let version = format!("{:016x}", xxh3_64(&content));
+        let version = version_of(&columns, Some(&calibration))?;
         let positive_class = terms.positive_class.filter(|_| task == Task::Binary);
         Ok(Self { version, columns, rows, calibration: Some(calibration), positive_class })
     }
@@ -133,6 +158,16 @@ impl Reference {
     pub fn column(&self, column: &Column) -> Option<&ReferenceValues> {
         self.columns.iter().find(|kept| &kept.column == column).map(|kept| &kept.values)
     }
+}
+
+/// The hash of a reference's content.
+fn version_of(columns: &[ReferenceColumn], calibration: Option<&Calibration>) -> Result<String, serde_json::Error> {
+    let content = match calibration {
+        // What has no labels has the version that it had before there were calibrations.
+        None | Some(Calibration::None(_)) => serde_json::to_vec(columns)?,
+        Some(fitted) => serde_json::to_vec(&(columns, fitted))?,
+    };
+    Ok(format!("{:016x}", xxh3_64(&content)))
 }
 
 impl ReferenceValues {

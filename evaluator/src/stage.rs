@@ -12,13 +12,13 @@ use driftline_schemas::history::part_name;
 use driftline_schemas::ledger::{Entry, Job};
 use driftline_schemas::tables::WindowRow;
 use driftline_schemas::window::Window;
-use driftline_store::{Store, encode_segment, paths};
+use driftline_store::{Store, paths};
 use futures::StreamExt;
 use tokio_util::sync::CancellationToken;
 
 use crate::figures::Figures;
 use crate::publish::Published;
-use crate::reference::Terms;
+use crate::reference::{Terms, path_of};
 use crate::session::{Sessions, register_objects};
 use crate::{Error, EvaluatedWindow, EvaluationContext, Reference, account, publish, telemetry};
 
@@ -40,8 +40,13 @@ const NO_DATE: &str = "1970-01-01";
 /// Reads a reference file: prediction events with labels, as rows with the columns of `history`.
 #[async_trait]
 pub trait ReferenceFiles: Send + Sync {
-    /// Reads the file at a URL or path.
+    /// Reads the rows of the file at a URL or path.
     async fn read(&self, location: &str) -> Result<RecordBatch, String>;
+    /// Reads the file, if it is a reference that was frozen before; `None` if it has rows to be frozen, as all have unless an
+    /// implementation knows better.
+    async fn read_frozen(&self, _location: &str) -> Result<Option<Reference>, String> {
+        Ok(None)
+    }
 }
 
 /// Told of each window that was published.
@@ -243,7 +248,7 @@ async fn evaluate_window(
 }
 
 /// The objects of a window.
-fn history_paths(model: &str, window: Window, parts: u32) -> Vec<String> {
+pub fn history_paths(model: &str, window: Window, parts: u32) -> Vec<String> {
     (0..parts).map(|part| paths::table("history", model, window.date(), &part_name(window, part))).collect()
 }
 
@@ -320,12 +325,17 @@ impl References {
         if let Some(known) = self.files.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
             return Ok(known.clone());
         }
-        let rows = parts.references.read(location).await;
-        let rows = rows.map_err(|cause| Error::Reference { location: location.to_owned(), cause })?;
-        let session = parts.sessions.open()?;
-        session.register_batch("reference", rows)?;
-        let unfit = |error: Error| Error::Reference { location: location.to_owned(), cause: error.to_string() };
-        let reference = Arc::new(Reference::from_table(&session, "reference", terms(job)).await.map_err(unfit)?);
+        let unreadable = |cause: String| Error::Reference { location: location.to_owned(), cause };
+        let frozen = parts.references.read_frozen(location).await.map_err(unreadable)?;
+        let reference = if let Some(frozen) = frozen {
+            Arc::new(frozen)
+        } else {
+            let rows = parts.references.read(location).await.map_err(unreadable)?;
+            let session = parts.sessions.open()?;
+            session.register_batch("reference", rows)?;
+            let unfit = |error: Error| unreadable(error.to_string());
+            Arc::new(Reference::from_table(&session, "reference", terms(job)).await.map_err(unfit)?)
+        };
         keep(parts, &job.model, &reference).await?;
         tracing::info!(location, version = reference.version, "reference frozen");
         self.files.lock().unwrap_or_else(PoisonError::into_inner).insert(key, reference.clone());
@@ -362,7 +372,7 @@ async fn past(
 
 /// Keeps a reference under its version, so that what a result was measured against can be looked up for ever.
 async fn keep(parts: &Parts, model: &str, reference: &Reference) -> Result<(), Error> {
-    let path = format!("references/model_name={}/{}.json", encode_segment(model), reference.version);
+    let path = path_of(model, &reference.version);
     parts.store.create(&path, serde_json::to_vec(reference)?.into()).await?;
     Ok(())
 }

@@ -48,8 +48,13 @@ pub(crate) async fn run(global: &Global) -> Result<()> {
         }
     }
     for location in references(&config) {
-        let rows = Files::new(&config).read(&location).await;
-        say("reference", rows.map(|rows| format!("{location}: {} rows", rows.num_rows())));
+        let files = Files::new(&config);
+        let found = match files.read_frozen(&location).await {
+            Ok(Some(frozen)) => Ok(format!("{location}: frozen from {} rows", frozen.rows)),
+            Ok(None) => files.read(&location).await.map(|rows| format!("{location}: {} rows", rows.num_rows())),
+            Err(error) => Err(error),
+        };
+        say("reference", found);
     }
     let settings = pipeline::collector_settings(&config, "check");
     for Finding { what, result } in tokio::task::spawn_blocking(move || driftline_collector::examine(&settings)).await?

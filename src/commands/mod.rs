@@ -6,6 +6,7 @@ mod evaluate;
 mod forget;
 mod produce;
 mod reevaluate;
+mod reference;
 mod report;
 mod run;
 mod sql;
@@ -13,7 +14,7 @@ mod sql;
 use anyhow::{Context, Result};
 use clap::CommandFactory;
 
-use crate::cli::{Cli, Command, ConfigCommand, Role};
+use crate::cli::{Cli, Command, ConfigCommand, ReferenceCommand, Role};
 use crate::config;
 
 /// Does what was asked for.
@@ -35,6 +36,7 @@ pub(crate) async fn run(cli: Cli) -> Result<()> {
         Command::Report(args) => report::run(&global, &args).await,
         Command::Audit(args) => audit::run(&global, &args).await,
         Command::Reevaluate(args) => reevaluate::run(&global, &args).await,
+        Command::Reference { command: ReferenceCommand::Fit(args) } => reference::fit(&global, &args).await,
         Command::Forget(args) => forget::run(&global, &args).await,
         Command::Check => check::run(&global).await,
         Command::Config { command: ConfigCommand::Print } => print_config(&global),
