@@ -77,6 +77,11 @@ pub(crate) enum Command {
     },
     /// Takes predictions and their labels out of everything that is kept, by id, for good.
     Forget(ForgetArgs),
+    /// Shows alerts, tests receivers, silences, and replays rules over the past.
+    Alerts {
+        #[command(subcommand)]
+        command: AlertsCommand,
+    },
     /// Checks configuration, store, brokers, topics and clock.
     Check,
     /// Shows the configuration as it is understood.
@@ -300,4 +305,84 @@ pub(crate) struct ForgetArgs {
     /// File with one id a line; `-` is standard input.
     #[arg(long, value_name = "FILE")]
     pub(crate) ids_file: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AlertsCommand {
+    /// Lists alerts that are firing.
+    List {
+        /// Only this model.
+        #[arg(long)]
+        model: Option<String>,
+        /// Those that are over, withdrawn or were missed, too.
+        #[arg(long)]
+        all: bool,
+        /// How they are printed.
+        #[arg(long, value_enum, default_value_t)]
+        format: Format,
+    },
+    /// Shows all that happened to an alert, with its evidence.
+    Show {
+        /// Its id, as `alerts list` has it.
+        id: String,
+        /// How it is printed.
+        #[arg(long, value_enum, default_value_t)]
+        format: Format,
+    },
+    /// Sends a test notification to each sink; exit 3 if one does not take it.
+    Test {
+        /// Only this sink.
+        #[arg(long)]
+        sink: Option<String>,
+    },
+    /// Keeps people from being told for a while; also in advance, for maintenance.
+    Silence(SilenceArgs),
+    /// Lists silences that have not ended.
+    Silences,
+    /// Says what the rules of the configuration would have done in the past.
+    Replay(ReplayArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SilenceArgs {
+    /// Only this model.
+    #[arg(long)]
+    pub(crate) model: Option<String>,
+    /// Only this rule.
+    #[arg(long)]
+    pub(crate) rule: Option<String>,
+    /// Only this segment.
+    #[arg(long)]
+    pub(crate) segment: Option<String>,
+    /// Only this value of a segment.
+    #[arg(long)]
+    pub(crate) segment_value: Option<String>,
+    /// How long, such as 2h or 3d.
+    #[arg(long = "for", value_name = "DURATION", value_parser = humantime::parse_duration, required_unless_present = "expire")]
+    pub(crate) length: Option<std::time::Duration>,
+    /// From when on (RFC 3339); now by default.
+    #[arg(long, value_name = "TIME")]
+    pub(crate) from: Option<chrono::DateTime<chrono::Utc>>,
+    /// Why.
+    #[arg(long, default_value = "")]
+    pub(crate) comment: String,
+    /// Ends a silence early, by its id.
+    #[arg(long, value_name = "ID")]
+    pub(crate) expire: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReplayArgs {
+    /// Only this model.
+    #[arg(long)]
+    pub(crate) model: Option<String>,
+    /// Only windows that start at or after this time (RFC 3339).
+    #[arg(long, value_name = "TIME")]
+    pub(crate) from: Option<chrono::DateTime<chrono::Utc>>,
+    /// Only windows that start before this time (RFC 3339).
+    #[arg(long, value_name = "TIME")]
+    pub(crate) to: Option<chrono::DateTime<chrono::Utc>>,
+    /// Print each transition too.
+    #[arg(long)]
+    pub(crate) transitions: bool,
 }

@@ -38,10 +38,15 @@ pub(crate) fn table(global: &Global) -> Result<Table> {
 
 /// Validates a table; all faults are reported at once.
 pub(crate) fn validate(table: Table) -> Result<Config> {
-    Config::from_table(table).map_err(|faults| {
+    let faulty = |faults: &[String]| {
         let lines: Vec<String> = faults.iter().map(|fault| format!("  {fault}")).collect();
-        BadConfig(format!("the configuration has {} fault(s):\n{}", lines.len(), lines.join("\n"))).into()
-    })
+        BadConfig(format!("the configuration has {} fault(s):\n{}", lines.len(), lines.join("\n")))
+    };
+    let config = Config::from_table(table)
+        .map_err(|faults| faulty(&faults.iter().map(ToString::to_string).collect::<Vec<_>>()))?;
+    // The configuration only knows that keys are text.
+    let faults = driftline_alerts::message::faults(&config.alerts);
+    if faults.is_empty() { Ok(config) } else { Err(faulty(&faults).into()) }
 }
 
 fn read(file: &Path) -> Result<Table> {
@@ -122,6 +127,18 @@ fn read_secrets(table: &mut Table) -> Result<()> {
             section.insert(key.trim_end_matches("_file").to_owned(), Value::String(text.trim_end().to_owned()));
         }
     }
+    let sinks = table.get_mut("alerts").and_then(|alerts| alerts.get_mut("sinks")).and_then(Value::as_array_mut);
+    for (at, sink) in sinks.into_iter().flatten().enumerate() {
+        let Some(sink) = sink.as_table_mut() else { continue };
+        // Slack's and Teams' addresses are secrets themselves.
+        for key in ["url", "secret"] {
+            let Some(Value::String(file)) = sink.remove(&format!("{key}_file")) else { continue };
+            let text = std::fs::read_to_string(&file)
+                .with_context(|| format!("read alerts.sinks[{at}].{key}_file"))
+                .map_err(|error| BadConfig(format!("{error:#}")))?;
+            sink.insert(key.to_owned(), Value::String(text.trim_end().to_owned()));
+        }
+    }
     Ok(())
 }
 
@@ -130,6 +147,17 @@ pub(crate) fn redact(table: &mut Table) {
     for (key, value) in table.iter_mut() {
         match value {
             Value::Table(inner) => redact(inner),
+            Value::Array(items) => {
+                for sink in items.iter_mut().filter_map(Value::as_table_mut) {
+                    redact(sink);
+                    // The addresses of sinks admit whoever knows them, and so do their headers.
+                    for secret in ["url", "headers"] {
+                        if key == "sinks" && sink.contains_key(secret) {
+                            sink.insert(secret.to_owned(), Value::String("***".into()));
+                        }
+                    }
+                }
+            }
             Value::String(text) if is_secret(key) => "***".clone_into(text),
             _ => {}
         }

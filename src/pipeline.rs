@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   Kafka ─► collector ─► raw/ ─► aggregator ─► history/ ─► evaluator ─► metrics/ …
-//!                                     └───── ctl/ ─────┘            serve: /metrics /livez /readyz
+//!                                     └───── ctl/ ─────┘                │     serve: /metrics /livez /readyz
+//!                                                                       └─► alerts ─► alerts/, sinks
 //! ```
 //!
 //! Stages meet only in the store. The first failure cancels the rest; SIGTERM and Ctrl-C let each finish what it holds.
@@ -57,7 +58,7 @@ pub(crate) async fn run(config: &Config, store: Store, plan: Plan, shutdown: Can
     let members = Members::new(&instance, roles);
     let mut heartbeat = members.heartbeat();
     members.beat(&store, &mut heartbeat).await;
-    let (collected, judged) = (CancellationToken::new(), CancellationToken::new());
+    let (collected, judged, evaluated) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
     // What this process does not do itself is not waited for: others have done it, or will.
     if !has(Role::Collector) {
         collected.cancel();
@@ -114,8 +115,21 @@ pub(crate) async fn run(config: &Config, store: Store, plan: Plan, shutdown: Can
             judged: until(&judged),
             on_published: plan.on_published.clone(),
         };
+        let (stop, done) = (stages.stop.clone(), evaluated.clone());
+        stages.spawn("evaluator", async move {
+            driftline_evaluator::stage::run(parts, stop).await?;
+            done.cancel();
+            Ok(())
+        });
+        let parts = driftline_alerts::stage::Parts {
+            store: store.clone(),
+            members: members.clone(),
+            config: config.alerts.clone(),
+            poll_interval: config.poll_interval,
+            evaluated: until(&evaluated),
+        };
         let stop = stages.stop.clone();
-        stages.spawn("evaluator", async move { Ok(driftline_evaluator::stage::run(parts, stop).await?) });
+        stages.spawn("alerts", async move { Ok(driftline_alerts::stage::run(parts, stop).await?) });
     }
     if plan.roles == [Role::Serve] {
         let stop = stages.stop.clone();

@@ -485,6 +485,74 @@ table! {
     count: i64 = "count",
 }
 
+table! {
+    /// One thing that happened to an alert, with its evidence.
+    AlertRow, alerts_schema, alert_rows_to_batch, alert_rows_from_batch, sort_alert_rows
+    by (seq, position),
+    /// The alert; of a pending one that of the series.
+    alert_id: String = "alert_id",
+    /// `pending`, `firing`, `revised`, `repeated`, `resolved`, `withdrawn` or `missed`.
+    transition: String = "transition",
+    /// The rule.
+    rule: String = "rule",
+    /// `info`, `warning`, `error` or `critical`.
+    severity: String = "severity",
+    /// When it happened.
+    at: DateTime<Utc> = "at",
+    /// When the alert was raised.
+    opened_at: DateTime<Utc> = "opened_at",
+    /// The metric, the method of drift, or the check of quality.
+    metric: String = "metric",
+    /// The version; none for all.
+    model_version: Option<String> = "model_version",
+    /// The names a segment crosses.
+    segment: Option<String> = "segment",
+    /// Their values.
+    segment_value: Option<String> = "segment_value",
+    /// The column, of drift and quality.
+    column_name: Option<String> = "column_name",
+    /// The class, of a metric of one class.
+    class: Option<String> = "class",
+    /// First instant of the window that it rests on.
+    window_start: DateTime<Utc> = "window_start",
+    /// First instant after it.
+    window_end: DateTime<Utc> = "window_end",
+    /// `open`, `sealed` or `final`.
+    state: String = "state",
+    /// The window's revision.
+    revision: i64 = "revision",
+    /// The value.
+    value: f64 = "value",
+    /// The tolerated level.
+    level: f64 = "level",
+    /// Lower bound of the value's interval at 95 %.
+    ci_low: Option<f64> = "ci_low",
+    /// Upper bound.
+    ci_high: Option<f64> = "ci_high",
+    /// Of drift: the p-value.
+    p_value: Option<f64> = "p_value",
+    /// Natural logarithm of the e-value; none where the point decides.
+    ln_e_value: Option<f64> = "ln_e_value",
+    /// Rows.
+    n: i64 = "n",
+    /// Labelled rows.
+    n_labelled: i64 = "n_labelled",
+    /// What was told before, of what was revised or withdrawn.
+    previous_value: Option<f64> = "previous_value",
+    /// The revision that this was of.
+    previous_revision: Option<i64> = "previous_revision",
+    /// The share of false findings, and the chance of any while all is well, that the budget gives to this window.
+    budget_share: Option<f64> = "budget_share",
+    /// The silence that kept people from being told.
+    silenced: Option<String> = "silenced",
+    /// The record of the model's chain of alerts.
+    seq: i64 = "seq",
+    /// The place in it.
+    position: i64 = "position",
+    /// One sentence.
+    text: String = "text",
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -47,6 +47,15 @@ pub(crate) async fn run(global: &Global) -> Result<()> {
             }
         }
     }
+    if !config.alerts.rules.is_empty() || !config.alerts.sinks.is_empty() {
+        let alerts = &config.alerts;
+        let counts = format!(
+            "{} rule(s), {} sink(s); `driftline alerts test` reaches them",
+            alerts.rules.len(),
+            alerts.sinks.len()
+        );
+        say("alerts", Ok(counts));
+    }
     for location in references(&config) {
         let files = Files::new(&config);
         let found = match files.read_frozen(&location).await {

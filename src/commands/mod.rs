@@ -1,4 +1,5 @@
 //! One file a command.
+mod alerts;
 mod audit;
 mod check;
 mod demo;
@@ -38,6 +39,7 @@ pub(crate) async fn run(cli: Cli) -> Result<()> {
         Command::Reevaluate(args) => reevaluate::run(&global, &args).await,
         Command::Reference { command: ReferenceCommand::Fit(args) } => reference::fit(&global, &args).await,
         Command::Forget(args) => forget::run(&global, &args).await,
+        Command::Alerts { command } => alerts::run(&global, &command).await,
         Command::Check => check::run(&global).await,
         Command::Config { command: ConfigCommand::Print } => print_config(&global),
         Command::Completions { shell } => {
@@ -75,6 +77,11 @@ fn print_config(global: &crate::cli::Global) -> Result<()> {
         let age = age.map_or("for ever".to_owned(), |age| format!("for {}", humantime::format_duration(age)));
         println!("# retention.{table:<11}  {age}");
     }
+    let alerts = &config.alerts;
+    let budget =
+        alerts.budget.map_or("none".to_owned(), |budget| format!("{budget:.2} false alarms a month and model"));
+    println!("# alerts.budget    = {budget}");
+    println!("# alerts           = {} rule(s), {} sink(s)", alerts.rules.len(), alerts.sinks.len());
     println!("# serve.listen     = {:?}", config.listen);
     println!("# judging (times in microseconds):");
     for line in judge.lines() {

@@ -57,7 +57,7 @@ pub(crate) async fn run(global: &Global, args: &SqlArgs) -> Result<()> {
 
 /// Runs one statement on the store as it is now. A session reads one version of each object, and fails when one is
 /// replaced meanwhile; then a new one is asked.
-async fn ask(sessions: &Sessions, store: &Store, statement: &str, format: Format) -> Result<String> {
+pub(crate) async fn ask(sessions: &Sessions, store: &Store, statement: &str, format: Format) -> Result<String> {
     let mut pause = FIRST_PAUSE;
     for _ in 1..TRIES {
         let asked = async { answer(&open(sessions, store, statement).await?, statement, format).await };

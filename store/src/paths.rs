@@ -12,6 +12,8 @@
 //! ctl/forget.json                              the key of the hashes of forgotten ids
 //! routed/<seq>-<nonce>.parquet                 the labels that a record of the ledger routed
 //! filters/model_name=…/<window>_p<part>_r<revision>.fuse   which ids a part of a window knows
+//! alerting/model_name=…/<seq>.json             what became of a model's alerts; cursor.json and sent/<sink>.json beside it
+//! alerting/silences/<id>.json                  who is not to be told of what, and how long
 //! <table>/model_name=…/date=…/<name>.parquet   history, metrics and the other tables
 //! ```
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
@@ -106,6 +108,29 @@ pub const ROUTED: &str = "routed";
 
 /// The folder of the filters.
 pub const FILTERS: &str = "filters";
+
+/// The folder of silences.
+pub const SILENCES: &str = "alerting/silences";
+
+/// The folder of a model's chain of alerts.
+pub fn alerting(model: &str) -> String {
+    format!("alerting/model_name={}", encode_segment(model))
+}
+
+/// Which revisions of a model's windows the rules have seen.
+pub fn alerting_cursor(model: &str) -> String {
+    format!("{}/cursor.json", alerting(model))
+}
+
+/// How far a sink has been told of a model's alerts.
+pub fn alerting_sent(model: &str, sink: &str) -> String {
+    format!("{}/sent/{}.json", alerting(model), encode_segment(sink))
+}
+
+/// One silence.
+pub fn silence(id: &str) -> String {
+    format!("{SILENCES}/{}.json", encode_segment(id))
+}
 
 /// A snapshot of the ledger's state after `seq` records.
 pub fn snapshot(seq: u64) -> String {

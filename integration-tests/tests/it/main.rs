@@ -1,6 +1,7 @@
 //! The whole on real parts: the real binary as processes, real brokers, a real store, and a judge that shares no code with it.
 #![allow(clippy::unwrap_used)] // in a test, a panic is the report
 
+mod alerts;
 mod bad_input;
 mod bounds;
 mod chaos;

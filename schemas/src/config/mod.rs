@@ -1,5 +1,6 @@
 //! The validated configuration: what cannot be wrong any more. What the user typed is a TOML table; reading it reports
 //! all faults at once, each by its key.
+mod alerts;
 mod reader;
 mod retention;
 
@@ -12,6 +13,7 @@ use chrono_tz::Tz;
 use serde::{Deserialize, Serialize};
 use toml::Table;
 
+pub use self::alerts::{AlertsConfig, Decide, Learned, Level, MONTH, Rule, Severity, Side, Sink, SinkKind, Subject};
 use self::reader::Reader;
 pub use self::retention::RetentionConfig;
 use crate::clock::{DAY, MINUTE, Micros};
@@ -54,6 +56,8 @@ pub struct Config {
     pub judge: JudgeConfig,
     /// How long what is kept is kept.
     pub retention: RetentionConfig,
+    /// When people are told.
+    pub alerts: AlertsConfig,
 }
 
 /// Kafka settings.
@@ -240,6 +244,7 @@ fn read_config(root: &mut Reader) -> Config {
     let poll_interval = root.duration("poll_interval", 1_000_000).max(1_000);
     let judge = read_judge(root);
     let retention = root.section("retention", retention::read_retention);
+    let alerts = root.section("alerts", alerts::read_alerts);
     Config {
         memory_max,
         kafka,
@@ -250,6 +255,7 @@ fn read_config(root: &mut Reader) -> Config {
         poll_interval: Duration::from_micros(poll_interval as u64),
         judge,
         retention,
+        alerts,
     }
 }
 

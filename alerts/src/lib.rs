@@ -1,0 +1,29 @@
+//! From published figures to people.
+//!
+//! ```text
+//! metrics/ drift/ quality/ windows/ ─► judge     each rule on each series: a finding, with its evidence
+//!                                   ─► evidence  e-values; all findings of a window share one budget of false alarms
+//!                                   ─► life      pending, firing, revised, resolved, withdrawn
+//!                                   ─► log       a chain for each model: what happened, once
+//!                                   ─► table     alerts/, for SQL
+//!                                   ─► deliver   each sink follows the chain; message, send
+//! ```
+//! A window may be looked at again with each new label, for its evidence is valid at any time; a revision takes an alert back
+//! that it contradicts.
+pub mod deliver;
+mod error;
+pub mod evidence;
+pub mod judge;
+pub mod life;
+pub mod log;
+pub mod message;
+mod read;
+pub mod replay;
+pub mod send;
+pub mod series;
+pub mod silence;
+pub mod stage;
+mod table;
+mod telemetry;
+
+pub use error::Error;

@@ -1,0 +1,724 @@
+//! The life of an alert: pending, firing, resolved; and when late truth revises a window, revised or withdrawn.
+//!
+//! ```text
+//!             k of m bad                    no longer k of m
+//!  pending ──────────────► firing ────────────────────────────► resolved
+//!                            │  ▲ revised: the same windows on other figures      │
+//!                            └────────────► withdrawn ◄──────────────────────────┘
+//!                              a revision takes the bad windows away
+//! ```
+//! Pure: what is kept, and what windows say now, give what is kept then, and what has happened.
+use std::collections::{BTreeMap, BTreeSet};
+
+use driftline_schemas::clock::Micros;
+use driftline_schemas::config::Severity;
+use serde::{Deserialize, Serialize};
+
+use crate::judge::Finding;
+use crate::series::{Evidence, Series};
+
+/// Series that are kept for a model at most. What is beyond is not followed until others are over.
+pub const SERIES_MAX: usize = 5_000;
+/// Windows that are remembered of a series besides those of its alerts.
+const WINDOWS_KEPT: usize = 200;
+/// Alerts of a series that are remembered, besides one that is firing.
+const EPISODES_KEPT: usize = 20;
+
+/// What is known of a model's alerts.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    /// Series with a bad window, by fingerprint.
+    pub series: BTreeMap<String, Tracked>,
+}
+
+/// A series with a bad window.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Tracked {
+    /// What it is.
+    pub series: Series,
+    /// Severity, as of its last finding.
+    pub severity: Severity,
+    /// So many …
+    pub hits: u32,
+    /// … of so many windows.
+    pub of: u32,
+    /// Who is told.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sinks: Vec<String>,
+    /// What windows say, by start.
+    pub windows: BTreeMap<Micros, Seen>,
+    /// Its alerts, the oldest first.
+    pub episodes: Vec<Episode>,
+}
+
+/// What a window says at its latest revision.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Seen {
+    /// Whether it is bad.
+    pub is_bad: bool,
+    /// On what it rests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evidence: Option<Evidence>,
+    /// Whether it is final.
+    pub is_final: bool,
+}
+
+/// One alert.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Episode {
+    /// Names it for ever.
+    pub id: String,
+    /// Where it stands.
+    pub status: Status,
+    /// When it was raised.
+    pub opened_at: Micros,
+    /// When it was over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub closed_at: Option<Micros>,
+    /// The bad windows that it rests on, by start.
+    pub windows: BTreeSet<Micros>,
+    /// What people were told last.
+    pub told: Evidence,
+    /// When they were told last.
+    pub told_at: Micros,
+}
+
+/// Where an alert stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// It holds.
+    Firing,
+    /// It held, and what followed is good.
+    Resolved,
+    /// Late truth has taken it back.
+    Withdrawn,
+    /// Late truth found it in a window that was final: nobody was woken.
+    Missed,
+}
+
+/// What happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// A bad window, and not enough of them yet.
+    Pending,
+    /// An alert is raised.
+    Firing,
+    /// A firing alert rests on other figures now.
+    Revised,
+    /// A firing alert is told again.
+    Repeated,
+    /// It is over.
+    Resolved,
+    /// It was never right.
+    Withdrawn,
+    /// A final window turned out bad; nobody is woken.
+    Missed,
+}
+
+impl Kind {
+    /// Its word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Firing => "firing",
+            Self::Revised => "revised",
+            Self::Repeated => "repeated",
+            Self::Resolved => "resolved",
+            Self::Withdrawn => "withdrawn",
+            Self::Missed => "missed",
+        }
+    }
+
+    /// Whether people are told.
+    pub fn is_told(self) -> bool {
+        !matches!(self, Self::Pending | Self::Missed)
+    }
+}
+
+/// One thing that happened to an alert.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Transition {
+    /// The alert; of a pending one that of the series.
+    pub id: String,
+    /// What happened.
+    pub kind: Kind,
+    /// To what.
+    pub series: Series,
+    /// How bad it is.
+    pub severity: Severity,
+    /// When, microseconds.
+    pub at: Micros,
+    /// When the alert was raised.
+    pub opened_at: Micros,
+    /// On what it rests.
+    pub evidence: Evidence,
+    /// What was told before, where that is another matter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<Evidence>,
+    /// Who is told; empty: all sinks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sinks: Vec<String>,
+    /// The silence that keeps it from being told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub silenced: Option<String>,
+}
+
+impl Transition {
+    /// One sentence for people.
+    pub fn show(&self) -> String {
+        let what = self.series.show();
+        let window = driftline_schemas::clock::show(self.evidence.window_start);
+        let now = self.evidence.show();
+        match (self.kind, &self.before) {
+            (Kind::Withdrawn, Some(before)) => {
+                format!(
+                    "{what}: withdrawn, late truth has changed the window of {window} from {} to {now}",
+                    before.show()
+                )
+            }
+            (Kind::Revised, Some(before)) => {
+                format!(
+                    "{what}: still firing, late truth has changed the window of {window} from {} to {now}",
+                    before.show()
+                )
+            }
+            (kind, _) => format!("{what}: {} in the window of {window}: {now}", kind.as_str()),
+        }
+    }
+}
+
+/// What one window says at a revision.
+#[derive(Debug, Clone)]
+pub struct Verdicts {
+    /// The window's start.
+    pub start: Micros,
+    /// Whether it is final now.
+    pub is_final: bool,
+    /// Whether it was final already when it was judged before.
+    pub was_final: bool,
+    /// One finding for each series that has enough rows.
+    pub findings: Vec<Finding>,
+}
+
+impl State {
+    /// Takes in what windows say now. `order`: the starts of all windows of the model, ascending.
+    ///
+    /// Doing it again with the same verdicts changes nothing.
+    pub fn take(&mut self, order: &[Micros], verdicts: &[Verdicts], now: Micros) -> Vec<Transition> {
+        let mut touched: BTreeMap<String, Vec<News<'_>>> = BTreeMap::new();
+        for window in verdicts {
+            let mut named: BTreeSet<String> = BTreeSet::new();
+            for finding in &window.findings {
+                let fingerprint = finding.series.fingerprint();
+                if let Some(turned_bad) = self.note(&fingerprint, finding, window) {
+                    touched.entry(fingerprint.clone()).or_default().push(News { window, turned_bad });
+                }
+                named.insert(fingerprint);
+            }
+            // A window that has lost its rows says nothing any more.
+            for (fingerprint, tracked) in &mut self.series {
+                if !named.contains(fingerprint) && tracked.windows.remove(&window.start).is_some() {
+                    touched.entry(fingerprint.clone()).or_default().push(News { window, turned_bad: false });
+                }
+            }
+        }
+        let mut transitions = Vec::new();
+        for (fingerprint, windows) in touched {
+            let Some(tracked) = self.series.get_mut(&fingerprint) else { continue };
+            transitions.extend(tracked.advance(&fingerprint, order, &windows, now));
+            tracked.prune(order);
+            if tracked.is_over() {
+                self.series.remove(&fingerprint);
+            }
+        }
+        transitions
+    }
+
+    /// Ends the alerts of rules that there are no more.
+    pub fn drop_rules(&mut self, kept: &BTreeSet<&str>, now: Micros) -> Vec<Transition> {
+        let mut transitions = Vec::new();
+        self.series.retain(|_, tracked| {
+            let stays = kept.contains(tracked.series.rule.as_str());
+            if !stays {
+                let firing = tracked.episodes.iter().filter(|episode| episode.status == Status::Firing);
+                transitions.extend(firing.map(|episode| tracked.transition(Kind::Resolved, episode, None, now)));
+            }
+            stays
+        });
+        transitions
+    }
+
+    /// Alerts that are firing and were told so long ago that they are told again.
+    pub fn repeat(&mut self, every: Micros, now: Micros) -> Vec<Transition> {
+        let mut transitions = Vec::new();
+        for tracked in self.series.values_mut() {
+            let due = tracked.episodes.iter_mut().filter(|e| e.status == Status::Firing && now - e.told_at >= every);
+            let (series, severity, sinks) = (tracked.series.clone(), tracked.severity, tracked.sinks.clone());
+            for episode in due {
+                episode.told_at = now;
+                transitions.push(Transition {
+                    id: episode.id.clone(),
+                    kind: Kind::Repeated,
+                    series: series.clone(),
+                    severity,
+                    at: now,
+                    opened_at: episode.opened_at,
+                    evidence: episode.told.clone(),
+                    before: None,
+                    sinks: sinks.clone(),
+                    silenced: None,
+                });
+            }
+        }
+        transitions
+    }
+
+    /// Notes what a window says. `None` if that is no news, or the series is not followed; else whether it has turned bad.
+    fn note(&mut self, fingerprint: &str, finding: &Finding, window: &Verdicts) -> Option<bool> {
+        if !self.series.contains_key(fingerprint) {
+            // What has never been bad is not followed.
+            if !finding.is_bad || self.series.len() >= SERIES_MAX {
+                return None;
+            }
+            let tracked = Tracked {
+                series: finding.series.clone(),
+                severity: finding.severity,
+                hits: finding.hits,
+                of: finding.of,
+                sinks: finding.sinks.clone(),
+                windows: BTreeMap::new(),
+                episodes: Vec::new(),
+            };
+            self.series.insert(fingerprint.to_owned(), tracked);
+        }
+        let Some(tracked) = self.series.get_mut(fingerprint) else { return None };
+        tracked.severity = finding.severity;
+        (tracked.hits, tracked.of) = (finding.hits, finding.of);
+        tracked.sinks.clone_from(&finding.sinks);
+        let seen = Seen { is_bad: finding.is_bad, evidence: Some(finding.evidence.clone()), is_final: window.is_final };
+        let is_bad = seen.is_bad;
+        let before = tracked.windows.insert(window.start, seen);
+        let was_bad = before.as_ref().is_some_and(|before| before.is_bad);
+        (before.as_ref() != tracked.windows.get(&window.start)).then_some(is_bad && !was_bad)
+    }
+}
+
+/// What is new of a series.
+#[derive(Clone, Copy)]
+struct News<'a> {
+    window: &'a Verdicts,
+    /// It was not bad before.
+    turned_bad: bool,
+}
+
+impl Tracked {
+    /// Bad windows that make an alert: each group is `hits` or more among `of` successive ones, and what touches it.
+    fn groups(&self, order: &[Micros]) -> Vec<BTreeSet<Micros>> {
+        let bad: Vec<Micros> = self.windows.iter().filter(|(_, seen)| seen.is_bad).map(|(start, _)| *start).collect();
+        let place = |start: Micros| order.partition_point(|other| *other < start);
+        let of = self.of as usize;
+        let mut members: BTreeSet<Micros> = BTreeSet::new();
+        for (last, start) in bad.iter().enumerate() {
+            let first = (place(*start) + 1).saturating_sub(of);
+            let inside: Vec<Micros> = bad[..=last].iter().copied().filter(|other| place(*other) >= first).collect();
+            if inside.len() >= self.hits as usize {
+                members.extend(inside);
+            }
+        }
+        let mut groups: Vec<BTreeSet<Micros>> = Vec::new();
+        for member in members {
+            match groups.last_mut() {
+                Some(group) if group.last().is_some_and(|last| place(member) - place(*last) <= of) => {
+                    group.insert(member);
+                }
+                _ => groups.push(BTreeSet::from([member])),
+            }
+        }
+        groups
+    }
+
+    fn advance(&mut self, fingerprint: &str, order: &[Micros], news: &[News<'_>], now: Micros) -> Vec<Transition> {
+        let mut transitions = Vec::new();
+        let mut groups = self.groups(order);
+        let mut episodes = std::mem::take(&mut self.episodes);
+        for episode in &mut episodes {
+            if episode.status == Status::Withdrawn {
+                continue;
+            }
+            let of = self.of as usize;
+            let place = |start: Micros| order.partition_point(|other| *other < start);
+            let touches = |group: &BTreeSet<Micros>| {
+                let near = |a: Option<&Micros>, b: Option<&Micros>| {
+                    a.zip(b).is_some_and(|(a, b)| place(*b).saturating_sub(place(*a)) <= of && b >= a)
+                };
+                !group.is_disjoint(&episode.windows)
+                    || near(episode.windows.last(), group.first())
+                    || near(group.last(), episode.windows.first())
+            };
+            let Some(at) = groups.iter().position(touches) else {
+                // Windows that are no longer remembered cannot take anything back.
+                let is_revised =
+                    episode.windows.iter().any(|start| news.iter().any(|news| news.window.start == *start));
+                if is_revised && matches!(episode.status, Status::Firing | Status::Resolved) {
+                    let before = episode.told.clone();
+                    let start = before.window_start;
+                    let now_says = self.windows.get(&start).and_then(|seen| seen.evidence.clone());
+                    episode.told = now_says.unwrap_or_else(|| before.clone());
+                    transitions.push(self.transition(Kind::Withdrawn, episode, Some(before), now));
+                    (episode.status, episode.closed_at) = (Status::Withdrawn, Some(now));
+                } else if is_revised {
+                    (episode.status, episode.closed_at) = (Status::Withdrawn, Some(now));
+                }
+                continue;
+            };
+            let group = groups.remove(at);
+            let extends = group.last() > episode.windows.last();
+            episode.windows = group;
+            match episode.status {
+                Status::Resolved if extends => {
+                    (episode.status, episode.closed_at) = (Status::Firing, None);
+                    self.tell(episode, now);
+                    transitions.push(self.transition(Kind::Firing, episode, None, now));
+                }
+                Status::Firing | Status::Resolved => {
+                    if let Some(before) = self.news_of(episode) {
+                        self.tell_window(episode, before.window_start, now);
+                        transitions.push(self.transition(Kind::Revised, episode, Some(before), now));
+                    }
+                }
+                Status::Missed | Status::Withdrawn => {}
+            }
+        }
+        for windows in groups {
+            let newest = windows.last().copied().unwrap_or_default();
+            // A window that was final may not wake anybody, whatever else is new.
+            let was_final =
+                |start: &Micros| news.iter().any(|news| news.window.start == *start && news.window.was_final);
+            let pages = self.pages_revisions(news) || !windows.iter().any(was_final);
+            let status = if pages { Status::Firing } else { Status::Missed };
+            let Some(told) = self.evidence(newest) else { continue };
+            let id = format!("{fingerprint}-{}", driftline_schemas::clock::time_of(newest).format("%Y%m%dT%H%M%SZ"));
+            let mut episode = Episode { id, status, opened_at: now, closed_at: None, windows, told, told_at: now };
+            if episodes.iter().any(|other| other.id == episode.id) {
+                episode.id.push_str(&format!("-{}", episodes.len()));
+            }
+            let kind = if pages { Kind::Firing } else { Kind::Missed };
+            transitions.push(self.transition(kind, &episode, None, now));
+            episodes.push(episode);
+        }
+        self.resolve(&mut episodes, order, now, &mut transitions);
+        self.pending(fingerprint, &episodes, news, now, &mut transitions);
+        self.episodes = episodes;
+        transitions
+    }
+
+    /// Whether one of the findings at hand says that revisions of final windows may wake somebody.
+    fn pages_revisions(&self, news: &[News<'_>]) -> bool {
+        let mut findings = news.iter().flat_map(|news| &news.window.findings);
+        findings.any(|finding| finding.series == self.series && finding.page_revisions)
+    }
+
+    /// A firing alert is over once the newest window that says anything is good, and its last `of` no longer hold `hits`.
+    fn resolve(&self, episodes: &mut [Episode], order: &[Micros], now: Micros, transitions: &mut Vec<Transition>) {
+        let Some((newest, seen)) = self.windows.iter().next_back() else { return };
+        let place = |start: Micros| order.partition_point(|other| *other < start);
+        let first = (place(*newest) + 1).saturating_sub(self.of as usize);
+        let bad = self.windows.iter().filter(|(start, seen)| seen.is_bad && place(**start) >= first).count();
+        if seen.is_bad || bad >= self.hits as usize {
+            return;
+        }
+        for episode in episodes.iter_mut().filter(|episode| episode.status == Status::Firing) {
+            if episode.windows.last().is_some_and(|last| last < newest) {
+                let before = episode.told.clone();
+                episode.told = seen.evidence.clone().unwrap_or(before);
+                (episode.status, episode.closed_at, episode.told_at) = (Status::Resolved, Some(now), now);
+                transitions.push(self.transition(Kind::Resolved, episode, None, now));
+            }
+        }
+    }
+
+    /// Windows that have just turned bad and make no alert yet.
+    fn pending(
+        &self,
+        fingerprint: &str,
+        episodes: &[Episode],
+        news: &[News<'_>],
+        now: Micros,
+        transitions: &mut Vec<Transition>,
+    ) {
+        for window in news.iter().filter(|news| news.turned_bad).map(|news| news.window) {
+            let Some(evidence) = self.evidence(window.start) else { continue };
+            if episodes.iter().any(|episode| episode.windows.contains(&window.start)) {
+                continue;
+            }
+            transitions.push(Transition {
+                id: fingerprint.to_owned(),
+                kind: Kind::Pending,
+                series: self.series.clone(),
+                severity: self.severity,
+                at: now,
+                opened_at: now,
+                evidence,
+                before: None,
+                sinks: self.sinks.clone(),
+                silenced: None,
+            });
+        }
+    }
+
+    /// What a bad window says.
+    fn evidence(&self, start: Micros) -> Option<Evidence> {
+        self.windows.get(&start).filter(|seen| seen.is_bad).and_then(|seen| seen.evidence.clone())
+    }
+
+    /// What was told, if the window it was told of says something else by now: a value out of the interval that was told,
+    /// or twice the truth.
+    fn news_of(&self, episode: &Episode) -> Option<Evidence> {
+        let told = &episode.told;
+        let now = self.windows.get(&told.window_start)?.evidence.as_ref()?;
+        let (low, high) = (told.ci_low.unwrap_or(told.value), told.ci_high.unwrap_or(told.value));
+        let is_other = now.value < low || now.value > high || now.n_labelled >= 2 * told.n_labelled.max(1);
+        (now.revision > told.revision && is_other).then(|| told.clone())
+    }
+
+    fn tell(&self, episode: &mut Episode, now: Micros) {
+        if let Some(newest) = episode.windows.last().copied() {
+            self.tell_window(episode, newest, now);
+        }
+    }
+
+    fn tell_window(&self, episode: &mut Episode, start: Micros, now: Micros) {
+        if let Some(evidence) = self.windows.get(&start).and_then(|seen| seen.evidence.clone()) {
+            (episode.told, episode.told_at) = (evidence, now);
+        }
+    }
+
+    fn transition(&self, kind: Kind, episode: &Episode, before: Option<Evidence>, now: Micros) -> Transition {
+        Transition {
+            id: episode.id.clone(),
+            kind,
+            series: self.series.clone(),
+            severity: self.severity,
+            at: now,
+            opened_at: episode.opened_at,
+            evidence: episode.told.clone(),
+            before,
+            sinks: self.sinks.clone(),
+            silenced: None,
+        }
+    }
+
+    /// Forgets what nothing can come of any more.
+    fn prune(&mut self, order: &[Micros]) {
+        let keep_from = order.len().saturating_sub(WINDOWS_KEPT.max(2 * self.of as usize));
+        let oldest = order.get(keep_from).copied().unwrap_or(Micros::MIN);
+        let final_only = |windows: &BTreeMap<Micros, Seen>, episode: &Episode| {
+            episode.windows.iter().all(|start| windows.get(start).is_none_or(|seen| seen.is_final))
+        };
+        let windows = std::mem::take(&mut self.windows);
+        self.episodes.retain(|episode| {
+            let is_old = episode.windows.last().is_none_or(|last| *last < oldest);
+            episode.status == Status::Firing || !is_old || !final_only(&windows, episode)
+        });
+        let closed = self.episodes.iter().filter(|episode| episode.status != Status::Firing).count();
+        let mut surplus = closed.saturating_sub(EPISODES_KEPT);
+        self.episodes.retain(|episode| {
+            let goes = surplus > 0 && episode.status != Status::Firing;
+            surplus -= usize::from(goes);
+            !goes
+        });
+        let of_episodes: BTreeSet<Micros> = self.episodes.iter().flat_map(|e| e.windows.iter().copied()).collect();
+        self.windows = windows;
+        self.windows.retain(|start, _| *start >= oldest || of_episodes.contains(start));
+    }
+
+    fn is_over(&self) -> bool {
+        self.episodes.is_empty() && !self.windows.values().any(|seen| seen.is_bad)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: Micros = 3_600_000_000;
+
+    /// A window's verdict on one series: `value` against 0.8, bad if below.
+    fn window(hour: i64, revision: u64, value: f64) -> Verdicts {
+        let series = Series { rule: "r".into(), model: "m".into(), metric: "f1".into(), ..Series::default() };
+        let evidence = Evidence {
+            window_start: hour * HOUR,
+            window_end: (hour + 1) * HOUR,
+            revision,
+            state: "sealed".into(),
+            value,
+            level: 0.8,
+            ci_low: Some(value - 0.02),
+            ci_high: Some(value + 0.02),
+            p_value: None,
+            n: 1000,
+            n_labelled: 100,
+            ln_e: Some(20.0),
+        };
+        let finding = Finding {
+            series,
+            evidence,
+            is_bad: value < 0.8,
+            severity: Severity::Warning,
+            hits: 1,
+            of: 1,
+            page_revisions: false,
+            sinks: vec![],
+        };
+        Verdicts { start: hour * HOUR, is_final: false, was_final: false, findings: vec![finding] }
+    }
+
+    fn with_for(mut verdicts: Verdicts, hits: u32, of: u32) -> Verdicts {
+        for finding in &mut verdicts.findings {
+            (finding.hits, finding.of) = (hits, of);
+        }
+        verdicts
+    }
+
+    fn hours() -> Vec<Micros> {
+        (0..100).map(|hour| hour * HOUR).collect()
+    }
+
+    fn take(state: &mut State, verdicts: &[Verdicts]) -> Vec<Kind> {
+        let order = hours();
+        let before = state.clone();
+        let transitions = state.take(&order, verdicts, 1_000 * HOUR);
+        // Telling the same again changes nothing and wakes nobody: a worker that died is repeated by another.
+        let mut again = state.clone();
+        assert_eq!(again.take(&order, verdicts, 1_001 * HOUR), []);
+        assert_eq!(again, *state, "from {before:?}");
+        transitions.iter().map(|transition| transition.kind).collect()
+    }
+
+    #[test]
+    fn a_bad_window_fires_and_a_good_one_resolves() {
+        let mut state = State::default();
+        assert_eq!(take(&mut state, &[window(0, 1, 0.9)]), []);
+        assert!(state.series.is_empty(), "what was never bad is not followed");
+        assert_eq!(take(&mut state, &[window(1, 1, 0.7)]), [Kind::Firing]);
+        assert_eq!(take(&mut state, &[window(2, 1, 0.7)]), [], "the same alert goes on");
+        assert_eq!(take(&mut state, &[window(3, 1, 0.9)]), [Kind::Resolved]);
+        assert_eq!(take(&mut state, &[window(4, 1, 0.9)]), []);
+        assert_eq!(take(&mut state, &[window(9, 1, 0.7)]), [Kind::Firing]);
+        let episodes = &state.series.values().next().expect("followed").episodes;
+        assert_eq!(episodes.len(), 2);
+        assert_ne!(episodes[0].id, episodes[1].id);
+    }
+
+    #[test]
+    fn so_many_of_so_many_windows_have_to_be_bad() {
+        let mut state = State::default();
+        assert_eq!(take(&mut state, &[with_for(window(0, 1, 0.7), 2, 3)]), [Kind::Pending]);
+        assert_eq!(take(&mut state, &[with_for(window(1, 1, 0.9), 2, 3)]), []);
+        assert_eq!(take(&mut state, &[with_for(window(2, 1, 0.7), 2, 3)]), [Kind::Firing]);
+        assert_eq!(take(&mut state, &[with_for(window(3, 1, 0.7), 2, 3)]), []);
+        assert_eq!(take(&mut state, &[with_for(window(4, 1, 0.9), 2, 3)]), [], "still two of three");
+        assert_eq!(take(&mut state, &[with_for(window(5, 1, 0.9), 2, 3)]), [Kind::Resolved]);
+        // Too far apart.
+        let mut state = State::default();
+        assert_eq!(take(&mut state, &[with_for(window(10, 1, 0.7), 2, 3)]), [Kind::Pending]);
+        assert_eq!(take(&mut state, &[with_for(window(13, 1, 0.7), 2, 3)]), [Kind::Pending]);
+    }
+
+    #[test]
+    fn late_truth_withdraws_a_firing_alert_and_one_that_is_over() {
+        let mut state = State::default();
+        assert_eq!(take(&mut state, &[window(1, 1, 0.7)]), [Kind::Firing]);
+        let transitions = state.take(&hours(), &[window(1, 2, 0.85)], 0);
+        assert_eq!(transitions.len(), 1);
+        assert_eq!(transitions[0].kind, Kind::Withdrawn);
+        assert_eq!(transitions[0].before.as_ref().map(|before| before.value), Some(0.7));
+        assert_eq!(transitions[0].evidence.value, 0.85);
+        assert!(transitions[0].show().contains("withdrawn"), "{}", transitions[0].show());
+        let mut state = State::default();
+        take(&mut state, &[window(1, 1, 0.7)]);
+        assert_eq!(take(&mut state, &[window(2, 1, 0.9)]), [Kind::Resolved]);
+        assert_eq!(take(&mut state, &[window(1, 2, 0.85)]), [Kind::Withdrawn]);
+        // It turns bad once more: an alert of its own.
+        assert_eq!(take(&mut state, &[window(1, 3, 0.7)]), [Kind::Firing, Kind::Resolved]);
+    }
+
+    #[test]
+    fn late_truth_that_says_the_same_is_no_news_and_one_that_differs_is() {
+        let mut state = State::default();
+        take(&mut state, &[window(1, 1, 0.7)]);
+        assert_eq!(take(&mut state, &[window(1, 2, 0.71)]), [], "inside the interval that was told");
+        assert_eq!(take(&mut state, &[window(1, 3, 0.75)]), [Kind::Revised]);
+        let mut doubled = window(1, 4, 0.75);
+        doubled.findings[0].evidence.n_labelled = 200;
+        assert_eq!(take(&mut state, &[doubled]), [Kind::Revised]);
+    }
+
+    #[test]
+    fn a_window_that_was_final_wakes_nobody_unless_the_rule_asks_for_it() {
+        let mut of_final = window(1, 5, 0.7);
+        (of_final.is_final, of_final.was_final) = (true, true);
+        let mut state = State::default();
+        assert_eq!(take(&mut state, &[of_final.clone()]), [Kind::Missed]);
+        let mut state = State::default();
+        of_final.findings[0].page_revisions = true;
+        assert_eq!(take(&mut state, &[of_final]), [Kind::Firing]);
+    }
+
+    #[test]
+    fn a_firing_alert_is_told_again_after_a_while() {
+        let mut state = State::default();
+        state.take(&hours(), &[window(1, 1, 0.7)], 10 * HOUR);
+        assert_eq!(state.repeat(4 * HOUR, 13 * HOUR), []);
+        assert_eq!(state.repeat(4 * HOUR, 14 * HOUR).len(), 1);
+        assert_eq!(state.repeat(4 * HOUR, 15 * HOUR), []);
+        state.take(&hours(), &[window(2, 1, 0.9)], 16 * HOUR);
+        assert_eq!(state.repeat(4 * HOUR, 100 * HOUR), []);
+    }
+
+    #[test]
+    fn a_rule_that_is_gone_ends_its_alerts() {
+        let mut state = State::default();
+        take(&mut state, &[window(1, 1, 0.7)]);
+        assert_eq!(state.drop_rules(&BTreeSet::from(["r"]), 0), []);
+        assert_eq!(state.drop_rules(&BTreeSet::from(["other"]), 0)[0].kind, Kind::Resolved);
+        assert!(state.series.is_empty());
+    }
+
+    #[test]
+    fn b1_what_is_kept_of_a_series_is_bounded() {
+        let order: Vec<Micros> = (0..5_000).map(|hour| hour * HOUR).collect();
+        let mut state = State::default();
+        for hour in 0..5_000 {
+            let mut verdicts = window(hour, 1, if hour % 3 == 0 { 0.7 } else { 0.9 });
+            verdicts.is_final = true;
+            state.take(&order, &[verdicts], hour * HOUR);
+        }
+        let tracked = state.series.values().next().expect("followed");
+        assert!(tracked.windows.len() <= WINDOWS_KEPT + EPISODES_KEPT + 1, "{}", tracked.windows.len());
+        assert!(tracked.episodes.len() <= EPISODES_KEPT + 1, "{}", tracked.episodes.len());
+    }
+
+    #[test]
+    fn t4_the_end_does_not_depend_on_the_order_in_which_windows_are_told() {
+        use proptest::prelude::*;
+        let values = prop::collection::vec(prop::bool::ANY, 12);
+        let order = Just((0..12_usize).collect::<Vec<_>>()).prop_shuffle();
+        proptest!(|((values, order) in (values, order))| {
+            let verdicts = |hour: usize| with_for(window(hour as i64, 1, if values[hour] { 0.7 } else { 0.9 }), 2, 3);
+            let alerts = |order: &[usize]| {
+                let mut state = State::default();
+                for hour in order {
+                    state.take(&hours(), &[verdicts(*hour)], 0);
+                }
+                // Good windows before the first bad one are not followed, so only what fires is compared.
+                let fires = |tracked: &Tracked| tracked.groups(&hours());
+                state.series.values().flat_map(fires).collect::<Vec<_>>()
+            };
+            let sorted: Vec<usize> = (0..12).collect();
+            prop_assert_eq!(alerts(&order), alerts(&sorted));
+        });
+    }
+}

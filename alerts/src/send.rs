@@ -1,0 +1,208 @@
+//! One message on its way: over HTTP without redirects, or into a program.
+use std::net::{IpAddr, SocketAddr};
+use std::process::Stdio;
+use std::time::Duration;
+
+use driftline_schemas::clock;
+use driftline_schemas::config::{Sink, SinkKind};
+use tokio::io::AsyncWriteExt;
+
+use crate::message::{self, Message};
+
+/// A receiver that takes longer has not answered.
+const TIMEOUT: Duration = Duration::from_secs(15);
+/// A program that takes longer is ended.
+const COMMAND_MAX: Duration = Duration::from_secs(60);
+/// Of an answer that refuses, so much goes into the log.
+const ANSWER_MAX: usize = 300;
+
+/// What became of a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was taken.
+    Done,
+    /// It is to be tried again, not before so long if the receiver says so.
+    Again {
+        /// Why.
+        why: String,
+        /// The receiver's `Retry-After`.
+        after: Option<Duration>,
+    },
+    /// The receiver is gone (410): it is not to be told any more.
+    Gone,
+}
+
+fn again(why: impl Into<String>) -> Outcome {
+    Outcome::Again { why: why.into(), after: None }
+}
+
+/// Sends one message. What it says of failures never holds the URL, which may be a secret.
+pub async fn send(sink: &Sink, message: &Message, allow_local: bool) -> Outcome {
+    match sink.kind {
+        SinkKind::Command => run(sink, message).await,
+        _ => post(sink, message, allow_local).await,
+    }
+}
+
+async fn post(sink: &Sink, message: &Message, allow_local: bool) -> Outcome {
+    // Whoever has installed a provider already has the same.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let (host, addresses) = match resolve(&message.url, allow_local).await {
+        Ok(resolved) => resolved,
+        Err(why) => return again(why),
+    };
+    let client = reqwest::Client::builder()
+        .timeout(TIMEOUT)
+        .redirect(reqwest::redirect::Policy::none())
+        .user_agent(concat!("driftline/", env!("CARGO_PKG_VERSION")))
+        // The very addresses that were looked at: a name that changes in between leads nowhere else.
+        .resolve_to_addrs(&host, &addresses)
+        .build();
+    let client = match client {
+        Ok(client) => client,
+        Err(error) => return again(shown(error)),
+    };
+    let mut request = client
+        .post(&message.url)
+        .header("content-type", message.content_type)
+        .header("idempotency-key", &message.id)
+        .header("webhook-id", &message.id);
+    for (name, value) in &sink.headers {
+        request = request.header(name, value);
+    }
+    if message.is_signed {
+        let keys = match message::signing_keys(sink.secret.as_deref().unwrap_or_default()) {
+            Ok(keys) => keys,
+            Err(why) => return again(why),
+        };
+        let timestamp = clock::now().timestamp();
+        request = request
+            .header("webhook-timestamp", timestamp.to_string())
+            .header("webhook-signature", message::signature(&keys, &message.id, timestamp, &message.body));
+    }
+    match request.body(message.body.clone()).send().await {
+        Ok(answer) => judge(answer).await,
+        Err(error) => again(shown(error)),
+    }
+}
+
+/// A failure of the client, without the address.
+fn shown(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(&error);
+    while let Some(cause) = source {
+        text.push_str(&format!(": {cause}"));
+        source = cause.source();
+    }
+    text
+}
+
+async fn judge(answer: reqwest::Response) -> Outcome {
+    let status = answer.status();
+    if status.is_success() {
+        return Outcome::Done;
+    }
+    if status == reqwest::StatusCode::GONE {
+        return Outcome::Gone;
+    }
+    let after = answer.headers().get("retry-after").and_then(|value| value.to_str().ok()).and_then(retry_after);
+    let body: String = answer.text().await.unwrap_or_default().chars().take(ANSWER_MAX).collect();
+    Outcome::Again { why: format!("answered {status}: {body}"), after }
+}
+
+/// Seconds, or a date of HTTP; an hour at most.
+fn retry_after(value: &str) -> Option<Duration> {
+    let seconds = value.trim().parse::<i64>().ok().or_else(|| {
+        let date = chrono::DateTime::parse_from_rfc2822(value.trim()).ok()?;
+        Some((date.with_timezone(&chrono::Utc) - clock::now()).num_seconds())
+    })?;
+    Some(Duration::from_secs(seconds.clamp(0, 3_600) as u64))
+}
+
+/// The addresses of a URL's host, if they may be sent to.
+async fn resolve(url: &str, allow_local: bool) -> Result<(String, Vec<SocketAddr>), String> {
+    let url = url::Url::parse(url).map_err(|error| format!("no URL: {error}"))?;
+    let host = url.host_str().ok_or("a URL without a host")?.to_owned();
+    let port = url.port_or_known_default().ok_or("a URL without a port")?;
+    let bare = host.trim_start_matches('[').trim_end_matches(']');
+    let found = tokio::net::lookup_host((bare, port)).await.map_err(|error| format!("{host} is not found: {error}"))?;
+    let addresses: Vec<SocketAddr> = found.collect();
+    let forbidden = addresses.iter().find(|address| is_local(address.ip()));
+    match forbidden {
+        Some(address) if !allow_local => Err(format!(
+            "{host} is at {}, of this machine or its link: set alerts.allow_local to allow it",
+            address.ip()
+        )),
+        _ if addresses.is_empty() => Err(format!("{host} has no address")),
+        _ => Ok((host, addresses)),
+    }
+}
+
+/// Addresses that lead to this machine, or to whatever answers on its link (the clouds' metadata services do).
+fn is_local(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_loopback() || ip.is_link_local() || ip.is_unspecified() || ip.is_broadcast(),
+        IpAddr::V6(ip) => match ip.to_ipv4_mapped() {
+            Some(mapped) => is_local(IpAddr::V4(mapped)),
+            None => ip.is_loopback() || ip.is_unicast_link_local() || ip.is_unspecified(),
+        },
+    }
+}
+
+async fn run(sink: &Sink, message: &Message) -> Outcome {
+    let Some((program, arguments)) = sink.command.split_first() else { return again("no command") };
+    let child = tokio::process::Command::new(program)
+        .args(arguments)
+        .env("DRIFTLINE_MESSAGE_ID", &message.id)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn();
+    let mut child = match child {
+        Ok(child) => child,
+        Err(error) => return again(format!("{program} does not start: {error}")),
+    };
+    let body = message.body.clone();
+    if let Some(mut stdin) = child.stdin.take() {
+        tokio::spawn(async move {
+            // A program that does not read its input is no failure.
+            let _ = stdin.write_all(body.as_bytes()).await;
+        });
+    }
+    match tokio::time::timeout(COMMAND_MAX, child.wait_with_output()).await {
+        Ok(Ok(output)) if output.status.success() => Outcome::Done,
+        Ok(Ok(output)) => {
+            let said: String = String::from_utf8_lossy(&output.stderr).trim().chars().take(ANSWER_MAX).collect();
+            again(format!("{program} ended with {}: {said}", output.status))
+        }
+        Ok(Err(error)) => again(format!("{program}: {error}")),
+        Err(_) => again(format!("{program} took more than {} s", COMMAND_MAX.as_secs())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_this_machine_and_its_link_are_known() {
+        for local in
+            ["127.0.0.1", "127.9.9.9", "169.254.169.254", "0.0.0.0", "::1", "fe80::1", "::ffff:127.0.0.1", "::"]
+        {
+            assert!(is_local(local.parse().expect(local)), "{local}");
+        }
+        for other in ["10.0.0.1", "192.0.2.1", "2001:db8::1", "::ffff:192.0.2.1"] {
+            assert!(!is_local(other.parse().expect(other)), "{other}");
+        }
+    }
+
+    #[test]
+    fn receivers_may_say_when_to_come_again() {
+        assert_eq!(retry_after("7"), Some(Duration::from_secs(7)));
+        assert_eq!(retry_after("999999"), Some(Duration::from_secs(3_600)));
+        assert_eq!(retry_after("Wed, 21 Oct 2015 07:28:00 GMT"), Some(Duration::ZERO));
+        assert_eq!(retry_after("soon"), None);
+    }
+}

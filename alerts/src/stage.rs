@@ -1,0 +1,280 @@
+//! The stage's loop: windows that were published are judged by the rules, what happened is recorded once, and people are told.
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use chrono::NaiveDate;
+use driftline_ledger::{LedgerState, Members, ModelState, Replica};
+use driftline_schemas::clock::{self, DAY, Micros};
+use driftline_schemas::config::{AlertsConfig, Learned, Level, Rule};
+use driftline_store::{Store, paths};
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+
+use crate::deliver::{self, Deliveries, Progress};
+use crate::judge::{self, Past, Published};
+use crate::life::{State, Transition, Verdicts};
+use crate::log::{Log, Record};
+use crate::silence::Silence;
+use crate::{Error, read, table, telemetry};
+
+/// The role whose processes do this beside their other work.
+const ROLE: &str = "evaluator";
+/// The newest windows of a model that the rules look at.
+const WINDOWS_MAX: usize = 2_000;
+/// Windows judged in one step.
+const WINDOWS_A_STEP: usize = 64;
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// How long a run that ends by itself waits for receivers that do not take a notification.
+const LAST_TRIES: Duration = Duration::from_secs(20);
+
+/// What the stage works with.
+pub struct Parts {
+    /// The store.
+    pub store: Store,
+    /// Who shares the work.
+    pub members: Arc<Members>,
+    /// Rules and sinks.
+    pub config: AlertsConfig,
+    /// How long to wait when there was nothing to do.
+    pub poll_interval: Duration,
+    /// Fires when no more windows will be published: the stage then comes to its end.
+    pub evaluated: Option<CancellationToken>,
+}
+
+/// Runs until `shutdown`, or until all that was published is judged and told.
+pub async fn run(parts: Parts, shutdown: CancellationToken) -> Result<(), Error> {
+    let mut pause = Duration::from_millis(200);
+    loop {
+        match run_once(&parts, &shutdown, &mut pause).await {
+            Err(error) if error.is_transient() => {
+                telemetry::step_failed(&error, pause);
+                tokio::select! { () = tokio::time::sleep(pause) => {}, () = shutdown.cancelled() => return Ok(()) }
+                pause = (pause * 2).min(PAUSE_MAX);
+            }
+            other => return other,
+        }
+    }
+}
+
+async fn run_once(parts: &Parts, shutdown: &CancellationToken, pause: &mut Duration) -> Result<(), Error> {
+    // Without rules there is still what they have left behind.
+    if parts.config.rules.is_empty() && parts.store.list_folders("alerting").await?.is_empty() {
+        let ends = parts.evaluated.clone().unwrap_or_else(|| shutdown.clone());
+        tokio::select! { () = ends.cancelled() => {}, () = shutdown.cancelled() => {} }
+        return Ok(());
+    }
+    let mut replica = Replica::open(&parts.store, parts.members.me()).await?;
+    let mut followers: HashMap<String, Follower> = HashMap::new();
+    let mut deliveries = Deliveries::default();
+    let mut waiting_since: Option<Instant> = None;
+    while !shutdown.is_cancelled() {
+        let was_evaluated = parts.evaluated.as_ref().is_some_and(CancellationToken::is_cancelled);
+        let mut did_something = replica.catch_up().await? > 0;
+        let mut progress = Progress::UpToDate;
+        for model in replica.state.models.keys() {
+            if !parts.members.is_mine(ROLE, &format!("alerts/{model}")) {
+                followers.remove(model);
+                continue;
+            }
+            if !followers.contains_key(model) {
+                followers.insert(model.clone(), Follower::open(parts, model).await?);
+            }
+            let Some(follower) = followers.get_mut(model) else { continue };
+            did_something |= follower.step(parts, &replica.state, model).await?;
+            if deliveries.deliver(&parts.store, model, &follower.log, &parts.config).await? == Progress::Waiting {
+                progress = Progress::Waiting;
+            }
+        }
+        *pause = Duration::from_millis(200);
+        if progress == Progress::UpToDate || did_something {
+            waiting_since = None;
+        }
+        if was_evaluated && !did_something {
+            let since = *waiting_since.get_or_insert_with(Instant::now);
+            if progress == Progress::UpToDate || since.elapsed() > LAST_TRIES {
+                return Ok(());
+            }
+        }
+        if !did_something {
+            tokio::select! { () = tokio::time::sleep(parts.poll_interval) => {}, () = shutdown.cancelled() => {} }
+        }
+    }
+    Ok(())
+}
+
+/// Which revisions the rules have seen; advice, for judging again changes nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Cursor {
+    /// Records that there have been in the chain.
+    records: u64,
+    /// Window's start → its revision, and whether it was final.
+    windows: BTreeMap<Micros, (u64, bool)>,
+}
+
+/// One model's alerts.
+struct Follower {
+    log: Log,
+    cursor: Cursor,
+}
+
+impl Follower {
+    async fn open(parts: &Parts, model: &str) -> Result<Self, Error> {
+        let path = paths::alerting_cursor(model);
+        let known = parts.store.get(&path).await?;
+        let cursor: Cursor = known.and_then(|object| serde_json::from_slice(&object.bytes).ok()).unwrap_or_default();
+        let (log, records) = Log::open(&parts.store, model, cursor.records).await?;
+        // Whoever wrote them may have died before the table had them.
+        for record in &records {
+            table::publish(&parts.store, model, record).await?;
+        }
+        deliver::enrol(&parts.store, model, &parts.config.sinks, log.next).await?;
+        telemetry::stepped(model, &[], &log.state);
+        Ok(Self { log, cursor })
+    }
+
+    /// Judges what is new of the model; whether there was anything.
+    async fn step(&mut self, parts: &Parts, ledger: &LedgerState, name: &str) -> Result<bool, Error> {
+        let Some(model) = ledger.models.get(name) else { return Ok(false) };
+        let new = self.new_windows(model);
+        let order: Vec<Micros> = model.windows.keys().copied().collect();
+        let verdicts = verdicts(parts, name, &order, &new, &self.cursor).await?;
+        let now = clock::now_micros();
+        let rules: BTreeSet<&str> = parts.config.rules.iter().map(|rule| rule.name.as_str()).collect();
+        loop {
+            let mut state = self.log.state.clone();
+            let mut transitions = state.drop_rules(&rules, now);
+            transitions.extend(state.take(&order, &verdicts, now));
+            if let Some(every) = parts.config.repeat {
+                transitions.extend(state.repeat(every, now));
+            }
+            if transitions.is_empty() && state == self.log.state {
+                break;
+            }
+            if self.append(parts, name, transitions, &state, now).await? {
+                break;
+            }
+        }
+        if new.is_empty() {
+            return Ok(false);
+        }
+        for (start, revision) in &new {
+            let is_final = verdicts.iter().any(|verdict| verdict.start == *start && verdict.is_final);
+            self.cursor.windows.insert(*start, (*revision, is_final));
+        }
+        let oldest = order.get(order.len().saturating_sub(WINDOWS_MAX)).copied().unwrap_or_default();
+        self.cursor.windows.retain(|start, _| *start >= oldest);
+        self.cursor.records = self.log.next;
+        let path = paths::alerting_cursor(name);
+        let bytes = serde_json::to_vec(&self.cursor).map_err(|source| Error::Json { path: path.clone(), source })?;
+        parts.store.put(&path, bytes.into()).await?;
+        Ok(true)
+    }
+
+    /// The oldest windows with a revision that the rules have not seen.
+    fn new_windows(&self, model: &ModelState) -> Vec<(Micros, u64)> {
+        let oldest = model.windows.len().saturating_sub(WINDOWS_MAX);
+        let published = model.windows.values().skip(oldest).filter(|record| record.completed > 0);
+        let seen = |start: Micros| self.cursor.windows.get(&start).map_or(0, |(revision, _)| *revision);
+        let new = published.filter(|record| record.completed > seen(record.window.start));
+        new.map(|record| (record.window.start, record.completed)).take(WINDOWS_A_STEP).collect()
+    }
+
+    /// Records what happened, and puts it into the table. `false`: another worker was first.
+    async fn append(
+        &mut self,
+        parts: &Parts,
+        model: &str,
+        mut transitions: Vec<Transition>,
+        state: &State,
+        now: Micros,
+    ) -> Result<bool, Error> {
+        if transitions.iter().any(|transition| transition.kind.is_told()) {
+            let silences = Silence::read_all(&parts.store, now).await?;
+            for transition in &mut transitions {
+                let silence = silences.iter().find(|silence| silence.holds(transition));
+                transition.silenced = silence.map(|silence| silence.id.clone());
+            }
+        }
+        let share = |transition: &Transition| {
+            let length = transition.evidence.window_end - transition.evidence.window_start;
+            transition.evidence.ln_e.and_then(|_| judge::share_of_budget(&parts.config, length))
+        };
+        let shares = transitions.iter().map(share).collect();
+        let appended = self.log.append(parts.members.me(), now, &transitions, shares, state).await?;
+        let (is_mine, records): (bool, Vec<Record>) = match appended {
+            Ok(record) => (true, vec![record]),
+            Err(theirs) => (false, theirs),
+        };
+        for record in &records {
+            table::publish(&parts.store, model, record).await?;
+            for transition in record.transitions.iter().filter(|_| is_mine) {
+                tracing::info!(alert = transition.id, transition = transition.kind.as_str(), "{}", transition.show());
+            }
+            telemetry::stepped(model, if is_mine { &record.transitions } else { &[] }, &record.state);
+        }
+        Ok(is_mine)
+    }
+}
+
+/// Judges some windows as they are published.
+async fn verdicts(
+    parts: &Parts,
+    model: &str,
+    order: &[Micros],
+    windows: &[(Micros, u64)],
+    cursor: &Cursor,
+) -> Result<Vec<Verdicts>, Error> {
+    let mut dates: BTreeMap<NaiveDate, BTreeMap<Micros, Published>> = BTreeMap::new();
+    let needed = learned_from(&parts.config, model, order, windows);
+    let past = read::past(&parts.store, model, &needed).await?;
+    let mut verdicts = Vec::new();
+    for (start, _) in windows {
+        let date = clock::time_of(*start).date_naive();
+        if !dates.contains_key(&date) {
+            dates.insert(date, read::date(&parts.store, model, date).await?);
+        }
+        // A window whose rows retention has deleted says nothing.
+        let Some(published) = dates.get_mut(&date).and_then(|windows| windows.remove(start)) else { continue };
+        let was_final = cursor.windows.get(start).is_some_and(|(_, was_final)| *was_final);
+        verdicts.push(verdict(&parts.config, model, *start, &published, &past, was_final));
+    }
+    Ok(verdicts)
+}
+
+pub(crate) fn verdict(
+    config: &AlertsConfig,
+    model: &str,
+    start: Micros,
+    published: &Published,
+    past: &Past,
+    was_final: bool,
+) -> Verdicts {
+    let is_final = published.window.as_ref().is_some_and(|window| window.state == "final");
+    Verdicts { start, is_final, was_final, findings: judge::judge(config, model, published, past) }
+}
+
+/// The windows that levels are learned from.
+pub(crate) fn learned_from(
+    config: &AlertsConfig,
+    model: &str,
+    order: &[Micros],
+    windows: &[(Micros, u64)],
+) -> Vec<Micros> {
+    let of = |rule: &Rule| match rule.level {
+        Level::Sigmas { from, .. } | Level::Quantile { from, .. } | Level::Change { from, .. } => Some(from),
+        Level::Value(_) | Level::Baseline | Level::OfDrift => None,
+    };
+    let rules = config.rules.iter().filter(|rule| rule.models.is_empty() || rule.models.iter().any(|m| m == model));
+    let learned: Vec<Learned> = rules.filter_map(of).collect();
+    let mut needed = BTreeSet::new();
+    for (start, _) in windows {
+        let before = &order[..order.partition_point(|other| other < start)];
+        for from in &learned {
+            let fits = |other: &&Micros| !from.same_hour_of_week || (start - **other).rem_euclid(7 * DAY) == 0;
+            // Some of them may lack the series: twice as many are looked at.
+            needed.extend(before.iter().rev().filter(fits).take(2 * from.windows as usize).copied());
+        }
+    }
+    needed.into_iter().collect()
+}

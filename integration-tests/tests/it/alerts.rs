@@ -1,0 +1,363 @@
+//! Alerts from end to end: raised by truth, taken back by truth that came later, told once, and told at all whatever dies.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use chrono::{DateTime, TimeDelta, Utc};
+use driftline_integration_tests::kafka::{Broker, Topics};
+use rdkafka::producer::FutureRecord;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::sandbox::Sandbox;
+
+/// A request that came.
+#[derive(Debug, Clone)]
+struct Received {
+    path: String,
+    id: String,
+    signature: Option<String>,
+    body: Value,
+}
+
+/// A receiver on this machine, which answers what it is told to.
+#[derive(Clone, Default)]
+struct Receiver {
+    received: Arc<Mutex<Vec<Received>>>,
+    /// Status of the next answers, by path; 200 afterwards.
+    answers: Arc<Mutex<BTreeMap<String, Vec<u16>>>>,
+}
+
+impl Receiver {
+    async fn start(&self) -> Result<String> {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        let router = Router::new().fallback(answer).with_state(self.clone());
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        Ok(format!("http://{address}"))
+    }
+
+    fn at(&self, path: &str) -> Vec<Received> {
+        let received = self.received.lock().unwrap_or_else(PoisonError::into_inner);
+        received.iter().filter(|one| one.path == path).cloned().collect()
+    }
+
+    fn will_answer(&self, path: &str, answers: &[u16]) {
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner).insert(path.to_owned(), answers.to_vec());
+    }
+}
+
+async fn answer(State(receiver): State<Receiver>, uri: axum::http::Uri, headers: HeaderMap, body: Bytes) -> StatusCode {
+    let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let path = uri.path().to_owned();
+    let received = Received {
+        path: path.clone(),
+        id: header("webhook-id").unwrap_or_default(),
+        signature: header("webhook-signature"),
+        body: serde_json::from_slice(&body).unwrap_or(Value::Null),
+    };
+    receiver.received.lock().unwrap_or_else(PoisonError::into_inner).push(received);
+    let mut answers = receiver.answers.lock().unwrap_or_else(PoisonError::into_inner);
+    let next = answers.get_mut(&path).filter(|left| !left.is_empty()).map(|left| left.remove(0));
+    next.and_then(|status| StatusCode::from_u16(status).ok()).unwrap_or(StatusCode::OK)
+}
+
+/// Predictions of one model in hourly windows, all of them `1`, and their labels.
+struct Story {
+    begin: DateTime<Utc>,
+}
+
+impl Story {
+    fn new() -> Self {
+        let day = driftline_schemas::clock::now().date_naive() - TimeDelta::days(2);
+        Self { begin: day.and_hms_opt(0, 0, 0).expect("midnight").and_utc() }
+    }
+
+    fn predictions(&self, hour: i64, rows: i64) -> Vec<String> {
+        let of = |row: i64| {
+            let time = self.begin + TimeDelta::hours(hour) + TimeDelta::seconds(row % 3_600);
+            json!({
+                "prediction_id": format!("{hour}-{row}"), "model_name": "churn", "timestamp": time.to_rfc3339(),
+                "prediction": 1, "score": 0.9, "tags": { "region": if row % 2 == 0 { "eu" } else { "us" } },
+            })
+        };
+        (0..rows).map(|row| of(row).to_string()).collect()
+    }
+
+    /// The first rows are hits as far as `share` goes.
+    fn labels(&self, hour: i64, rows: std::ops::Range<i64>, share: f64) -> Vec<String> {
+        let count = (rows.end - rows.start) as f64;
+        let of = |row: i64| {
+            let time = self.begin + TimeDelta::hours(hour + 1);
+            let is_hit = ((row - rows.start) as f64) < share * count;
+            let prediction_time = self.begin + TimeDelta::hours(hour) + TimeDelta::seconds(row % 3_600);
+            json!({
+                "prediction_id": format!("{hour}-{row}"), "model_name": "churn", "timestamp": time.to_rfc3339(),
+                "label": i32::from(is_hit), "prediction_timestamp": prediction_time.to_rfc3339(),
+            })
+        };
+        rows.clone().map(|row| of(row).to_string()).collect()
+    }
+}
+
+fn settings(url: &str, rules: &str) -> String {
+    format!(
+        r#"
+        [[models]]
+        name = "churn"
+        task = "binary"
+        positive_class = 1
+        window = "1h"
+        segments = ["region"]
+        [alerts]
+        allow_local = true
+        [[alerts.sinks]]
+        name = "hook"
+        type = "webhook"
+        url = "{url}/hook"
+        secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+        [[alerts.sinks]]
+        name = "am"
+        type = "alertmanager"
+        url = "{url}"
+        [[alerts.sinks]]
+        name = "slack"
+        type = "slack"
+        url = "{url}/slack"
+        [[alerts.sinks]]
+        name = "pager"
+        type = "pagerduty"
+        url = "{url}/pager"
+        secret = "R0UT1NG"
+        [[alerts.sinks]]
+        name = "teams"
+        type = "teams"
+        url = "{url}/teams"
+        [[alerts.sinks]]
+        name = "events"
+        type = "cloudevents"
+        url = "{url}/events"
+        [[alerts.sinks]]
+        name = "script"
+        type = "command"
+        command = ["sh", "-c", "cat >> told.jsonl; echo >> told.jsonl"]
+        {rules}
+        "#
+    )
+}
+
+const RULE: &str = r#"
+        [[alerts.rules]]
+        name = "accuracy is low"
+        metric = "accuracy"
+        below = 0.8
+        severity = "critical"
+        segments = ["*"]
+"#;
+
+#[derive(Debug, Deserialize)]
+struct Row {
+    transition: String,
+    segment_value: Option<String>,
+    revision: i64,
+    value: f64,
+    previous_value: Option<f64>,
+    budget_share: Option<f64>,
+}
+
+const ROWS: &str = "SELECT transition, segment_value, revision, value, previous_value, budget_share FROM alerts ORDER BY seq, position";
+
+async fn create(broker: &Broker, topics: &Topics) -> Result<()> {
+    broker.create_topic(&topics.predictions, 2).await?;
+    broker.create_topic(&topics.labels, 2).await
+}
+
+async fn publish(broker: &Broker, topics: &Topics, predictions: &[String], labels: &[String]) -> Result<()> {
+    let producer = broker.producer()?;
+    for (topic, events) in [(&topics.predictions, predictions), (&topics.labels, labels)] {
+        let mut sent = Vec::new();
+        for (at, event) in events.iter().enumerate() {
+            let record = FutureRecord::<(), _>::to(topic).partition(at as i32 % 2).payload(event);
+            sent.push(producer.send_result(record).map_err(|(error, _)| error)?);
+            if sent.len() == 1_000 || at + 1 == events.len() {
+                for delivery in sent.drain(..) {
+                    delivery.await?.map_err(|(error, _)| error)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Late labels raise an alert, and later ones take it back: each sink is told both, once, in its own words.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_alert_is_raised_and_withdrawn_by_late_labels() -> Result<()> {
+    let broker = Broker::embedded()?;
+    let topics = Topics::unique();
+    create(&broker, &topics).await?;
+    let receiver = Receiver::default();
+    let url = receiver.start().await?;
+    let sandbox = Sandbox::new(broker.brokers(), &topics, &settings(&url, RULE))?;
+    let story = Story::new();
+
+    // Half of the truth is in, and it looks bad.
+    let mut labels = story.labels(0, 0..2_000, 0.95);
+    labels.extend(story.labels(1, 0..1_000, 0.5));
+    let mut predictions = story.predictions(0, 2_000);
+    predictions.extend(story.predictions(1, 3_000));
+    publish(&broker, &topics, &predictions, &labels).await?;
+    sandbox.catch_up().await?;
+    let rows: Vec<Row> = sandbox.sql(ROWS).await?;
+    let overall: Vec<&Row> = rows.iter().filter(|row| row.segment_value.is_none()).collect();
+    ensure!(overall.len() == 1 && overall[0].transition == "firing" && overall[0].value == 0.5, "{rows:?}");
+    ensure!(overall[0].budget_share.is_some_and(|share| (share - 1.0 / 720.0).abs() < 1e-12), "{rows:?}");
+    let listed = sandbox.succeed(&["alerts", "list", "--format", "json"]).await?;
+    let listed: Vec<Value> = serde_json::from_str(&listed)?;
+    ensure!(listed.len() == rows.len() && listed[0]["severity"] == "critical", "{listed:?}");
+    let told = receiver.at("/hook");
+    ensure!(told.len() == 1 && told[0].body["status"] == "firing", "{told:?}");
+    ensure!(told[0].signature.as_ref().is_some_and(|signature| signature.starts_with("v1,")), "{told:?}");
+    ensure!(told[0].body["alerts"].as_array().map(Vec::len) == Some(rows.len()), "one message a judgement: {told:?}");
+
+    // Nothing new: nobody is told again.
+    sandbox.catch_up().await?;
+    ensure!(receiver.at("/hook").len() == 1, "told twice");
+
+    // The other half says that all was well.
+    publish(&broker, &topics, &[], &story.labels(1, 1_000..3_000, 1.0)).await?;
+    sandbox.catch_up().await?;
+    let rows: Vec<Row> = sandbox.sql(ROWS).await?;
+    let last = rows.iter().rfind(|row| row.segment_value.is_none()).context("there is an alert")?;
+    ensure!(last.transition == "withdrawn" && last.previous_value == Some(0.5) && last.revision > 1, "{rows:?}");
+    ensure!((last.value - 2_500.0 / 3_000.0).abs() < 1e-12, "{rows:?}");
+    let listed = sandbox.succeed(&["alerts", "list", "--format", "json"]).await?;
+    ensure!(listed.trim() == "[]", "{listed}");
+
+    let told = receiver.at("/hook");
+    ensure!(told.len() == 2 && told[1].body["status"] == "resolved", "{told:?}");
+    let summary = told[1].body["alerts"][0]["annotations"]["summary"].as_str().unwrap_or_default();
+    ensure!(summary.contains("withdrawn, late truth"), "{summary}");
+    let sent = receiver.at("/api/v2/alerts");
+    ensure!(sent.len() == 2 && sent[0].body[0]["labels"]["alertname"] == "accuracy is low", "{sent:?}");
+    ensure!(receiver.at("/slack")[0].body["blocks"].is_array(), "Slack");
+    ensure!(receiver.at("/teams")[0].body["attachments"].is_array(), "Teams");
+    ensure!(receiver.at("/events")[0].body["specversion"] == "1.0", "CloudEvents");
+    let pages = receiver.at("/pager");
+    let keys = |action: &str| -> BTreeSet<String> {
+        let of = pages.iter().filter(|page| page.body["event_action"] == action);
+        of.filter_map(|page| page.body["dedup_key"].as_str().map(str::to_owned)).collect()
+    };
+    ensure!(!keys("trigger").is_empty() && keys("trigger") == keys("resolve"), "{pages:?}");
+    let script = std::fs::read_to_string(sandbox.path("told.jsonl"))?;
+    ensure!(script.lines().filter(|line| line.contains("\"version\":\"4\"")).count() == 2, "{script}");
+
+    let replayed = sandbox.succeed(&["alerts", "replay", "--model", "churn", "--transitions"]).await?;
+    ensure!(replayed.contains("withdrawn, late truth"), "{replayed}");
+    let shown = sandbox.succeed(&["alerts", "show", listed_id(&rows, &sandbox).await?.as_str()]).await?;
+    ensure!(shown.contains("withdrawn") && shown.contains("firing"), "{shown}");
+    let tested = sandbox.succeed(&["alerts", "test", "--sink", "hook"]).await?;
+    ensure!(tested.starts_with("ok"), "{tested}");
+    Ok(())
+}
+
+async fn listed_id(rows: &[Row], sandbox: &Sandbox) -> Result<String> {
+    ensure!(!rows.is_empty(), "there are alerts");
+    let all = sandbox.succeed(&["alerts", "list", "--all", "--format", "json"]).await?;
+    let all: Vec<Value> = serde_json::from_str(&all)?;
+    Ok(all[0]["alert_id"].as_str().context("an id")?.to_owned())
+}
+
+/// A receiver that is away, busy or gone; a silence; and a process that is killed once the receiver has the message.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_notification_is_delivered_whatever_dies_and_every_copy_has_one_id() -> Result<()> {
+    let broker = Broker::embedded()?;
+    let topics = Topics::unique();
+    create(&broker, &topics).await?;
+    let receiver = Receiver::default();
+    let url = receiver.start().await?;
+    let sandbox = Sandbox::new(broker.brokers(), &topics, &settings(&url, RULE))?;
+    let story = Story::new();
+    // Refused before it was taken, and gone for good.
+    receiver.will_answer("/hook", &[503]);
+    receiver.will_answer("/slack", &[410]);
+    publish(&broker, &topics, &story.predictions(0, 1_000), &story.labels(0, 0..1_000, 0.5)).await?;
+    sandbox.catch_up().await?;
+    let told = receiver.at("/hook");
+    ensure!(told.len() >= 2, "a refused message is sent again: {told:?}");
+    ensure!(told.iter().all(|one| one.id == told[0].id && !one.id.is_empty()), "{told:?}");
+
+    // What the receiver has taken, and the process has not noted: as if it had been killed in between.
+    let sent = sandbox.store().join("alerting/model_name=churn/sent/hook.json");
+    std::fs::write(&sent, r#"{"next":0,"given_up":0}"#)?;
+    sandbox.catch_up().await?;
+    let again = receiver.at("/hook");
+    ensure!(again.len() > told.len() && again.iter().all(|one| one.id == told[0].id), "{again:?}");
+
+    // Silent: recorded, and not told. The sink that was gone is not told either.
+    let counts = |path: &str| receiver.at(path).len();
+    let before = (counts("/hook"), counts("/slack"), counts("/teams"));
+    sandbox.succeed(&["alerts", "silence", "--model", "churn", "--for", "1h", "--comment", "planned"]).await?;
+    ensure!(sandbox.succeed(&["alerts", "silences"]).await?.contains("planned"), "it is listed");
+    publish(&broker, &topics, &story.predictions(5, 1_000), &story.labels(5, 0..1_000, 0.99)).await?;
+    sandbox.catch_up().await?;
+    #[derive(Deserialize)]
+    struct Silenced {
+        transition: String,
+        silenced: Option<String>,
+    }
+    let rows: Vec<Silenced> =
+        sandbox.sql("SELECT transition, silenced FROM alerts WHERE transition = 'resolved'").await?;
+    ensure!(
+        !rows.is_empty() && rows.iter().all(|row| row.silenced.is_some() && row.transition == "resolved"),
+        "silent"
+    );
+    ensure!(before == (counts("/hook"), counts("/slack"), counts("/teams")), "somebody was told");
+    ensure!(counts("/slack") == 1, "a receiver that is gone is told no more");
+    Ok(())
+}
+
+/// kill -9 again and again while windows are judged: every alert is recorded once, and told.
+#[tokio::test(flavor = "multi_thread")]
+async fn c1_kill_9_loses_no_alert_and_repeats_none() -> Result<()> {
+    let broker = Broker::embedded()?;
+    let topics = Topics::unique();
+    create(&broker, &topics).await?;
+    let receiver = Receiver::default();
+    let url = receiver.start().await?;
+    let sandbox = Sandbox::new(broker.brokers(), &topics, &settings(&url, RULE))?;
+    let story = Story::new();
+    for hour in 0..12 {
+        let share = if hour % 3 == 2 { 0.5 } else { 0.95 };
+        publish(&broker, &topics, &story.predictions(hour, 600), &story.labels(hour, 0..600, share)).await?;
+        let process = sandbox.spawn(&format!("life-{hour}"), &["run"])?;
+        tokio::time::sleep(Duration::from_millis(700 + 150 * hour as u64)).await;
+        process.kill().await?;
+    }
+    sandbox.catch_up().await?;
+    #[derive(Debug, Deserialize)]
+    struct Alert {
+        alert_id: String,
+        firing: i64,
+    }
+    let query = "SELECT alert_id, count(*) FILTER (WHERE transition = 'firing') AS firing FROM alerts \
+                 WHERE transition IN ('firing', 'withdrawn') AND segment IS NULL GROUP BY alert_id";
+    let alerts: Vec<Alert> = sandbox.sql(query).await?;
+    ensure!(alerts.len() == 4 && alerts.iter().all(|alert| alert.firing == 1), "{alerts:?}");
+    let told = receiver.at("/hook");
+    let mut named: BTreeSet<String> = BTreeSet::new();
+    for one in &told {
+        for alert in one.body["alerts"].as_array().into_iter().flatten() {
+            named.extend(alert["annotations"]["alert_id"].as_str().map(str::to_owned));
+        }
+    }
+    for alert in &alerts {
+        ensure!(named.contains(&alert.alert_id), "nobody was told of {}", alert.alert_id);
+    }
+    Ok(())
+}

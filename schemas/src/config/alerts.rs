@@ -1,0 +1,592 @@
+//! When people are told: rules, the budget of false alarms, and where notifications go.
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use toml::Value;
+
+use super::reader::Reader;
+use crate::clock::{DAY, MINUTE, Micros};
+
+/// A month of the budget: 30 days.
+pub const MONTH: Micros = 30 * DAY;
+/// Windows that a rule looks at together, at most; also those that a level is learned from.
+const WINDOWS_MAX: u32 = 2_000;
+
+/// All of `[alerts]`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct AlertsConfig {
+    /// False alarms that a model may be expected to raise in [`MONTH`]; `None`: each interval decides for itself, at 95 %.
+    pub budget: Option<f64>,
+    /// The rules, in the order of the file.
+    pub rules: Vec<Rule>,
+    /// Where notifications go.
+    pub sinks: Vec<Sink>,
+    /// Receivers on loopback and link-local addresses are allowed.
+    pub allow_local: bool,
+    /// A firing alert is told again after so long, microseconds; `None`: never.
+    pub repeat: Option<Micros>,
+    /// Where people find more; goes into notifications.
+    pub external_url: Option<String>,
+}
+
+/// What has to hold, and what happens when it does not.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Rule {
+    /// Its name; unique.
+    pub name: String,
+    /// Models that it is for; empty: all.
+    pub models: Vec<String>,
+    /// What is looked at.
+    pub subject: Subject,
+    /// On which side of the level is bad.
+    pub side: Side,
+    /// The tolerated level; drift brings its own.
+    pub level: Level,
+    /// Each version is looked at too.
+    pub versions: bool,
+    /// Each value of these segments is looked at too (`region`, `region,channel`); `*`: of all.
+    pub segments: Vec<String>,
+    /// Rows that a verdict needs at least: labelled ones for metrics.
+    pub min_rows: u64,
+    /// How far beyond the level a value has to be at least.
+    pub min_effect: f64,
+    /// Fires when so many …
+    pub hits: u32,
+    /// … of so many successive windows are bad.
+    pub of: u32,
+    /// How bad it is.
+    pub severity: Severity,
+    /// What decides.
+    pub decide: Decide,
+    /// A window that was final already may raise an alert too.
+    pub page_revisions: bool,
+    /// Names of the sinks that are told; empty: all.
+    pub sinks: Vec<String>,
+}
+
+/// What a rule looks at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Subject {
+    /// A row of `metrics`.
+    Metric {
+        /// Its name.
+        metric: String,
+        /// A class; `None`: the row of no class.
+        class: Option<String>,
+    },
+    /// The deciding method of a column in `drift`; `*`: of each.
+    Drift {
+        /// The column.
+        column: String,
+    },
+    /// A row of `quality`.
+    Quality {
+        /// The check.
+        check: String,
+        /// The column; `*`: each.
+        column: String,
+    },
+    /// The share of labelled predictions of a final window.
+    Coverage,
+}
+
+/// The bad side of a level.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Side {
+    /// Values below it are bad.
+    Below,
+    /// Values above it are bad.
+    Above,
+}
+
+/// The tolerated level.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Level {
+    /// A number.
+    Value(f64),
+    /// What the best constant prediction would have reached on the same rows.
+    Baseline,
+    /// Mean and standard deviation of earlier windows of the same series.
+    Sigmas {
+        /// Standard deviations from the mean.
+        sigmas: f64,
+        /// Which windows.
+        from: Learned,
+    },
+    /// A quantile of earlier windows of the same series.
+    Quantile {
+        /// In (0, 1).
+        quantile: f64,
+        /// Which windows.
+        from: Learned,
+    },
+    /// The mean of earlier windows of the same series, and how far from it is tolerated.
+    Change {
+        /// Tolerated distance from the mean.
+        change: f64,
+        /// Which windows.
+        from: Learned,
+    },
+    /// The one that `drift` itself goes by.
+    OfDrift,
+}
+
+/// Windows that a level is learned from: sealed or final ones before the window that is judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Learned {
+    /// How many, the newest ones.
+    pub windows: u32,
+    /// Only those that start at the same hour of the week, in UTC.
+    pub same_hour_of_week: bool,
+}
+
+/// How bad it is; PagerDuty's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// Good to know.
+    Info,
+    /// To be looked at.
+    Warning,
+    /// To be mended.
+    Error,
+    /// To be mended now.
+    Critical,
+}
+
+impl Severity {
+    /// Its word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Info => "info",
+            Self::Warning => "warning",
+            Self::Error => "error",
+            Self::Critical => "critical",
+        }
+    }
+}
+
+/// What decides whether a window is bad.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Decide {
+    /// The evidence: all of the interval lies beyond the level, at the strength that the budget asks for.
+    Interval,
+    /// The value alone. It is not charged to the budget, and holds nothing back.
+    Point,
+}
+
+/// Where notifications go.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Sink {
+    /// Its name; unique.
+    pub name: String,
+    /// What is spoken there.
+    pub kind: SinkKind,
+    /// Where it is; empty for a command, which has `command`.
+    pub url: String,
+    /// What signs (`webhook`, `cloudevents`: Standard Webhooks' `whsec_…`) or admits (PagerDuty's routing key).
+    pub secret: Option<String>,
+    /// Further headers.
+    pub headers: BTreeMap<String, String>,
+    /// Program and arguments of a command.
+    pub command: Vec<String>,
+    /// A template in place of the built-in text: `{{alertname}}`, `{{model}}`, `{{status}}`, `{{value}}` and so on.
+    pub text: Option<String>,
+    /// Revisions of firing alerts are told too.
+    pub revisions: bool,
+}
+
+impl std::fmt::Debug for Sink {
+    /// Without what nobody should read in a log: Slack's and Teams' URLs are secrets themselves.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sink").field("name", &self.name).field("kind", &self.kind).finish_non_exhaustive()
+    }
+}
+
+/// What is spoken at a sink.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SinkKind {
+    /// Alertmanager's webhook body, version 4, signed by Standard Webhooks.
+    Webhook,
+    /// Alertmanager's own API, `/api/v2/alerts`.
+    Alertmanager,
+    /// An incoming webhook of Slack.
+    Slack,
+    /// PagerDuty's Events API, version 2.
+    Pagerduty,
+    /// A workflow of Microsoft Teams that takes an adaptive card.
+    Teams,
+    /// `CloudEvents` 1.0 in structured mode.
+    Cloudevents,
+    /// A program, which gets the webhook's body on its standard input.
+    Command,
+}
+
+impl SinkKind {
+    /// Its word in the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Webhook => "webhook",
+            Self::Alertmanager => "alertmanager",
+            Self::Slack => "slack",
+            Self::Pagerduty => "pagerduty",
+            Self::Teams => "teams",
+            Self::Cloudevents => "cloudevents",
+            Self::Command => "command",
+        }
+    }
+}
+
+pub(super) fn read_alerts(section: &mut Reader) -> AlertsConfig {
+    let budget = read_budget(section);
+    let allow_local = section.boolean("allow_local", false);
+    let repeat = section.retention("repeat").map(|repeat| repeat.max(MINUTE));
+    let external_url = section.text("external_url");
+    let mut sinks: Vec<Sink> = Vec::new();
+    for mut part in section.tables("sinks") {
+        if let Some(sink) = read_sink(&mut part) {
+            if sinks.iter().any(|other| other.name == sink.name) {
+                part.fault("name", format!("{:?} is listed twice", sink.name));
+            }
+            sinks.push(sink);
+        }
+        section.absorb(part);
+    }
+    let mut rules: Vec<Rule> = Vec::new();
+    for mut part in section.tables("rules") {
+        if let Some(rule) = read_rule(&mut part) {
+            if rules.iter().any(|other| other.name == rule.name) {
+                part.fault("name", format!("{:?} is listed twice", rule.name));
+            }
+            for name in rule.sinks.iter().filter(|name| !sinks.iter().any(|sink| sink.name == **name)) {
+                part.fault("sinks", format!("there is no sink {name:?}"));
+            }
+            rules.push(rule);
+        }
+        section.absorb(part);
+    }
+    AlertsConfig { budget, rules, sinks, allow_local, repeat, external_url }
+}
+
+/// `"1 per month"`, `"0.5 per week"`, `"none"`; false alarms a month.
+fn read_budget(section: &mut Reader) -> Option<f64> {
+    let Some(text) = section.text("budget") else { return Some(1.0) };
+    if text == "none" {
+        return None;
+    }
+    let parsed = text.split_once(" per ").and_then(|(count, period)| {
+        let count: f64 = count.trim().parse().ok()?;
+        let period = match period.trim() {
+            "day" => DAY,
+            "week" => 7 * DAY,
+            "month" => MONTH,
+            "quarter" => 3 * MONTH,
+            "year" => 365 * DAY,
+            _ => return None,
+        };
+        (count > 0.0 && count.is_finite()).then(|| count * MONTH as f64 / period as f64)
+    });
+    if parsed.is_none() {
+        section.fault("budget", format!("{text:?} is nothing like \"1 per month\", \"0.5 per week\" or \"none\""));
+    }
+    parsed
+}
+
+fn read_sink(section: &mut Reader) -> Option<Sink> {
+    let kinds = [
+        SinkKind::Webhook,
+        SinkKind::Alertmanager,
+        SinkKind::Slack,
+        SinkKind::Pagerduty,
+        SinkKind::Teams,
+        SinkKind::Cloudevents,
+        SinkKind::Command,
+    ];
+    let choices: Vec<(&str, SinkKind)> = kinds.iter().map(|kind| (kind.as_str(), *kind)).collect();
+    let name = section.text("name");
+    let is_named = section.choice("type", &choices);
+    let url = section.text("url");
+    let secret = section.text("secret");
+    let headers = section.strings("headers");
+    let command = section.list("command").unwrap_or_default();
+    let text = section.text("text");
+    let revisions = section.boolean("revisions", true);
+    if name.is_none() {
+        section.fault("name", "is missing".into());
+    }
+    let Some(kind) = is_named else {
+        let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
+        section.fault("type", format!("must be one of {}", words.join(", ")));
+        return None;
+    };
+    let url = match (kind, url) {
+        (SinkKind::Command, None) => String::new(),
+        (SinkKind::Command, Some(_)) => {
+            section.fault("url", "has no effect: a command has `command`".into());
+            String::new()
+        }
+        (SinkKind::Pagerduty, None) => "https://events.pagerduty.com/v2/enqueue".into(),
+        (_, Some(url)) if url.starts_with("https://") || url.starts_with("http://") => url,
+        (_, Some(_)) => {
+            section.fault("url", "must begin with https:// or http://".into());
+            String::new()
+        }
+        (_, None) => {
+            section.fault("url", "is missing (or url_file, for one that is a secret)".into());
+            String::new()
+        }
+    };
+    if kind == SinkKind::Command && command.is_empty() {
+        section.fault("command", "is missing: a list of the program and its arguments".into());
+    }
+    if kind == SinkKind::Pagerduty && secret.is_none() {
+        section.fault("secret", "is missing: the routing key of the integration".into());
+    }
+    Some(Sink { name: name?, kind, url, secret, headers, command, text, revisions })
+}
+
+fn read_rule(section: &mut Reader) -> Option<Rule> {
+    let name = section.text("name");
+    let models = section.list("models").unwrap_or_default();
+    let metric = section.text("metric");
+    let class = section.class("class");
+    let drift = section.text("drift");
+    let quality = section.text("quality");
+    let column = section.text("column");
+    let coverage = section.boolean("coverage", false);
+    let level = read_level(section);
+    let versions = section.boolean("versions", false);
+    let segments = section.list("segments").unwrap_or_default();
+    let min_rows = section.integer("min_rows", 100);
+    let min_effect = section.float("min_effect", 0.0);
+    let (hits, of) = read_for(section);
+    let severities = [Severity::Info, Severity::Warning, Severity::Error, Severity::Critical];
+    let severity = section.choice("severity", &severities.map(|severity| (severity.as_str(), severity)));
+    let decide = section.choice("decide", &[("interval", Decide::Interval), ("point", Decide::Point)]);
+    let page_revisions = section.boolean("page_revisions", false);
+    let sinks = section.list("sinks").unwrap_or_default();
+    if name.is_none() {
+        section.fault("name", "is missing".into());
+    }
+    if min_rows < 1 {
+        section.fault("min_rows", "must be at least 1".into());
+    }
+    if min_effect < 0.0 {
+        section.fault("min_effect", "must not be negative".into());
+    }
+    let mut subjects = Vec::new();
+    if let Some(metric) = metric {
+        subjects.push(Subject::Metric { metric, class: class.clone() });
+    }
+    if let Some(column) = drift {
+        subjects.push(Subject::Drift { column });
+    }
+    if let Some(check) = quality {
+        subjects.push(Subject::Quality { check, column: column.clone().unwrap_or_else(|| "*".into()) });
+    }
+    if coverage {
+        subjects.push(Subject::Coverage);
+    }
+    if subjects.len() != 1 {
+        let wanted = "exactly one of `metric`, `drift`, `quality` and `coverage` must say what is looked at";
+        section.fault("metric", wanted.into());
+        return None;
+    }
+    let subject = subjects.remove(0);
+    if class.is_some() && !matches!(subject, Subject::Metric { .. }) {
+        section.fault("class", "has an effect on metrics only".into());
+    }
+    if column.is_some() && !matches!(subject, Subject::Quality { .. }) {
+        section.fault("column", "has an effect on quality only; drift names its column itself".into());
+    }
+    let (side, level) = match (&subject, level) {
+        (Subject::Drift { .. }, None) => (Side::Above, Level::OfDrift),
+        (Subject::Drift { .. }, Some(_)) => {
+            section.fault("above", "has no effect on drift, which has thresholds of its own".into());
+            return None;
+        }
+        (_, Some(found)) => found,
+        (_, None) => {
+            section.fault("below", "is missing: one of `below` and `above` gives the tolerated level".into());
+            return None;
+        }
+    };
+    if level == Level::Baseline && !matches!(subject, Subject::Metric { .. }) {
+        section.fault("below", "only metrics have a baseline".into());
+    }
+    let default = if subject == Subject::Coverage { Decide::Point } else { Decide::Interval };
+    Some(Rule {
+        name: name?,
+        models,
+        subject,
+        side,
+        level,
+        versions,
+        segments,
+        min_rows: min_rows.max(1) as u64,
+        min_effect,
+        hits,
+        of,
+        severity: severity.unwrap_or(Severity::Warning),
+        decide: decide.unwrap_or(default),
+        page_revisions,
+        sinks,
+    })
+}
+
+/// `for = "2 of 3"`; by default a single window is enough.
+fn read_for(section: &mut Reader) -> (u32, u32) {
+    let Some(text) = section.text("for") else { return (1, 1) };
+    let parsed = text.split_once(" of ").and_then(|(hits, of)| {
+        let (hits, of): (u32, u32) = (hits.trim().parse().ok()?, of.trim().parse().ok()?);
+        (hits >= 1 && hits <= of && of <= 100).then_some((hits, of))
+    });
+    if parsed.is_none() {
+        section.fault("for", format!("{text:?} is nothing like \"2 of 3\" (windows, of 100 at most)"));
+    }
+    parsed.unwrap_or((1, 1))
+}
+
+fn read_level(section: &mut Reader) -> Option<(Side, Level)> {
+    let (below, above) = (section.take("below"), section.take("above"));
+    let (side, key, value) = match (below, above) {
+        (Some(value), None) => (Side::Below, "below", value),
+        (None, Some(value)) => (Side::Above, "above", value),
+        (None, None) => return None,
+        (Some(_), Some(_)) => {
+            section.fault("above", "stands beside `below`; that is two rules".into());
+            return None;
+        }
+    };
+    let level = match value {
+        Value::Integer(number) => Level::Value(number as f64),
+        Value::Float(number) if number.is_finite() => Level::Value(number),
+        Value::String(text) if text == "baseline" => Level::Baseline,
+        Value::Table(table) => {
+            let mut part = Reader::new(table, section.key(key));
+            let level = read_learned(&mut part);
+            section.absorb(part);
+            level?
+        }
+        other => {
+            let wanted = "a number, \"baseline\", or { sigmas = 3, windows = 28 }, { quantile = 0.05, windows = 90 }, \
+                          { change = 0.05, windows = 28 }";
+            section.wrong(key, wanted, &other);
+            return None;
+        }
+    };
+    Some((side, level))
+}
+
+fn read_learned(section: &mut Reader) -> Option<Level> {
+    let number = |section: &mut Reader, key: &str| {
+        let value = section.float(key, f64::NAN);
+        (!value.is_nan()).then_some(value)
+    };
+    let (sigmas, quantile, change) =
+        (number(section, "sigmas"), number(section, "quantile"), number(section, "change"));
+    let windows = section.integer("windows", 28);
+    let same_hour_of_week = section.boolean("same_hour_of_week", false);
+    if !(2..=i64::from(WINDOWS_MAX)).contains(&windows) {
+        section.fault("windows", format!("must be 2 to {WINDOWS_MAX}"));
+    }
+    let from = Learned { windows: windows.clamp(2, i64::from(WINDOWS_MAX)) as u32, same_hour_of_week };
+    match (sigmas, quantile, change) {
+        (Some(sigmas), None, None) if sigmas > 0.0 => Some(Level::Sigmas { sigmas, from }),
+        (None, Some(quantile), None) if quantile > 0.0 && quantile < 1.0 => Some(Level::Quantile { quantile, from }),
+        (None, None, Some(change)) if change >= 0.0 => Some(Level::Change { change, from }),
+        _ => {
+            let wanted = "exactly one of a positive number, `quantile` in (0, 1) and `change` must be set";
+            section.fault("sigmas", wanted.into());
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Config;
+    use super::*;
+
+    fn read(text: &str) -> Result<AlertsConfig, Vec<String>> {
+        let table = text.parse().expect("TOML");
+        Config::from_table(table)
+            .map(|config| config.alerts)
+            .map_err(|faults| faults.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn rules_and_sinks_are_read() {
+        let config = read(
+            r#"
+            [alerts]
+            budget = "2 per week"
+            repeat = "4h"
+            [[alerts.sinks]]
+            name = "ops"
+            type = "webhook"
+            url = "https://example.org/hook"
+            secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+            [[alerts.rules]]
+            name = "f1 is low"
+            metric = "f1"
+            below = { sigmas = 3, windows = 28, same_hour_of_week = true }
+            for = "2 of 3"
+            severity = "critical"
+            segments = ["*"]
+            sinks = ["ops"]
+            [[alerts.rules]]
+            name = "drift"
+            drift = "*"
+            [[alerts.rules]]
+            name = "missing"
+            quality = "missing_rate"
+            above = 0.2
+            decide = "point"
+            "#,
+        )
+        .expect("a good file");
+        assert!((config.budget.expect("set") - 2.0 * 30.0 / 7.0).abs() < 1e-12);
+        let [f1, drift, missing] = config.rules.as_slice() else { panic!("{:?}", config.rules) };
+        let learned = Learned { windows: 28, same_hour_of_week: true };
+        assert_eq!(f1.level, Level::Sigmas { sigmas: 3.0, from: learned });
+        assert_eq!((f1.hits, f1.of, f1.side, f1.decide), (2, 3, Side::Below, Decide::Interval));
+        assert_eq!((&drift.level, drift.side), (&Level::OfDrift, Side::Above));
+        assert_eq!(missing.subject, Subject::Quality { check: "missing_rate".into(), column: "*".into() });
+        assert!(!format!("{:?}", config.sinks).contains("whsec"), "secrets are not for logs");
+        assert_eq!(read("").expect("nothing").budget, Some(1.0));
+        assert_eq!(read("[alerts]\nbudget = \"none\"").expect("none").budget, None);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_a_fault_that_says_what_would() {
+        let rule = |lines: &str| format!("[[alerts.rules]]\nname = \"r\"\n{lines}");
+        let sink = |lines: &str| format!("[[alerts.sinks]]\nname = \"s\"\n{lines}");
+        for (text, fault) in [
+            ("[alerts]\nbudget = \"often\"".to_owned(), "alerts.budget: \"often\" is nothing like \"1 per month\""),
+            (rule("below = 0.8"), "alerts.rules[0].metric: exactly one of"),
+            (rule("metric = \"f1\"\ndrift = \"*\""), "alerts.rules[0].metric: exactly one of"),
+            (rule("metric = \"f1\""), "alerts.rules[0].below: is missing"),
+            (rule("metric = \"f1\"\nbelow = 0.8\nabove = 0.9"), "alerts.rules[0].above: stands beside `below`"),
+            (rule("metric = \"f1\"\nbelow = true"), "alerts.rules[0].below: must be a number"),
+            (rule("metric = \"f1\"\nbelow = { sigmas = 3, quantile = 0.1 }"), "alerts.rules[0].below.sigmas: exactly"),
+            (rule("metric = \"f1\"\nbelow = 0.8\nfor = \"3 of 2\""), "alerts.rules[0].for: \"3 of 2\" is nothing like"),
+            (rule("metric = \"f1\"\nbelow = 0.8\nsinks = [\"x\"]"), "alerts.rules[0].sinks: there is no sink \"x\""),
+            (rule("drift = \"*\"\nabove = 0.2"), "alerts.rules[0].above: has no effect on drift"),
+            (rule("metric = \"f1\"\nbelow = 0.8\nserverity = \"info\""), "did you mean `severity`?"),
+            (sink("type = \"pigeon\""), "alerts.sinks[0].type: \"pigeon\" is none of"),
+            (sink("type = \"slack\""), "alerts.sinks[0].url: is missing"),
+            (sink("type = \"slack\"\nurl = \"ftp://x\""), "alerts.sinks[0].url: must begin with https://"),
+            (sink("type = \"pagerduty\""), "alerts.sinks[0].secret: is missing"),
+            (sink("type = \"command\""), "alerts.sinks[0].command: is missing"),
+        ] {
+            let faults = read(&text).expect_err(&text).join("\n");
+            assert!(faults.contains(fault), "{text}\n{faults}");
+        }
+    }
+}
