@@ -47,6 +47,23 @@ pub fn of_interval(value: f64, interval: (f64, f64), level: f64, is_below_bad: b
     of_estimate(beyond, half.max(0.0) / Z95, scale)
 }
 
+/// The evidence of the newest of several successive windows: half a stake on it alone, and the other half spread evenly over it
+/// together with the one, two, … up to `memory` windows before it, so that a small drop that lasts adds up.
+///
+/// A product of e-values of successive windows is one, and so is a mean of such products with weights that do not depend on the
+/// data (Vovk and Wang, 2021; Shin, Ramdas and Rinaldo, 2024, "E-detectors", for the idea). `earlier`: logarithms of those before,
+/// the newest first; wherever it ends, the terms that are left out would only have added.
+pub fn of_run(newest: f64, earlier: &[f64], memory: usize) -> f64 {
+    let (mut product, mut terms) = (newest, vec![newest + 0.5_f64.ln()]);
+    for before in earlier.iter().take(memory) {
+        product += before;
+        terms.push(product - (2.0 * memory as f64).ln());
+    }
+    let largest = terms.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let sum: f64 = terms.iter().map(|term| (term - largest).exp()).sum();
+    (largest + sum.ln()).clamp(-LN_E_MAX, LN_E_MAX)
+}
+
 /// The logarithm of the e-value of a p-value, for one look: `(1 − p + p·ln p) / (p·ln² p)`, the mean of all calibrators
 /// `κ·p^(κ−1)` (Vovk and Wang).
 pub fn of_p_value(p: f64) -> f64 {
@@ -104,6 +121,16 @@ mod tests {
         assert!(of_interval(0.79, (0.70, 0.86), 0.80, true, 0.05) < 1.0);
         assert!(of_interval(0.90, (0.88, 0.92), 0.80, true, 0.05) < 0.0);
         assert!(of_interval(0.90, (0.88, 0.92), 0.80, false, 0.05) > 20.0);
+    }
+
+    #[test]
+    fn a_run_of_windows_adds_up_and_is_paid_for() {
+        assert!((of_run(3.0, &[], 23) - (3.0 - 2.0_f64.ln())).abs() < 1e-12);
+        let run = of_run(2.0, &[2.0, 2.0, 2.0, 2.0], 23);
+        assert!(run > 6.0 && run < 10.0, "{run}");
+        assert_eq!(of_run(LN_E_MAX, &[LN_E_MAX], 23), LN_E_MAX);
+        // The weights are 1 in all: while nothing is wrong (e-values of 1), so is the evidence.
+        assert!(of_run(0.0, &[0.0; 23], 23).abs() < 1e-12);
     }
 
     #[test]

@@ -11,6 +11,9 @@ use crate::series::{Evidence, Series};
 /// The size of effect that is bet on where a rule names none: on the scale of shares, and of the level elsewhere.
 const SCALE: f64 = 0.05;
 const SCALE_OF_LEVEL: f64 = 0.1;
+/// Windows before one whose evidence adds to its own. More find smaller drops that last longer, and each costs a little of a
+/// window's own evidence.
+pub const MEMORY: usize = 23;
 /// Findings of one window at most; a rule on more series than this is cut off, in the order of their names.
 const FINDINGS_MAX: usize = 20_000;
 
@@ -158,8 +161,8 @@ fn metrics<'a>(
             // Nobody knows how far to trust the value: it decides nothing.
             (Decide::Interval, None) => continue,
             (Decide::Interval, Some(interval)) => {
-                let is_below_bad = rule.side == Side::Below;
-                Some(evidence::of_interval(value, interval, level, is_below_bad, scale_of(rule, level)))
+                let earlier = run_before(rule, row, level, past);
+                Some(evidence::of_run(of_row(rule, value, interval, level), &earlier, MEMORY))
             }
         };
         let beyond = beyond(rule.side, value, level);
@@ -195,6 +198,37 @@ fn metrics<'a>(
     found
 }
 
+/// The evidence of one window by itself.
+fn of_row(rule: &Rule, value: f64, interval: (f64, f64), level: f64) -> f64 {
+    evidence::of_interval(value, interval, level, rule.side == Side::Below, scale_of(rule, level))
+}
+
+/// The evidence of the windows right before one, the newest first, as long as they lie on the bad side too: with one that does
+/// not, whatever came before is over.
+fn run_before(rule: &Rule, row: &MetricRow, level: f64, past: &Past) -> Vec<f64> {
+    let start = row.window_start.timestamp_micros();
+    let mut run = Vec::new();
+    for (_, rows) in past.range(..start).rev().take(MEMORY) {
+        let Some(before) = rows.iter().find(|other| is_same_series(row, other)) else { break };
+        let (Some(value), Some(interval)) = (before.value, before.ci_low.zip(before.ci_high)) else { break };
+        let n = if counts_all_rows(&row.metric) { before.n } else { before.n_labelled };
+        let level = if rule.level == Level::Baseline { before.baseline.unwrap_or(level) } else { level };
+        if beyond(rule.side, value, level) <= 0.0 || n < rule.min_rows as i64 {
+            break;
+        }
+        run.push(of_row(rule, value, interval, level));
+    }
+    run
+}
+
+fn is_same_series(row: &MetricRow, other: &MetricRow) -> bool {
+    other.metric == row.metric
+        && other.class == row.class
+        && other.model_version == row.model_version
+        && other.segment == row.segment
+        && other.segment_value == row.segment_value
+}
+
 /// Metrics of serving rest on all rows, labelled or not.
 fn counts_all_rows(metric: &str) -> bool {
     metric.starts_with("latency") || matches!(metric, "error_rate" | "requests" | "throughput" | "error_count")
@@ -227,14 +261,7 @@ fn level_of(rule: &Rule, row: &MetricRow, past: &Past) -> Option<f64> {
 fn learned(row: &MetricRow, past: &Past, from: Learned) -> Option<Vec<f64>> {
     let start = row.window_start.timestamp_micros();
     let is_same_hour = |other: Micros| !from.same_hour_of_week || (start - other).rem_euclid(7 * DAY) == 0;
-    let is_same = |other: &&MetricRow| {
-        other.metric == row.metric
-            && other.class == row.class
-            && other.model_version == row.model_version
-            && other.segment == row.segment
-            && other.segment_value == row.segment_value
-            && other.state != "open"
-    };
+    let is_same = |other: &&MetricRow| is_same_series(row, other) && other.state != "open";
     let windows = past.range(..start).rev().filter(|(other, _)| is_same_hour(**other));
     let values = windows.filter_map(|(_, rows)| rows.iter().find(is_same)?.value);
     let values: Vec<f64> = values.take(from.windows as usize).collect();

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use chrono::NaiveDate;
 use driftline_ledger::{LedgerState, Members, ModelState, Replica};
 use driftline_schemas::clock::{self, DAY, Micros};
-use driftline_schemas::config::{AlertsConfig, Learned, Level, Rule};
+use driftline_schemas::config::{AlertsConfig, Decide, Learned, Level, Rule, Subject};
 use driftline_store::{Store, paths};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
@@ -254,7 +254,7 @@ pub(crate) fn verdict(
     Verdicts { start, is_final, was_final, findings: judge::judge(config, model, published, past) }
 }
 
-/// The windows that levels are learned from.
+/// The windows that levels are learned from, and those whose evidence adds up.
 pub(crate) fn learned_from(
     config: &AlertsConfig,
     model: &str,
@@ -266,10 +266,14 @@ pub(crate) fn learned_from(
         Level::Value(_) | Level::Baseline | Level::OfDrift => None,
     };
     let rules = config.rules.iter().filter(|rule| rule.models.is_empty() || rule.models.iter().any(|m| m == model));
-    let learned: Vec<Learned> = rules.filter_map(of).collect();
+    let rules: Vec<&Rule> = rules.collect();
+    let learned: Vec<Learned> = rules.iter().filter_map(|rule| of(rule)).collect();
+    let adds_up = |rule: &&Rule| matches!(rule.subject, Subject::Metric { .. }) && rule.decide == Decide::Interval;
+    let memory = if rules.iter().any(adds_up) { judge::MEMORY } else { 0 };
     let mut needed = BTreeSet::new();
     for (start, _) in windows {
         let before = &order[..order.partition_point(|other| other < start)];
+        needed.extend(before.iter().rev().take(memory).copied());
         for from in &learned {
             let fits = |other: &&Micros| !from.same_hour_of_week || (start - **other).rem_euclid(7 * DAY) == 0;
             // Some of them may lack the series: twice as many are looked at.
