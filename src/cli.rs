@@ -66,6 +66,8 @@ pub(crate) enum Command {
     Sql(SqlArgs),
     /// Writes a report on one model: what needs attention, and everything that it rests on.
     Report(ReportArgs),
+    /// Searches tags and features for the segments in which a model does worst.
+    Segments(SegmentsArgs),
     /// Prints the accounts of partitions, models and windows; exit 3 if they do not add up.
     Audit(AuditArgs),
     /// Judges past windows again under the present configuration.
@@ -244,6 +246,35 @@ pub(crate) struct ReportArgs {
     /// Where it is written: .html (one self-contained page), .json or .md; `-` is Markdown on standard output.
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SegmentsArgs {
+    /// Model.
+    #[arg(long)]
+    pub(crate) model: String,
+    /// By what it does worse: accuracy, precision, recall, specificity, brier_score, log_loss; mean_absolute_error,
+    /// mean_squared_error [default: the first of its task].
+    #[arg(long)]
+    pub(crate) metric: Option<String>,
+    /// Only windows that start at or after this time (RFC 3339).
+    #[arg(long, value_name = "TIME")]
+    pub(crate) from: Option<chrono::DateTime<chrono::Utc>>,
+    /// Only windows that start before this time (RFC 3339).
+    #[arg(long, value_name = "TIME")]
+    pub(crate) to: Option<chrono::DateTime<chrono::Utc>>,
+    /// Rows that a segment has at least.
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    pub(crate) min_rows: u64,
+    /// Only single tags and features, no crosses of two.
+    #[arg(long)]
+    pub(crate) no_crosses: bool,
+    /// Segments shown.
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub(crate) limit: usize,
+    /// How they are printed.
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) format: Format,
 }
 
 #[derive(Debug, Args)]

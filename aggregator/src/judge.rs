@@ -159,7 +159,10 @@ async fn make(
         label_horizon: state.era_settings(&job.model, job.window.start).label_horizon,
         refusal: job.refusal.clone(),
         columns_max: config.max_feature_columns,
-        segment_columns: settings.segments.iter().flatten().flat_map(|name| segment_columns(name)).collect(),
+        segment_columns: {
+            let names = settings.segments.iter().flatten().chain(settings.ranking.iter().map(|ranking| &ranking.group));
+            names.flat_map(|name| segment_columns(name)).collect()
+        },
     };
     let before = before.map(|(object, footer)| Before {
         bytes: object.bytes.clone(),

@@ -32,8 +32,20 @@ const TRIES: u32 = 100;
 /// Rows of no date are kept under this one.
 const NO_DATE: &str = "1970-01-01";
 /// The tables that hold the latest revision of each window, and go together.
-const METRICS_TABLES: &[&str] =
-    &["metrics", "confusion", "drift", "estimates", "label_lag", "quality", "windows", "accounts"];
+const METRICS_TABLES: &[&str] = &[
+    "metrics",
+    "confusion",
+    "drift",
+    "estimates",
+    "label_lag",
+    "quality",
+    "serving",
+    "errors",
+    "comparisons",
+    "curves",
+    "windows",
+    "accounts",
+];
 
 /// What a pass did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -43,6 +43,7 @@ def save(name, cases):
         for quantities in [case.get("expected", {}), *over_bins]:
             names = set(quantities) - {"name", "reference", "current", "statistic", "p_value", "chi2_p_value"}
             count({name: quantities[name] for name in names} | ({"ks": 0.0} if "statistic" in quantities else {}))
+        count({f"difference of {metric}": value[0] for metric, value in case.get("compared", {}).items()})
         for metric, by_class in case.get("by_class", {}).items():
             for value in by_class.values():
                 count({metric: value})
@@ -348,6 +349,254 @@ def intervals():
     return cases
 
 
+def placements(y, score):
+    """Of each row, the share of the other class that it beats, from all pairs."""
+    positive, negative = score[y == 1], score[y == 0]
+    beats = (positive[:, None] > negative[None, :]) + 0.5 * (positive[:, None] == negative[None, :])
+    return beats.mean(axis=1), beats.mean(axis=0)
+
+
+def wilson(hits, rows):
+    ends = stats.binomtest(int(hits), int(rows)).proportion_ci(method="wilson")
+    return np.array([hits / rows, ends.low, ends.high])
+
+
+def by_mover(a, b, correlation=0.0):
+    """Newcombe's interval of b − a from (value, low, high) of each, and the p-value of its arm towards 0."""
+    arm = lambda x, y: np.sqrt(max(x * x - 2 * correlation * x * y + y * y, 0))
+    d = b[0] - a[0]
+    low, high = d - arm(a[2] - a[0], b[0] - b[1]), d + arm(a[0] - a[1], b[2] - b[0])
+    z = stats.norm.ppf(0.975)
+    p = 1.0 if d == 0 else 2 * stats.norm.sf(abs(z * d / (d - low if d > 0 else high - d)))
+    return [d, low, high, p]
+
+
+def by_error(d, error):
+    z = stats.norm.ppf(0.975)
+    return [d, d - z * error, d + z * error, 2 * stats.norm.sf(abs(d / error))]
+
+
+def of_t(test, level=0.95):
+    """SciPy's t tests are of the first less the second."""
+    ends = test.confidence_interval(level)
+    return [ends.low, ends.high, test.pvalue]
+
+
+def rates(y, predicted):
+    """Hits, rows and the influence of each row on the ratio, by name."""
+    hit = (y == predicted).astype(float)
+    subsets = {
+        "accuracy": (hit, np.ones(len(y))),
+        "precision": (hit, (predicted == 1).astype(float)),
+        "recall": (hit, (y == 1).astype(float)),
+        "specificity": (hit, (y == 0).astype(float)),
+    }
+    of = {}
+    for name, (hits, rows) in subsets.items():
+        share = (hits * rows).sum() / rows.sum()
+        of[name] = ((hits * rows).sum(), rows.sum(), rows * (hits - share) / rows.sum())
+    tp, misses = ((y == 1) & (predicted == 1)), ((y == 1) ^ (predicted == 1))
+    # F1 is Jaccard's share on another scale.
+    all_rows = tp.sum() + misses.sum()
+    of["f1"] = (tp.sum(), all_rows, ((tp | misses) * (tp - tp.sum() / all_rows)) / all_rows)
+    return of
+
+
+def correlated(a, b):
+    scale = np.sqrt((a * a).sum() * (b * b).sum())
+    return float((a * b).sum() / scale) if scale > 0 else 0.0
+
+
+def compared_binary(name, y, scores, paired):
+    """Two versions on the same rows, or one on the first half and one on the second."""
+    half = len(y) // 2
+    rows = [slice(None)] * 2 if paired else [slice(0, half), slice(half, None)]
+    labels, values = [y[r] for r in rows], [s[r] for s, r in zip(scores, rows)]
+    predicted = [(v >= 0.5).astype(int) for v in values]
+    expected = {}
+    placed = [placements(l, v) for l, v in zip(labels, values)]
+    d = placed[1][0].mean() - placed[0][0].mean()
+    if paired:
+        parts = [placed[1][side] - placed[0][side] for side in (0, 1)]
+        error = np.sqrt(sum(part.var(ddof=1) / len(part) for part in parts))
+    else:
+        error = np.sqrt(sum(side.var(ddof=1) / len(side) for both in placed for side in both))
+    expected["roc_auc"] = by_error(d, error)
+    counts = [rates(l, p) for l, p in zip(labels, predicted)]
+    for metric in counts[0]:
+        bounds = [wilson(hits, n) for hits, n, _ in (counts[0][metric], counts[1][metric])]
+        if metric == "f1":
+            bounds = [2 * b / (1 + b) for b in bounds]
+        correlation = correlated(counts[0][metric][2], counts[1][metric][2]) if paired else 0.0
+        expected[metric] = by_mover(*bounds, correlation)
+    losses = {"log_loss": lambda l, v: -np.log(np.where(l == 1, v, 1 - v)), "brier_score": lambda l, v: (v - l) ** 2}
+    for metric, loss in losses.items():
+        first, second = [loss(l, v) for l, v in zip(labels, values)]
+        test = stats.ttest_rel(second, first) if paired else stats.ttest_ind(second, first, equal_var=False)
+        expected[metric] = [second.mean() - first.mean(), *of_t(test)]
+    return comparison_case(name, "binary", paired, labels, values, expected)
+
+
+def compared_regression(name, y, predictions, paired):
+    half = len(y) // 2
+    rows = [slice(None)] * 2 if paired else [slice(0, half), slice(half, None)]
+    labels, values = [y[r] for r in rows], [p[r] for p, r in zip(predictions, rows)]
+    losses = {
+        "mean_absolute_error": lambda l, v: np.abs(v - l),
+        "mean_squared_error": lambda l, v: (v - l) ** 2,
+        "mean_error": lambda l, v: v - l,
+    }
+    expected = {}
+    for metric, loss in losses.items():
+        first, second = [loss(l, v) for l, v in zip(labels, values)]
+        test = stats.ttest_rel(second, first) if paired else stats.ttest_ind(second, first, equal_var=False)
+        expected[metric] = [second.mean() - first.mean(), *of_t(test)]
+    return comparison_case(name, "regression", paired, labels, values, expected)
+
+
+def comparison_case(name, task, paired, labels, values, expected):
+    return {
+        "name": name,
+        "task": task,
+        "paired": paired,
+        "label": [[float(v) for v in l] for l in labels],
+        "value": [[float(v) for v in l] for l in values],
+        "compared": {k: [number(x) for x in v] for k, v in expected.items()},
+    }
+
+
+def comparisons():
+    rng = np.random.default_rng(41)
+    n = 600
+    y = (rng.random(n) < 0.4).astype(int)
+    common = rng.normal(size=n)
+    score = lambda pull, digits: np.clip(np.round(special.expit(pull * y - 0.5 + common + 0.6 * rng.normal(size=n)), digits), 0.001, 0.999)
+    a, b, coarse = score(1.0, 6), score(1.6, 6), score(1.4, 1)
+    truth = rng.normal(50, 10, n)
+    shared = rng.normal(0, 2, n)
+    p, q = truth + shared + rng.normal(0, 1, n), truth + shared + rng.normal(0.2, 1.2, n)
+    cases = [
+        compared_binary("paired", y, [a, b], True),
+        compared_binary("paired_ties", y, [a, coarse], True),
+        compared_binary("paired_few", y[:60], [a[:60], b[:60]], True),
+        compared_binary("independent", y, [a, b], False),
+        compared_binary("independent_ties", y, [a, coarse], False),
+        compared_regression("paired_errors", truth, [p, q], True),
+        compared_regression("independent_errors", truth, [p, q], False),
+    ]
+    return cases
+
+
+def serving_case(name, latency, failed, rate):
+    """Requests, errors and latency. Quantiles and means are over the requests with a latency, whether they failed or not."""
+    latency, failed, rate = np.asarray(latency, float), np.asarray(failed, bool), np.asarray(rate, float)
+    weight = 1 / rate
+    timed = ~np.isnan(latency)
+    values, weights = latency[timed], weight[timed]
+    expected = {
+        "requests": weight.sum(),
+        "error_count": weight[failed].sum(),
+        "error_rate": weight[failed].sum() / weight.sum(),
+        "latency_mean_ms": np.average(values, weights=weights) if len(values) else None,
+        "latency_max_ms": values.max() if len(values) else None,
+    }
+    for percent in [50, 90, 95, 99]:
+        if not len(values):
+            quantile = None
+        elif (rate == 1).all():
+            quantile = np.percentile(values, percent, method="averaged_inverted_cdf")
+        else:
+            # NumPy averages no two values where rows weigh; the weights here hit no quantile exactly.
+            quantile = np.percentile(values, percent, method="inverted_cdf", weights=weights)
+        expected[f"latency_p{percent}_ms"] = quantile
+    intervals = {}
+    if (rate == 1).all():
+        intervals["error_rate"] = list(stats.binomtest(int(failed.sum()), len(failed)).proportion_ci(method="wilson"))
+        median = stats.quantile_test(values, p=0.5).confidence_interval(0.95) if len(values) > 10 else None
+        if median is not None and np.isfinite([median.low, median.high]).all():
+            intervals["latency_p50_ms"] = [float(median.low), float(median.high)]
+    return {
+        "name": name,
+        "latency": [None if np.isnan(v) else float(v) for v in latency],
+        "failed": [bool(v) for v in failed],
+        "rate": [float(v) for v in rate],
+        "expected": {k: None if v is None else number(v) for k, v in expected.items()},
+        "intervals": intervals,
+    }
+
+
+def serving():
+    rng = np.random.default_rng(37)
+    n = 400
+    latency = np.exp(rng.normal(3, 1, n))
+    failed = rng.random(n) < 0.06
+    holes = latency.copy()
+    holes[failed] = np.nan
+    one = np.ones(n)
+    return [
+        serving_case("smooth", latency, failed, one),
+        serving_case("failures_without_latency", holes, failed, one),
+        serving_case("ties", np.round(latency, -1), failed, one),
+        serving_case("odd_rows", latency[:37], failed[:37], one[:37]),
+        serving_case("none_failed", latency[:50], np.zeros(50), one[:50]),
+        serving_case("no_latency", np.full(20, np.nan), failed[:20], one[:20]),
+        serving_case("kept_by_chance", latency, failed, rng.choice([1.0, 0.37, 0.11], n)),
+        serving_case("one_row", [12.5], [False], [1.0]),
+    ]
+
+
+def ranking_case(name, queries, k, graded):
+    """`queries`: relevance and score of each query's rows. Queries without a relevant row are left out, as nothing can be found."""
+    of = {f"ndcg_at_{k}": [], "mean_reciprocal_rank": [], f"map_at_{k}": [], f"hit_rate_at_{k}": [], f"recall_at_{k}": []}
+    for relevance, score in queries:
+        relevance, score = np.asarray(relevance, float), np.asarray(score, float)
+        relevant = relevance > 0
+        if not relevant.any():
+            continue
+        # Among equal scores relevant rows come last.
+        order = np.lexsort((relevance, -score))
+        hits = relevant[order]
+        ranks = np.flatnonzero(hits) + 1
+        precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
+        reciprocal = 1 / ranks[0]
+        average = (precision * hits)[:k].sum() / min(relevant.sum(), k)
+        if len(score) > 1 and len(set(score)) == len(score):
+            whole = (precision * hits).sum() / relevant.sum()
+            assert np.isclose(whole, m.label_ranking_average_precision_score([relevant], [score]))
+            worst = m.coverage_error([relevant], [score])
+            assert worst == ranks[-1]
+        ndcg = m.ndcg_score([relevance], [score], k=k) if len(relevance) > 1 else 1.0
+        for values, value in zip(of.values(), [ndcg, reciprocal, average, float(hits[:k].any()), hits[:k].sum() / relevant.sum()]):
+            values.append(value)
+    return {
+        "name": name,
+        "k": k,
+        "graded": graded,
+        "query": [f"q{at}" for at, (relevance, _) in enumerate(queries) for _ in relevance],
+        "label": [float(x) for relevance, _ in queries for x in relevance],
+        "score": [float(x) for _, score in queries for x in score],
+        "queries": len(of["mean_reciprocal_rank"]),
+        "expected": {metric: number(np.mean(values)) for metric, values in of.items()},
+    }
+
+
+def ranking():
+    rng = np.random.default_rng(43)
+    def draw(n, levels, digits):
+        queries = []
+        for _ in range(n):
+            rows = rng.integers(1, 15)
+            relevance = rng.choice(levels, rows)
+            queries.append((relevance, np.round(0.2 * relevance + rng.random(rows), digits)))
+        return queries
+    return [
+        ranking_case("clicks", draw(60, [0, 0, 0, 1], 9), 5, False),
+        ranking_case("graded", draw(60, [0, 0, 1, 2, 3], 9), 10, True),
+        ranking_case("graded_ties", draw(60, [0, 0, 1, 3], 1), 3, True),
+        ranking_case("first_only", draw(40, [0, 1], 9), 1, False),
+    ]
+
+
 def psi(reference, current):
     edges = np.unique(np.quantile(reference, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]))
     shares = []
@@ -458,6 +707,9 @@ save("multiclass", multiclass())
 save("regression", regression())
 save("weighted", weighted())
 save("intervals", intervals())
+save("comparisons", comparisons())
+save("serving", serving())
+save("ranking", ranking())
 save("drift", drift())
 save("categories", categories())
 save("kolmogorov", asymptotic())

@@ -2,10 +2,11 @@
 //! and segments. More than that is in the tables; this is for a dashboard and for alerts.
 use std::collections::{BTreeMap, BTreeSet};
 
-use driftline_ledger::LedgerState;
+use driftline_ledger::{LedgerState, WindowRecord};
 use driftline_schemas::tables::WindowRow;
 
 use crate::EvaluatedWindow;
+use crate::metrics::serving::{ERROR_RATE, LATENCY_P95, REQUESTS_PER_SECOND};
 
 /// Values of `metric` are the evaluator's own names, so the number of models bounds the series of one instrument, at about
 /// 40 for each. More models than fit are left to SQL.
@@ -28,6 +29,41 @@ pub struct Figures {
     pub labelled_ratio: Option<f64>,
     /// Columns that have drifted by the method that decides for them; none where drift was not measured.
     pub drifted_columns: Option<u64>,
+    /// How its requests were served.
+    pub serving: ServingFigures,
+}
+
+/// How a window's requests were served.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ServingFigures {
+    /// The window's first instant, microseconds.
+    window_start: i64,
+    revision: u64,
+    /// Requests a second.
+    pub requests_per_second: Option<f64>,
+    /// The share of requests that failed.
+    pub error_rate: Option<f64>,
+    /// The 95 % quantile of latency, seconds.
+    pub latency_p95_secs: Option<f64>,
+}
+
+impl ServingFigures {
+    fn of(row: &WindowRow, evaluated: &EvaluatedWindow) -> Self {
+        let all = evaluated.serving.iter().filter(|s| s.segment.is_none() && s.model_version.is_none());
+        let value = |name: &str| all.clone().find(|s| s.metric == name).and_then(|s| s.value);
+        Self {
+            window_start: row.window_start.timestamp_micros(),
+            revision: row.revision.max(0) as u64,
+            requests_per_second: value(REQUESTS_PER_SECOND),
+            error_rate: value(ERROR_RATE),
+            latency_p95_secs: value(LATENCY_P95).map(|ms| ms / 1e3),
+        }
+    }
+
+    /// Whether the ledger knows of no newer window with requests, whether they have labels or not.
+    fn is_newest(&self, model: &str, state: &LedgerState) -> bool {
+        is_newest(state, model, (self.window_start, self.revision), |record| record.published().accepted() > 0)
+    }
 }
 
 impl Figures {
@@ -47,21 +83,29 @@ impl Figures {
             labelled: row.labelled.max(0) as u64,
             labelled_ratio: row.label_coverage,
             drifted_columns: (!judged.is_empty()).then_some(drifted.len() as u64),
+            serving: ServingFigures::of(row, evaluated),
         }
     }
 
     /// Whether the ledger knows of nothing newer.
     fn is_newest(&self, model: &str, state: &LedgerState) -> bool {
-        let windows = state.models.get(model).into_iter().flat_map(|model| model.windows.values().rev());
-        let newest = windows.into_iter().find(|record| record.published().labelled > 0);
-        newest.is_some_and(|record| record.window.start == self.window.0 && record.completed == self.revision)
+        is_newest(state, model, (self.window.0, self.revision), |record| record.published().labelled > 0)
     }
+}
+
+/// Whether a window's start and revision are those of the newest window of a kind.
+fn is_newest(state: &LedgerState, model: &str, window: (i64, u64), is_of_kind: fn(&WindowRecord) -> bool) -> bool {
+    let mut windows = state.models.get(model).into_iter().flat_map(|model| model.windows.values().rev());
+    let newest = windows.find(|record| is_of_kind(record));
+    newest.is_some_and(|record| (record.window.start, record.completed) == window)
 }
 
 /// The figures that this process exports.
 #[derive(Debug, Default)]
 pub struct Exported {
     models: BTreeMap<String, Figures>,
+    /// Of the newest window with requests: it seldom has labels yet.
+    serving: BTreeMap<String, ServingFigures>,
 }
 
 impl Exported {
@@ -69,12 +113,22 @@ impl Exported {
     /// shows once however many evaluators there are.
     pub fn update(&mut self, published: impl IntoIterator<Item = (String, Figures)>, state: &LedgerState) {
         for (model, figures) in published {
+            let fits = self.serving.len() < MODELS_MAX || self.serving.contains_key(&model);
+            if fits && figures.serving.is_newest(&model, state) {
+                self.serving.insert(model.clone(), figures.serving.clone());
+            }
             let fits = self.models.len() < MODELS_MAX || self.models.contains_key(&model);
             if fits && figures.is_newest(&model, state) {
                 self.models.insert(model, figures);
             }
         }
         self.models.retain(|model, figures| figures.is_newest(model, state));
+        self.serving.retain(|model, figures| figures.is_newest(model, state));
+    }
+
+    /// How requests are served, by model.
+    pub fn serving(&self) -> impl Iterator<Item = (&str, &ServingFigures)> {
+        self.serving.iter().map(|(model, figures)| (model.as_str(), figures))
     }
 
     /// All of them, by model.
@@ -179,7 +233,8 @@ mod tests {
         for (start, completed, labelled) in windows {
             let mut record = WindowRecord::new(Window { start: *start, end: start + HOUR });
             record.completed = *completed;
-            record.counts = [(0, PartCounts { labelled: *labelled, ..PartCounts::default() })].into();
+            let unlabelled = 10 - *labelled;
+            record.counts = [(0, PartCounts { labelled: *labelled, unlabelled, ..PartCounts::default() })].into();
             model.windows.insert(*start, record);
         }
         let mut state = LedgerState::default();
@@ -220,9 +275,12 @@ mod tests {
     fn a_model_shows_its_newest_window_with_truth_until_there_is_a_newer() {
         let mut exported = Exported::default();
         let shown = |exported: &Exported| exported.iter().map(|(_, f)| (f.window.0, f.revision)).collect::<Vec<_>>();
+        let served =
+            |exported: &Exported| exported.serving().map(|(_, f)| (f.window_start, f.revision)).collect::<Vec<_>>();
         // The window after it is published too, but has no label yet.
         exported.update([figures(0, 2), figures(HOUR, 1)], &ledger(&[(0, 2, 4), (HOUR, 1, 0)]));
         assert_eq!(shown(&exported), [(0, 2)]);
+        assert_eq!(served(&exported), [(HOUR, 1)], "how requests are served needs no label");
         exported.update([figures(HOUR, 2)], &ledger(&[(0, 2, 4), (HOUR, 2, 1)]));
         assert_eq!(shown(&exported), [(HOUR, 2)]);
         // A revision of an older window changes nothing.
@@ -230,7 +288,7 @@ mod tests {
         assert_eq!(shown(&exported), [(HOUR, 2)]);
         // Another process has published the next revision: it shows there.
         exported.update([], &ledger(&[(0, 3, 5), (HOUR, 3, 2)]));
-        assert_eq!(shown(&exported), []);
+        assert_eq!((shown(&exported), served(&exported)), (vec![], vec![]));
     }
 
     #[test]
@@ -243,6 +301,6 @@ mod tests {
             state.models.insert(name.clone(), model.clone());
         }
         exported.update(names.iter().map(|name| (name.clone(), figures(0, 1).1)), &state);
-        assert_eq!(exported.iter().count(), MODELS_MAX);
+        assert_eq!((exported.iter().count(), exported.serving().count()), (MODELS_MAX, MODELS_MAX));
     }
 }

@@ -3,9 +3,9 @@
 //! ```text
 //! metrics/  pure states: push, merge, value          drift/  pure distances of two samples
 //!      └─► udaf/  one aggregate function each             └─► reference  what a window is compared with ─► estimate/  before labels
-//!                └─► window/  SQL over one window's rows ─► MetricRow, ConfusionRow, DriftRow, QualityRow, EstimateRow, LabelLagRow
+//!                └─► window/  SQL over one window's rows ─► rows of the tables
 //!                                                          │
-//! ledger ─► stage: windows that are judged ─► evaluate ─► publish: metrics_log/ metrics/ confusion/ drift/ estimates/ label_lag/ quality/ windows/ accounts/
+//! ledger ─► stage: windows that are judged ─► evaluate ─► publish: metrics_log/, metrics/ and its siblings
 //! ```
 
 pub mod metrics;

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 use arrow::array::RecordBatch;
 use bytes::Bytes;
 use driftline_schemas::tables::{
-    self, AccountRow, ConfusionRow, DriftRow, EstimateRow, LabelLagRow, MetricRow, QualityRow, TableError, WindowRow,
+    self, AccountRow, ComparisonRow, ConfusionRow, CurveRow, DriftRow, ErrorRow, EstimateRow, LabelLagRow, MetricRow,
+    QualityRow, ServingRow, TableError, WindowRow,
 };
 use driftline_schemas::window::Window;
 use driftline_store::{Created, Expected, Replaced, Store, paths};
@@ -73,6 +74,10 @@ latest!(EstimateRow, "estimates", estimate_rows_to_batch, estimate_rows_from_bat
 latest!(LabelLagRow, "label_lag", label_lag_rows_to_batch, label_lag_rows_from_batch, sort_label_lag_rows);
 latest!(DriftRow, "drift", drift_rows_to_batch, drift_rows_from_batch, sort_drift_rows);
 latest!(QualityRow, "quality", quality_rows_to_batch, quality_rows_from_batch, sort_quality_rows);
+latest!(ServingRow, "serving", serving_rows_to_batch, serving_rows_from_batch, sort_serving_rows);
+latest!(ErrorRow, "errors", error_rows_to_batch, error_rows_from_batch, sort_error_rows);
+latest!(ComparisonRow, "comparisons", comparison_rows_to_batch, comparison_rows_from_batch, sort_comparison_rows);
+latest!(CurveRow, "curves", curve_rows_to_batch, curve_rows_from_batch, sort_curve_rows);
 latest!(WindowRow, "windows", window_rows_to_batch, window_rows_from_batch, sort_window_rows);
 
 /// Publishes some windows. Doing it again changes nothing.
@@ -96,6 +101,10 @@ pub async fn publish(store: &Store, windows: &[Published<'_>]) -> Result<(), Err
         merge(store, &model, &date, &replaced, all().flat_map(|e| e.label_lag.clone()).collect::<Vec<_>>()).await?;
         merge(store, &model, &date, &replaced, all().flat_map(|e| e.drift.clone()).collect::<Vec<_>>()).await?;
         merge(store, &model, &date, &replaced, all().flat_map(|e| e.quality.clone()).collect::<Vec<_>>()).await?;
+        merge(store, &model, &date, &replaced, all().flat_map(|e| e.serving.clone()).collect::<Vec<_>>()).await?;
+        merge(store, &model, &date, &replaced, all().flat_map(|e| e.errors.clone()).collect::<Vec<_>>()).await?;
+        merge(store, &model, &date, &replaced, all().flat_map(|e| e.comparisons.clone()).collect::<Vec<_>>()).await?;
+        merge(store, &model, &date, &replaced, all().flat_map(|e| e.curves.clone()).collect::<Vec<_>>()).await?;
         merge(store, &model, &date, &replaced, windows.iter().map(|w| w.row.clone()).collect::<Vec<_>>()).await?;
     }
     Ok(())
@@ -126,6 +135,10 @@ async fn merge<R: Latest>(
         }
         rows.retain(|row| !replaced.contains_key(&row.start()) || newer.contains_key(&row.start()));
         rows.extend(new.iter().filter(|row| !newer.contains_key(&row.start())).cloned());
+        // A table that has had no row yet needs no object: most windows have no error.
+        if existing.is_none() && rows.is_empty() {
+            return Ok(());
+        }
         R::sort(&mut rows);
         let bytes = to_parquet(&R::to_batch(&rows), None)?;
         if existing.as_ref().is_some_and(|object| object.bytes == bytes) {

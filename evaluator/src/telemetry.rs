@@ -7,7 +7,7 @@ use driftline_ledger::LedgerState;
 use opentelemetry::metrics::{Counter, Histogram, Meter};
 use opentelemetry::{KeyValue, global};
 
-use crate::figures::{Exported, Figures};
+use crate::figures::{Exported, Figures, ServingFigures};
 
 /// Models of which it is told once that their values are pooled; of more it is only counted.
 const POOLED_TOLD_MAX: usize = 1_000;
@@ -118,6 +118,27 @@ fn show_figures(meter: &Meter) {
             }
         })
         .build();
+    let serving =
+        |name: &'static str, unit: &'static str, about: &'static str, value: fn(&ServingFigures) -> Option<f64>| {
+            meter
+                .f64_observable_gauge(name)
+                .with_description(about)
+                .with_unit(unit)
+                .with_callback(move |observer| {
+                    for (model, figures) in exported().serving() {
+                        if let Some(value) = value(figures) {
+                            observer.observe(value, &of(model));
+                        }
+                    }
+                })
+                .build();
+        };
+    let about = "share of requests that failed, in the model's newest window, with labels or not";
+    serving("driftline_model_error_ratio", "", about, |figures| figures.error_rate);
+    let about = "95 % quantile of latency over all requests of that window";
+    serving("driftline_model_latency_p95", "s", about, |figures| figures.latency_p95_secs);
+    let about = "requests a second in that window";
+    serving("driftline_model_requests_per_second", "", about, |figures| figures.requests_per_second);
     meter
         .f64_observable_gauge("driftline_model_window_end_timestamp")
         .with_description("when that window ends, in seconds since 1970")

@@ -413,9 +413,9 @@ table! {
     window_start: DateTime<Utc> = "window_start",
     /// First instant after it.
     window_end: DateTime<Utc> = "window_end",
-    /// A feature's name, `score` or `prediction`.
+    /// A feature's name, `score`, `prediction`, or `__features__`: all features together.
     column_name: String = "column_name",
-    /// `missing_rate`, `unseen_rate`, `out_of_range_rate`, `type_error_rate` or `constant`.
+    /// `missing_rate`, `unseen_rate`, `out_of_range_rate`, `type_error_rate`, `constant`, or `duplicate_rate` of all features.
     check: String = "check",
     /// The share of rows, of `constant` 0 or 1; or none with a reason.
     value: Option<f64> = "value",
@@ -427,6 +427,152 @@ table! {
     reference_version: Option<String> = "reference_version",
     /// Why there is no value.
     reason: Option<String> = "reason",
+    /// `open`, `sealed` or `final`.
+    state: String = "state",
+    /// The window's revision.
+    revision: i64 = "revision",
+    /// When the ledger decided to judge the window.
+    decided_at: DateTime<Utc> = "decided_at",
+}
+
+table! {
+    /// How one group of a window's requests was served: one figure. Requests that failed count too, and those that settings refuse.
+    ServingRow, serving_schema, serving_rows_to_batch, serving_rows_from_batch, sort_serving_rows
+    by (window_start, window_end, model_version, segment, segment_value, metric, revision),
+    /// The version; none for all.
+    model_version: Option<String> = "model_version",
+    /// The names a segment crosses.
+    segment: Option<String> = "segment",
+    /// Their values.
+    segment_value: Option<String> = "segment_value",
+    /// First instant of the window.
+    window_start: DateTime<Utc> = "window_start",
+    /// First instant after it.
+    window_end: DateTime<Utc> = "window_end",
+    /// `requests`, `requests_per_second`, `error_count`, `error_rate`, or a latency in milliseconds.
+    metric: String = "metric",
+    /// The value, or none with a reason.
+    value: Option<f64> = "value",
+    /// Why there is no value.
+    reason: Option<String> = "reason",
+    /// Lower bound of the interval.
+    ci_low: Option<f64> = "ci_low",
+    /// Upper bound.
+    ci_high: Option<f64> = "ci_high",
+    /// The share of such intervals that hold the true value: 0.95.
+    ci_level: Option<f64> = "ci_level",
+    /// How the interval was made.
+    ci_method: Option<String> = "ci_method",
+    /// Why it may not hold.
+    ci_warning: Option<String> = "ci_warning",
+    /// Rows in the group.
+    n: i64 = "n",
+    /// `open`, `sealed` or `final`.
+    state: String = "state",
+    /// The window's revision.
+    revision: i64 = "revision",
+    /// When the ledger decided to judge the window.
+    decided_at: DateTime<Utc> = "decided_at",
+}
+
+table! {
+    /// How often one error occurred in a window, over all versions or of one. The most frequent ones; the others are `__other__`.
+    ErrorRow, errors_schema, error_rows_to_batch, error_rows_from_batch, sort_error_rows
+    by (window_start, window_end, model_version, message, revision),
+    /// The version; none for all.
+    model_version: Option<String> = "model_version",
+    /// First instant of the window.
+    window_start: DateTime<Utc> = "window_start",
+    /// First instant after it.
+    window_end: DateTime<Utc> = "window_end",
+    /// The beginning of the error's text.
+    message: String = "message",
+    /// Rows.
+    count: i64 = "count",
+    /// Their weight: an event with a sampling rate stands for one over it.
+    weight: f64 = "weight",
+    /// `open`, `sealed` or `final`.
+    state: String = "state",
+    /// The window's revision.
+    revision: i64 = "revision",
+    /// When the ledger decided to judge the window.
+    decided_at: DateTime<Utc> = "decided_at",
+}
+
+table! {
+    /// One metric of two versions in the same window. The difference is the second version's value less the first's.
+    ComparisonRow, comparisons_schema, comparison_rows_to_batch, comparison_rows_from_batch, sort_comparison_rows
+    by (window_start, window_end, version_a, version_b, metric, revision),
+    /// First instant of the window.
+    window_start: DateTime<Utc> = "window_start",
+    /// First instant after it.
+    window_end: DateTime<Utc> = "window_end",
+    /// The metric's name.
+    metric: String = "metric",
+    /// The first version, in text order.
+    version_a: String = "version_a",
+    /// The second.
+    version_b: String = "version_b",
+    /// The first version's value.
+    value_a: Option<f64> = "value_a",
+    /// The second's.
+    value_b: Option<f64> = "value_b",
+    /// The second less the first; none with a reason.
+    difference: Option<f64> = "difference",
+    /// Why there is none.
+    reason: Option<String> = "reason",
+    /// Lower bound of the difference's interval.
+    ci_low: Option<f64> = "ci_low",
+    /// Upper bound.
+    ci_high: Option<f64> = "ci_high",
+    /// The share of such intervals that hold the true difference: 0.95.
+    ci_level: Option<f64> = "ci_level",
+    /// How interval and p-value were made.
+    method: Option<String> = "method",
+    /// Why they may not hold: `few_rows`, `skewed`, `conservative`.
+    ci_warning: Option<String> = "ci_warning",
+    /// Two-sided, of no difference, for this one comparison.
+    p_value: Option<f64> = "p_value",
+    /// Whether both were compared on the ids that both have scored.
+    paired: bool = "paired",
+    /// Labelled rows of the first version that the value rests on.
+    n_a: i64 = "n_a",
+    /// Of the second.
+    n_b: i64 = "n_b",
+    /// `open`, `sealed` or `final`.
+    state: String = "state",
+    /// The window's revision.
+    revision: i64 = "revision",
+    /// When the ledger decided to judge the window.
+    decided_at: DateTime<Utc> = "decided_at",
+}
+
+table! {
+    /// One point of a curve of a window, over all versions or of one.
+    CurveRow, curves_schema, curve_rows_to_batch, curve_rows_from_batch, sort_curve_rows
+    by (window_start, window_end, model_version, curve, point, revision),
+    /// The version; none for all.
+    model_version: Option<String> = "model_version",
+    /// First instant of the window.
+    window_start: DateTime<Utc> = "window_start",
+    /// First instant after it.
+    window_end: DateTime<Utc> = "window_end",
+    /// `roc`, `precision_recall`, `gain` or `reliability`.
+    curve: String = "curve",
+    /// The point's place, from 0, by ascending x.
+    point: i64 = "point",
+    /// False-positive rate, recall, share of rows, or mean score.
+    x: f64 = "x",
+    /// True-positive rate, precision, share of positives, or share of positives in the bin.
+    y: f64 = "y",
+    /// The score from which on rows are taken, of `reliability` the bin's lower edge; none at the origin and at corners.
+    threshold: Option<f64> = "threshold",
+    /// Lower bound of y's interval: of `reliability`.
+    ci_low: Option<f64> = "ci_low",
+    /// Upper bound.
+    ci_high: Option<f64> = "ci_high",
+    /// What the rows of the bin weigh: of `reliability`.
+    weight: Option<f64> = "weight",
     /// `open`, `sealed` or `final`.
     state: String = "state",
     /// The window's revision.

@@ -10,6 +10,7 @@ mod reevaluate;
 mod reference;
 mod report;
 mod run;
+mod segments;
 mod sql;
 
 use anyhow::{Context, Result};
@@ -35,6 +36,7 @@ pub(crate) async fn run(cli: Cli) -> Result<()> {
         Command::Evaluate(args) => evaluate::run(&global, &args).await,
         Command::Sql(args) => sql::run(&global, &args).await,
         Command::Report(args) => report::run(&global, &args).await,
+        Command::Segments(args) => segments::run(&global, &args).await,
         Command::Audit(args) => audit::run(&global, &args).await,
         Command::Reevaluate(args) => reevaluate::run(&global, &args).await,
         Command::Reference { command: ReferenceCommand::Fit(args) } => reference::fit(&global, &args).await,

@@ -63,8 +63,12 @@ impl BinaryState {
             report.add(rate.name(), None, if judged == 0 { Err(nothing) } else { self.counts.value(rate) });
         }
         report.confusion = self.cells();
-        let ranked =
-            if scored == 0 { ScoreMetrics::undefined(nothing) } else { self.scores.value(scores_are_probabilities) };
+        let (ranked, curves) = if scored == 0 {
+            (ScoreMetrics::undefined(nothing), Vec::new())
+        } else {
+            self.scores.value_and_curves(scores_are_probabilities)
+        };
+        report.curves = curves;
         for (name, outcome) in ranked.named() {
             // A margin is no probability, whether or not a row has one.
             let outcome = match name {

@@ -57,6 +57,7 @@ impl Confusion {
             predicted: predicted.clone(),
             count: rows.rows() as i64,
             weight: rows.weight(),
+            squares: rows.squares(),
         };
         self.cells.iter().map(cell).collect()
     }

@@ -1,6 +1,14 @@
 //! How likely the labels were under the scores as probabilities.
 
-use super::{Estimate, Outcome, exact_sum::DoubledSum, mass::Mass, moments, scores::Run};
+use super::{
+    Estimate, Outcome,
+    curves::{Point, reliability_point},
+    exact_sum::DoubledSum,
+    interval::wilson,
+    mass::Mass,
+    moments,
+    scores::Run,
+};
 
 /// Bins of the calibration error. More bins show finer miscalibration and hold fewer rows each, which biases the error up.
 pub const CALIBRATION_BINS: usize = 10;
@@ -28,6 +36,8 @@ pub struct Likelihood {
 struct CalibrationBin {
     positives: DoubledSum,
     probabilities: DoubledSum,
+    rows: DoubledSum,
+    squares: DoubledSum,
 }
 
 impl Likelihood {
@@ -41,6 +51,8 @@ impl Likelihood {
         let bin = &mut self.bins[self.bin];
         bin.positives.push(run.positives);
         bin.probabilities.push((run.positives + run.negatives) * p);
+        bin.rows.push(run.positives + run.negatives);
+        bin.squares.push(run.positive_squares + run.negative_squares);
         if run.positives > 0.0 {
             push_powers(&mut self.loss, negative_log(p), run.positives);
             push_powers(&mut self.squares, (1.0 - p) * (1.0 - p), run.positives);
@@ -49,6 +61,26 @@ impl Likelihood {
             push_powers(&mut self.loss, negative_log(1.0 - p), run.negatives);
             push_powers(&mut self.squares, p * p, run.negatives);
         }
+    }
+
+    /// Share of positives by mean score, of each bin with rows: with Wilson's interval on Kish's effective rows.
+    pub fn reliability(&self) -> Vec<Point> {
+        let mut points = Vec::new();
+        for (at, bin) in self.bins.iter().enumerate() {
+            let (rows, squares) = (bin.rows.value(), bin.squares.value());
+            if rows > 0.0 {
+                let share = (bin.positives.value() / rows).clamp(0.0, 1.0);
+                let interval = wilson(share, rows * rows / squares);
+                points.push(reliability_point(
+                    calibration_edge(at),
+                    bin.probabilities.value() / rows,
+                    share,
+                    interval,
+                    rows,
+                ));
+            }
+        }
+        points
     }
 
     /// `log_loss`, `brier_score` and `expected_calibration_error`. Baselines are those of the share of positives as the score.

@@ -3,16 +3,21 @@
 //!
 //! ```text
 //! rows ─► BinaryState ─┬─ Confusion ─► accuracy, precision, …          exact counts, derivatives for intervals
-//!         MulticlassState  Scores ───► roc_auc, log_loss, …            one sort, one sweep
+//!         MulticlassState  Scores ───► roc_auc, log_loss, …, curves    one sort, one sweep
 //!         PairedValues ────────────► mean_absolute_error, r2, …        exact sums
+//! requests ─► ServingState ──► requests, error_rate, latency_p95_ms, …  exact over all rows
+//! two versions ─► PairedScores … ─► Comparison                          the difference, paired or not
 //!         Mass, Moments ─► how much rows count, means                   interval ─► ci_low, ci_high, ci_method
 //! ```
 
 pub mod average_precision;
 pub mod binary;
+pub mod business;
+pub mod comparison;
 pub mod confusion;
 #[cfg(test)]
 mod coverage;
+pub mod curves;
 pub mod exact_sum;
 pub mod interval;
 pub mod likelihood;
@@ -20,14 +25,19 @@ pub mod mass;
 pub mod moments;
 pub mod multiclass;
 pub mod one_vs_rest;
+pub mod paired;
+pub mod ranking;
 pub mod regression;
 pub mod report;
 pub mod roc_auc;
 pub mod scores;
+pub mod serving;
+pub(crate) mod sorted;
 pub(crate) mod wire;
 
 use serde::{Deserialize, Serialize};
 
+pub use curves::Curve;
 pub use exact_sum::ExactSum;
 pub use interval::{Interval, Method, Warning};
 pub use mass::{Mass, Weight};
@@ -55,6 +65,8 @@ pub enum Undefined {
     NoReference,
     /// The scores are no probabilities: a margin, or values outside `[0, 1]`.
     NotProbability,
+    /// Nothing has the value that the figure is of: no row a latency, or no query a relevant row.
+    NoValues,
     /// A value lies where the metric is not defined: the logarithm of a target or prediction of −1 or less, or squares beyond
     /// the largest float.
     OutOfDomain,
@@ -73,6 +85,7 @@ impl Undefined {
             Self::TooFewRows => "too_few_rows",
             Self::NoReference => "no_reference",
             Self::NotProbability => "not_probability",
+            Self::NoValues => "no_values",
             Self::OutOfDomain => "out_of_domain",
         }
     }
@@ -87,12 +100,29 @@ pub struct Estimate {
     pub interval: Option<Interval>,
     /// What the best constant prediction would have reached on these rows.
     pub baseline: Option<f64>,
+    /// Of an area under the ROC curve and of a mean: what a difference of two is judged by.
+    pub error: Option<StandardError>,
+}
+
+/// A standard error and the rows that it rests on.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct StandardError {
+    /// In the unit of the value.
+    pub value: f64,
+    /// Effective rows.
+    pub rows: f64,
 }
 
 impl Estimate {
     /// A value alone.
     pub fn bare(value: f64) -> Self {
-        Self { value, interval: None, baseline: None }
+        Self { value, interval: None, baseline: None, error: None }
+    }
+
+    /// With a standard error, if it is one.
+    #[must_use]
+    pub fn with_error(self, value: f64, rows: f64) -> Self {
+        Self { error: (value.is_finite() && rows.is_finite()).then_some(StandardError { value, rows }), ..self }
     }
 
     /// With an interval.

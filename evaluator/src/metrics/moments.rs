@@ -76,7 +76,8 @@ pub(crate) fn estimate(all: &Mass, sums: [f64; 3], scarcest: f64) -> Estimate {
 pub(crate) fn of_moments(value: f64, variance: f64, skewness: f64, rows: f64, floor: f64) -> Estimate {
     let deviation = (variance * rows / (rows - 1.0)).sqrt();
     let (low, high) = mean(value, deviation, skewness, rows);
-    Estimate::bare(value).with_interval(Interval::new((low.max(floor), high), Method::HallT))
+    let interval = Interval::new((low.max(floor), high), Method::HallT);
+    Estimate::bare(value).with_interval(interval).with_error(deviation / rows.sqrt(), rows)
 }
 
 #[cfg(test)]
@@ -93,7 +94,7 @@ mod tests {
 
     #[test]
     fn one_row_and_equal_rows() {
-        assert_eq!(moments(&[0.3]).mean(50.0), Estimate::bare(0.3));
+        assert_eq!(moments(&[0.3]).mean(50.0), Estimate::bare(0.3), "one row has no error");
         let equal = moments(&[0.1; 12]).mean(50.0);
         let interval = equal.interval.expect("rows");
         assert!((interval.low - 0.1).abs() < 1e-12 && (interval.high - 0.1).abs() < 1e-12, "{interval:?}");

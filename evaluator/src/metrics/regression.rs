@@ -2,9 +2,10 @@
 
 use super::{
     Estimate, ExactSum, Outcome, Report, Undefined,
-    interval::{Interval, Method, Z_95, order_statistics},
+    interval::{Interval, Method, Z_95},
     mass::{Mass, Weight},
     moments::of_moments,
+    sorted::SortedValues,
     wire::{Reader, put_f64s, put_u64s},
 };
 
@@ -134,6 +135,14 @@ impl RegressionMetric {
             Self::ErrorQuantile50 => "error_q50",
             Self::ErrorQuantile75 => "error_q75",
             Self::ErrorQuantile95 => "error_q95",
+        }
+    }
+
+    /// What a row loses by it, if the metric is a mean of that: of truth and prediction.
+    pub fn loss(self) -> Option<fn(f64, f64) -> f64> {
+        match self.kind() {
+            Kind::Mean(loss) if self != Self::RootMeanSquaredError => Some(loss),
+            _ => None,
         }
     }
 
@@ -318,15 +327,8 @@ impl PairedValues {
     }
 
     fn sorted(&self, of: impl Fn(f64, f64) -> f64) -> SortedValues {
-        if self.weights.is_empty() {
-            let mut values: Vec<f64> = self.truth.iter().zip(&self.predicted).map(|(y, p)| of(*y, *p)).collect();
-            values.sort_unstable_by(f64::total_cmp);
-            return SortedValues { values, weights: Vec::new() };
-        }
-        let mut pairs: Vec<(f64, Weight)> = self.rows().map(|(y, p, weight)| (of(y, p), weight)).collect();
-        pairs.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
-        let (values, weights) = pairs.into_iter().unzip();
-        SortedValues { values, weights }
+        let values = self.truth.iter().zip(&self.predicted).map(|(y, p)| of(*y, *p)).collect();
+        SortedValues::of(values, self.weights.clone())
     }
 
     /// `1 − Σ(y − p − shift)² / Σ(y − ȳ)²`, the shift made from the mean of `y − p`.
@@ -373,7 +375,7 @@ impl PairedValues {
         let truth = self.sorted(|y, _| y);
         let mean = self.sum_of(|y, _| y) / self.mass().weight();
         let log_mean = self.sum_of(|y, _| y.ln_1p()) / self.mass().weight();
-        let ends = truth.values.first().zip(truth.values.last());
+        let ends = truth.values().first().zip(truth.values().last());
         Constants {
             mean,
             log_mean: log_mean.exp_m1(),
@@ -421,68 +423,7 @@ fn root(squares: Estimate) -> Estimate {
         interval.method = Method::HallTRoot;
         interval
     });
-    Estimate { value: squares.value.sqrt(), interval, baseline: None }
-}
-
-/// Values in ascending order, one or more.
-struct SortedValues {
-    values: Vec<f64>,
-    /// The weight of each, or nothing if all stand for themselves.
-    weights: Vec<Weight>,
-}
-
-impl SortedValues {
-    /// The value from which on the weight below is `quantile` of all; the mean with the next one where it is exactly that.
-    ///
-    /// # Source
-    /// Hyndman & Fan (1996), definition 2; NumPy's and scikit-learn's `averaged_inverted_cdf`, of which the median is a case.
-    fn quantile(&self, quantile: f64) -> f64 {
-        let last = self.values.len() - 1;
-        if self.weights.is_empty() {
-            let at = self.values.len() as f64 * quantile;
-            let next = (at.floor() as usize).min(last);
-            if at.fract() == 0.0 && next > 0 {
-                return f64::midpoint(self.values[next - 1], self.values[next]);
-            }
-            return self.values[next];
-        }
-        // Sums of integers: no order changes them.
-        let all: u128 = self.weights.iter().map(|weight| u128::from(weight.bits())).sum();
-        let wanted = all as f64 * quantile;
-        let mut below = 0_u128;
-        for (at, weight) in self.weights.iter().enumerate() {
-            below += u128::from(weight.bits());
-            if below as f64 > wanted || at == last {
-                return self.values[at];
-            }
-            if below as f64 == wanted {
-                return f64::midpoint(self.values[at], self.values[at + 1]);
-            }
-        }
-        self.values[last]
-    }
-
-    /// With the order statistics around it; with the effective number of rows spread over them where they weigh differently.
-    fn quantile_estimate(&self, quantile: f64) -> Estimate {
-        let estimate = Estimate::bare(self.quantile(quantile));
-        let rows = self.values.len() as u64;
-        let effective = if self.weights.is_empty() {
-            rows
-        } else {
-            let mut mass = Mass::default();
-            self.weights.iter().for_each(|weight| mass.push(*weight));
-            mass.effective_rows().floor() as u64
-        };
-        let Some((low, high)) = order_statistics(effective, quantile) else { return estimate };
-        let bounds = if effective == rows {
-            (self.values[low as usize], self.values[high as usize])
-        } else {
-            let share = |place: u64| (place as f64 + 0.5) / effective as f64;
-            (self.quantile(share(low)), self.quantile(share(high)))
-        };
-        let bounds = (bounds.0.min(estimate.value), bounds.1.max(estimate.value));
-        estimate.with_interval(Interval::new(bounds, Method::OrderStatistics))
-    }
+    Estimate { value: squares.value.sqrt(), interval, baseline: None, error: None }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Interval, Method, Outcome, Undefined, Warning};
+use super::{Curve, Interval, Method, Outcome, StandardError, Undefined, Warning};
 
 /// One metric of one group of rows.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -25,6 +25,9 @@ pub struct ReportRow {
     pub ci_warning: Option<Warning>,
     /// What the best constant prediction would have reached.
     pub baseline: Option<f64>,
+    /// The standard error of a value whose differences are judged by it; it is not published.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<StandardError>,
 }
 
 /// One cell of a confusion matrix. Cells without rows are left out.
@@ -38,6 +41,8 @@ pub struct Cell {
     pub count: i64,
     /// Their sampling weights, summed.
     pub weight: f64,
+    /// The squares of these, summed: what intervals need. It is not published.
+    pub squares: f64,
 }
 
 /// All metrics of one group of rows.
@@ -47,6 +52,9 @@ pub struct Report {
     pub metrics: Vec<ReportRow>,
     /// The confusion matrix of a classification.
     pub confusion: Vec<Cell>,
+    /// The curves of a binary classification with scores.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub curves: Vec<Curve>,
 }
 
 impl Report {
@@ -63,10 +71,12 @@ impl Report {
             ci_method: None,
             ci_warning: None,
             baseline: None,
+            error: None,
         };
         match outcome {
             Ok(estimate) => {
                 row.value = Some(finite(estimate.value));
+                row.error = estimate.error;
                 row.baseline = estimate.baseline.filter(|baseline| !baseline.is_nan()).map(finite);
                 if let Some(Interval { low, high, method, warning }) =
                     estimate.interval.filter(|i| !(i.low + i.high).is_nan())

@@ -80,7 +80,8 @@ impl RocAuc {
             }
             _ => Interval::new(wilson(value.clamp(0.0, 1.0), scarcest), Method::Wilson),
         };
-        Ok(Estimate::bare(value).with_interval(interval.on_rows(scarcest)).with_baseline(0.5))
+        let estimate = Estimate::bare(value).with_interval(interval.on_rows(scarcest)).with_baseline(0.5);
+        Ok(self.standard_error().map_or(estimate, |error| estimate.with_error(error, scarcest)))
     }
 
     /// DeLong's standard error; `None` without two rows of each class.

@@ -8,6 +8,7 @@
 use super::{
     Outcome, Undefined,
     average_precision::AveragePrecision,
+    curves::{Curve, Curves},
     likelihood::Likelihood,
     mass::{Mass, Weight},
     roc_auc::RocAuc,
@@ -274,14 +275,24 @@ impl Scores {
     ///
     /// With `are_probabilities` false, or with a score outside `[0, 1]`, the probability metrics are `not_probability`.
     pub fn value(self, are_probabilities: bool) -> ScoreMetrics {
+        self.sweep(are_probabilities, false).0
+    }
+
+    /// The same, and the curves.
+    pub fn value_and_curves(self, are_probabilities: bool) -> (ScoreMetrics, Vec<Curve>) {
+        self.sweep(are_probabilities, true)
+    }
+
+    fn sweep(self, are_probabilities: bool, with_curves: bool) -> (ScoreMetrics, Vec<Curve>) {
         let (positives, negatives) = (self.positives.mass(), self.negatives.mass());
         if positives.rows() + negatives.rows() == 0 {
-            return ScoreMetrics::undefined(Undefined::NoRows);
+            return (ScoreMetrics::undefined(Undefined::NoRows), Vec::new());
         }
         let sorted = Self { positives: self.positives.sorted(), negatives: self.negatives.sorted() };
         let mut auc = RocAuc::new(positives, negatives);
         let mut precision = AveragePrecision::new(positives, negatives);
         let mut likelihood = Likelihood::default();
+        let mut curves = with_curves.then(|| Curves::new(&positives, &negatives));
         let are_probabilities = are_probabilities && sorted.lie_in_unit_interval();
         let all_positives = positives.weight();
         for run in runs(&sorted.positives, &sorted.negatives) {
@@ -290,19 +301,27 @@ impl Scores {
             if are_probabilities {
                 likelihood.add(&run);
             }
+            if let Some(curves) = &mut curves {
+                curves.add(&run);
+            }
         }
         let [log_loss, brier_score, expected_calibration_error] = if are_probabilities {
             likelihood.values(&positives, &negatives)
         } else {
             [Err(Undefined::NotProbability); 3]
         };
-        ScoreMetrics {
+        let mut drawn = curves.map(Curves::value).unwrap_or_default();
+        if with_curves && are_probabilities {
+            drawn.push(Curve { name: "reliability".to_owned(), points: likelihood.reliability() });
+        }
+        let metrics = ScoreMetrics {
             roc_auc: auc.value(),
             average_precision: precision.value(),
             log_loss,
             brier_score,
             expected_calibration_error,
-        }
+        };
+        (metrics, drawn)
     }
 
     /// Memory held, bytes.

@@ -320,11 +320,12 @@ mod tests {
             versions: Vec::new(),
             segments: Vec::new(),
             confusion: Vec::new(),
-            roc: None,
-            reliability: Vec::new(),
+            curves: Vec::new(),
+            comparisons: Vec::new(),
             drift: Vec::new(),
             arrival: Vec::new(),
             health: Vec::new(),
+            errors: Vec::new(),
         }
     }
 

@@ -10,13 +10,15 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::{
-    Arrival, Cell, Curve, DriftPoint, GroupPoint, Health, MetricPoint, ReliabilityBin, Report, WindowLine, attention,
+    Arrival, Cell, ComparedVersions, DriftPoint, ErrorCount, GroupPoint, Health, MetricPoint, PeriodCurve, Report,
+    WindowLine, attention,
 };
+use crate::metrics::{self, Curve};
 use crate::session::{Sessions, register_folder};
 use crate::{Error, sql_text};
 
-/// Points of a curve at most.
-const POINTS_MAX: i64 = 200;
+/// Errors that are listed.
+const ERRORS_MAX: usize = 20;
 /// How long after a prediction it is asked whether its label was there: words and microseconds.
 const ARRIVALS: [(&str, i64); 8] = [
     ("1 minute", 60_000_000),
@@ -50,7 +52,7 @@ pub struct Subject {
 pub async fn gather(sessions: &Sessions, subject: &Subject, now: DateTime<Utc>) -> Result<Option<Report>, Error> {
     let session = sessions.open()?;
     let mut there = Vec::new();
-    for table in ["windows", "metrics", "confusion", "drift", "history"] {
+    for table in ["windows", "metrics", "confusion", "drift", "serving", "errors", "comparisons", "history"] {
         let folder = format!("{table}/model_name={}", encode_segment(&subject.model));
         if register_folder(&session, table, &folder, &["date"]).await? {
             there.push(table);
@@ -94,11 +96,12 @@ pub async fn gather(sessions: &Sessions, subject: &Subject, now: DateTime<Utc>) 
         versions: tables.versions().await?,
         segments: tables.segments().await?,
         confusion,
-        roc: tables.roc(subject).await?,
-        reliability: tables.reliability(subject).await?,
+        curves: tables.curves(subject).await?,
+        comparisons: tables.comparisons().await?,
         drift,
         arrival: tables.arrival().await?,
         health: tables.health().await?,
+        errors: tables.errors().await?,
     };
     report.attention = attention::findings(&report);
     Ok(Some(report))
@@ -172,61 +175,49 @@ impl Tables {
         self.rows("metrics", &columns, &rest).await
     }
 
+    /// The versions of the newest window that compares any.
+    async fn comparisons(&self) -> Result<Vec<ComparedVersions>, Error> {
+        let columns = "CAST(window_start AS BIGINT) AS start, metric, version_a, version_b, value_a, value_b, difference, ci_low, \
+                       ci_high, ci_warning, p_value, paired, n_a, n_b, max(window_start) OVER () = window_start AS is_newest";
+        let rest = "AND difference IS NOT NULL ORDER BY version_a, version_b, metric";
+        let all: Vec<ComparedVersions> = self.rows("comparisons", columns, rest).await?;
+        Ok(all.into_iter().filter(|row| row.is_newest).collect())
+    }
+
     /// The condition for rows whose score can be set against a label, and the one for positives.
     fn scored(&self, subject: &Subject) -> Option<(String, String)> {
         let positive = subject.positive_class.as_ref().filter(|_| subject.task == Task::Binary)?;
         let is_there = self.there.contains(&"history");
         is_there.then(|| {
             let rows = format!("{COUNTS} AND score IS NOT NULL AND label IS NOT NULL AND {}", self.period);
-            (rows, format!("CASE WHEN label = {} THEN 1 ELSE 0 END", sql_text(positive)))
+            (rows, format!("label = {}", sql_text(positive)))
         })
     }
 
-    async fn roc(&self, subject: &Subject) -> Result<Option<Curve>, Error> {
+    /// The curves of all scored and labelled rows of the period together.
+    async fn curves(&self, subject: &Subject) -> Result<Vec<PeriodCurve>, Error> {
         #[derive(Deserialize)]
-        struct Area {
-            area: Option<f64>,
-            thresholds: i64,
+        struct Judged {
+            report: Option<String>,
         }
-        #[derive(Deserialize)]
-        struct Point {
-            x: f64,
-            y: f64,
-        }
-        let Some((rows, positive)) = self.scored(subject) else { return Ok(None) };
-        // At each threshold, how many of either class lie at or above it.
-        let curve = format!(
-            "WITH each AS (SELECT score, sum({positive}) AS p, sum(1 - ({positive})) AS n FROM history WHERE {rows} GROUP BY score), \
-             curve AS (SELECT CAST(sum(p) OVER above AS DOUBLE) AS tp, CAST(sum(n) OVER above AS DOUBLE) AS fp, \
-             CAST(p AS DOUBLE) AS p, CAST(n AS DOUBLE) AS n, sum(p) OVER () AS ps, sum(n) OVER () AS ns, \
-             row_number() OVER (ORDER BY score DESC) AS at, count(*) OVER () AS thresholds \
-             FROM each WINDOW above AS (ORDER BY score DESC))"
-        );
-        // The trapezoids between neighbouring thresholds: ties count half.
-        let area = format!(
-            "{curve} SELECT sum(n * (tp - p / 2)) / nullif(CAST(max(ps) AS DOUBLE) * max(ns), 0) AS area, count(*) AS thresholds FROM curve"
-        );
-        let area: Vec<Area> = self.query(&area).await?;
-        let Some(Area { area: Some(area), thresholds }) = area.into_iter().next() else { return Ok(None) };
-        // One point is the origin, another the last threshold, whatever the step.
-        let step = thresholds / (POINTS_MAX - 2) + 1;
-        let points = format!(
-            "{curve} SELECT fp / ns AS x, tp / ps AS y FROM curve WHERE at % {step} = 0 OR at = thresholds ORDER BY at"
-        );
-        let points: Vec<Point> = self.query(&points).await?;
-        let points = std::iter::once((0.0, 0.0)).chain(points.into_iter().map(|point| (point.x, point.y))).collect();
-        Ok(Some(Curve { points, area, thresholds }))
-    }
-
-    async fn reliability(&self, subject: &Subject) -> Result<Vec<ReliabilityBin>, Error> {
         let Some((rows, positive)) = self.scored(subject) else { return Ok(Vec::new()) };
+        let rate = if self.has("history", "sampling_rate").await? { "sampling_rate" } else { "NULL" };
         let query = format!(
-            "SELECT greatest(CAST(ceil(score * 10) AS BIGINT) - 1, 0) AS bin, count(*) AS n, avg(score) AS mean_score, \
-             avg(CAST({positive} AS DOUBLE)) AS positives FROM history WHERE {rows} GROUP BY 1 ORDER BY 1"
+            "SELECT binary_report({positive}, CAST(NULL AS BOOLEAN), CAST(score AS DOUBLE), 'probability', CAST({rate} AS DOUBLE)) AS report \
+             FROM history WHERE {rows}"
         );
-        let bins: Vec<ReliabilityBin> = self.query(&query).await?;
-        // Margins are no probabilities.
-        Ok(if bins.iter().all(|bin| (0..10).contains(&bin.bin) && bin.mean_score >= 0.0) { bins } else { Vec::new() })
+        let judged: Vec<Judged> = self.query(&query).await?;
+        let Some(Judged { report: Some(text) }) = judged.into_iter().next() else { return Ok(Vec::new()) };
+        let report: metrics::Report = serde_json::from_str(&text)?;
+        let area = |curve: &Curve| {
+            let metric = match curve.name.as_str() {
+                "roc" => "roc_auc",
+                "precision_recall" => "average_precision",
+                _ => return None,
+            };
+            report.get(metric).and_then(|row| row.value)
+        };
+        Ok(report.curves.iter().map(|curve| PeriodCurve { curve: curve.clone(), area: area(curve) }).collect())
     }
 
     async fn arrival(&self) -> Result<Vec<Arrival>, Error> {
@@ -247,8 +238,30 @@ impl Tables {
     }
 
     async fn health(&self) -> Result<Vec<Health>, Error> {
-        let columns = "CAST(window_start AS BIGINT) AS start, count(*) AS requests, count(error) AS failed, \
-                       median(latency_ms) AS latency_median_ms, max(latency_ms) AS latency_max_ms";
-        self.rows("history", columns, "GROUP BY 1 ORDER BY 1").await
+        let of = |column: &str, metric: &str, name: &str| {
+            format!("max({column}) FILTER (WHERE metric = '{metric}') AS {name}")
+        };
+        let figures = [
+            of("value", "requests", "requests"),
+            of("value", "requests_per_second", "requests_per_second"),
+            of("value", "error_count", "errors"),
+            of("value", "error_rate", "error_rate"),
+            of("ci_low", "error_rate", "error_rate_low"),
+            of("ci_high", "error_rate", "error_rate_high"),
+            of("value", "latency_p50_ms", "latency_p50_ms"),
+            of("value", "latency_p95_ms", "latency_p95_ms"),
+            of("ci_low", "latency_p95_ms", "latency_p95_low"),
+            of("ci_high", "latency_p95_ms", "latency_p95_high"),
+            of("value", "latency_p99_ms", "latency_p99_ms"),
+            of("value", "latency_max_ms", "latency_max_ms"),
+        ];
+        let columns = format!("CAST(window_start AS BIGINT) AS start, {}", figures.join(", "));
+        self.rows("serving", &columns, "AND segment IS NULL AND model_version IS NULL GROUP BY 1 ORDER BY 1").await
+    }
+
+    async fn errors(&self) -> Result<Vec<ErrorCount>, Error> {
+        let columns = "message, sum(\"count\") AS \"count\", CAST(max(window_start) AS BIGINT) AS newest";
+        let rest = format!("AND model_version IS NULL GROUP BY message ORDER BY 2 DESC, 1 LIMIT {ERRORS_MAX}");
+        self.rows("errors", columns, &rest).await
     }
 }

@@ -4,7 +4,10 @@ use std::fmt::Write;
 
 use super::attention::harm;
 use super::svg::{self, Dot, Field};
-use super::{DriftPoint, GroupPoint, Headline, MetricPoint, Report, Severity, headlines, number, percent, time};
+use super::{
+    DriftPoint, GroupPoint, Headline, Health, MetricPoint, Report, Severity, headlines, number, percent, time,
+};
+use crate::metrics::curves::Point;
 
 /// Points of a chart, and columns of a map, at most: of more windows the worst of every so many is shown.
 const POINTS_MAX: usize = 180;
@@ -244,38 +247,49 @@ fn confusion(report: &Report) -> String {
     html
 }
 
+/// A curve's name in the tables, its title, and what its axes are.
+const CURVES: [(&str, &str, &str, &str); 4] = [
+    ("roc", "ROC curve", "false-positive rate", "true-positive rate"),
+    ("precision_recall", "Precision and recall", "recall", "precision"),
+    ("gain", "Gain", "share of predictions, best scores first", "share of positives found"),
+    ("reliability", "Reliability", "mean score", "share of positives"),
+];
+
 fn curves(report: &Report) -> String {
     let mut html = String::new();
-    if let Some(roc) = &report.roc {
-        let rows = table(
-            &["false-positive rate", "true-positive rate"],
-            roc.points.iter().map(|(x, y)| vec![number(*x), number(*y)]),
-        );
-        let _ = write!(
-            html,
-            "<div><h3>ROC curve</h3>{}<p class=\"soft\">Area {} over all {} thresholds.</p>{}</div>",
-            svg::unit("True-positive rate by false-positive rate", &roc.points, false),
-            number(roc.area),
-            roc.thresholds,
-            details(&rows)
-        );
-    }
-    if !report.reliability.is_empty() {
-        let points: Vec<(f64, f64)> = report.reliability.iter().map(|bin| (bin.mean_score, bin.positives)).collect();
-        let rows = report.reliability.iter().map(|bin| {
-            let (low, high) = (bin.bin as f64 / 10.0, (bin.bin + 1) as f64 / 10.0);
-            vec![format!("{low} to {high}"), number(bin.mean_score), number(bin.positives), bin.n.to_string()]
+    for (name, title, x, y) in CURVES {
+        let Some(drawn) = report.curves.iter().find(|drawn| drawn.curve.name == name) else { continue };
+        let points = &drawn.curve.points;
+        let is_reliability = name == "reliability";
+        let rows = points.iter().map(|point| {
+            let of_bin = if is_reliability { interval(point.low, point.high) } else { String::new() };
+            let cells = vec![number(point.x), number(point.y), shown(point.threshold), of_bin, shown(point.weight)];
+            cells.into_iter().take(if is_reliability { 5 } else { 3 }).collect()
         });
-        let rows = table(&["score", "mean score", "share of positives", "labelled"], rows);
-        let _ = write!(
-            html,
-            "<div><h3>Reliability</h3>{}<p class=\"soft\">Share of positives by mean score, in tenths. On the diagonal scores are \
-             what they say.</p>{}</div>",
-            svg::unit("Share of positives by mean score", &points, true),
-            details(&rows)
-        );
+        let head = [x, y, if is_reliability { "scores from" } else { "threshold" }, "interval", "labelled"];
+        let rows = table(if is_reliability { &head } else { &head[..3] }, rows);
+        let note = match (name, drawn.area) {
+            ("reliability", _) => "By tenth of the score. On the diagonal scores are what they say.".to_owned(),
+            (_, Some(area)) => format!("Area {} over all thresholds.", number(area)),
+            _ => "On the diagonal scores would find no more than chance.".to_owned(),
+        };
+        let chart = svg::unit(&format!("{y} by {x}"), &drawn_points(name, points), is_reliability);
+        let _ = write!(html, "<div><h3>{title}</h3>{chart}<p class=\"soft\">{note}</p>{}</div>", details(&rows));
     }
     if html.is_empty() { html } else { format!("<div class=\"pair\">{html}</div>") }
+}
+
+/// The points that a line goes through: a precision holds from the recall before it, so it is a step.
+fn drawn_points(name: &str, points: &[Point]) -> Vec<(f64, f64)> {
+    if name != "precision_recall" {
+        return points.iter().map(|point| (point.x, point.y)).collect();
+    }
+    let mut before = 0.0;
+    let step = |point: &Point| {
+        let from = std::mem::replace(&mut before, point.x);
+        [(from, point.y), (point.x, point.y)]
+    };
+    points.iter().flat_map(step).collect()
 }
 
 fn drift(report: &Report) -> String {
@@ -388,9 +402,32 @@ fn versions(report: &Report) -> String {
         })
     });
     format!(
-        "<p class=\"soft\">Side by side in the newest window that has labels of more than one, from {}.</p>{}",
+        "<p class=\"soft\">Side by side in the newest window that has labels of more than one, from {}.</p>{}{}",
         time(*start),
-        table(&["metric", "version", "value", "interval", "labelled"], rows)
+        table(&["metric", "version", "value", "interval", "labelled"], rows),
+        differences(report)
+    )
+}
+
+/// Each two versions: the second less the first.
+fn differences(report: &Report) -> String {
+    let Some(first) = report.comparisons.first() else { return String::new() };
+    let rows = report.comparisons.iter().map(|row| {
+        vec![
+            row.metric.clone(),
+            format!("{} less {}", row.version_b, row.version_a),
+            number(row.difference),
+            interval(row.ci_low, row.ci_high),
+            shown(row.p_value),
+            if row.paired { "the same ids".into() } else { "different rows".into() },
+            row.ci_warning.clone().unwrap_or_default(),
+        ]
+    });
+    format!(
+        "<h3>Differences</h3><p class=\"soft\">In the window from {}, each pair of versions by itself: of twenty pairs that are alike one is \
+         under 5&#x202f;%.</p>{}",
+        time(first.start),
+        table(&["metric", "versions", "difference", "interval", "p", "compared on", "beware"], rows)
     )
 }
 
@@ -422,34 +459,76 @@ fn serving(report: &Report) -> String {
         return String::new();
     }
     let every = report.health.len().div_ceil(POINTS_MAX).max(1);
-    let busiest = |some: &[super::Health]| some.iter().max_by_key(|health| health.requests).cloned();
-    let health: Vec<super::Health> = report.health.chunks(every).filter_map(busiest).collect();
-    let dots: Vec<Dot> = health
-        .iter()
-        .map(|health| Dot {
-            label: time(health.start),
-            value: Some(health.requests as f64),
-            low: None,
-            high: None,
-            is_open: false,
-        })
-        .collect();
+    let busiest = |some: &[Health]| some.iter().max_by(|one, other| one.requests.total_cmp(&other.requests)).cloned();
+    let health: Vec<Health> = report.health.chunks(every).filter_map(busiest).collect();
+    let of = if every > 1 { format!(", the busiest of every {every} windows") } else { String::new() };
+    let mut html = String::new();
+    for (name, value, band) in SERVING {
+        if health.iter().all(|health| value(health).is_none()) {
+            continue;
+        }
+        let dot = |health: &Health| {
+            let (low, high) = band(health);
+            Dot { label: time(health.start), value: value(health), low, high, is_open: false }
+        };
+        let dots: Vec<Dot> = health.iter().map(dot).collect();
+        let rows = dots.iter().map(|dot| vec![dot.label.clone(), shown(dot.value), interval(dot.low, dot.high)]);
+        let rows = table(&["window", name, "interval"], rows);
+        let chart = svg::line(&format!("{name} by window"), &dots);
+        let _ = write!(html, "<h3>{name} by window{of}</h3>{chart}{}", details(&rows));
+    }
     let rows = health.iter().map(|health| {
         vec![
             time(health.start),
-            health.requests.to_string(),
-            health.failed.to_string(),
-            shown(health.latency_median_ms),
+            number(health.requests),
+            shown(health.requests_per_second),
+            number(health.errors),
+            health.error_rate.map_or_else(|| "–".into(), percent),
+            interval(health.error_rate_low, health.error_rate_high),
+            shown(health.latency_p50_ms),
+            shown(health.latency_p95_ms),
+            interval(health.latency_p95_low, health.latency_p95_high),
+            shown(health.latency_p99_ms),
             shown(health.latency_max_ms),
         ]
     });
-    let of = if every > 1 { format!(", the busiest of every {every}") } else { String::new() };
-    format!(
-        "<h3>Requests by window{of}</h3>{}{}",
-        svg::line("Requests by window", &dots),
-        details(&table(&["window", "requests", "failed", "median latency, ms", "longest, ms"], rows))
-    )
+    let head = [
+        "window",
+        "requests",
+        "a second",
+        "errors",
+        "error rate",
+        "interval",
+        "median latency, ms",
+        "p95, ms",
+        "interval of p95",
+        "p99, ms",
+        "longest, ms",
+    ];
+    let rows = table(&head, rows);
+    let _ = write!(html, "<details><summary>All figures of serving</summary>{rows}</details>");
+    if !report.errors.is_empty() {
+        let rows = report.errors.iter();
+        let rows = rows.map(|error| vec![error.message.clone(), error.count.to_string(), time(error.newest)]);
+        html += "<h3>Errors</h3>";
+        html += &table(&["error", "requests", "newest window"], rows);
+    }
+    html
 }
+
+type Value = fn(&Health) -> Option<f64>;
+type Band = fn(&Health) -> (Option<f64>, Option<f64>);
+
+/// What is drawn of serving: its name, value and interval.
+const SERVING: [(&str, Value, Band); 3] = [
+    ("Requests", |health| Some(health.requests), |_| (None, None)),
+    ("Error rate", |health| health.error_rate, |health| (health.error_rate_low, health.error_rate_high)),
+    (
+        "95 % quantile of latency, ms",
+        |health| health.latency_p95_ms,
+        |health| (health.latency_p95_low, health.latency_p95_high),
+    ),
+];
 
 fn windows(report: &Report) -> String {
     let newest = report.windows.iter().rev().take(POINTS_MAX);

@@ -15,6 +15,8 @@ use serde::{Deserialize, Serialize};
 
 pub use gather::{Subject, gather};
 
+use crate::metrics::Curve;
+
 /// One model over a period.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
@@ -36,16 +38,18 @@ pub struct Report {
     pub segments: Vec<GroupPoint>,
     /// Actual × predicted over the period.
     pub confusion: Vec<Cell>,
-    /// Receiver operating characteristic over the period, of binary models.
-    pub roc: Option<Curve>,
-    /// Mean score against share of positives, by tenth of the score, of binary models with probabilities.
-    pub reliability: Vec<ReliabilityBin>,
+    /// Ranking and calibration over the period, of binary models with scores.
+    pub curves: Vec<PeriodCurve>,
+    /// Versions against each other, in the newest window with several.
+    pub comparisons: Vec<ComparedVersions>,
     /// Distances of columns from the reference.
     pub drift: Vec<DriftPoint>,
     /// Which share of predictions had its label how long after.
     pub arrival: Vec<Arrival>,
     /// Requests, failures and latency by window.
     pub health: Vec<Health>,
+    /// The most frequent errors of the period.
+    pub errors: Vec<ErrorCount>,
 }
 
 /// A sentence and how much it matters.
@@ -153,28 +157,50 @@ pub struct Cell {
     pub count: i64,
 }
 
-/// Points of a curve that was computed at every threshold, at most 200 of them, and the exact area below all of it.
+/// A curve over all windows of the period together.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Curve {
-    /// `(x, y)`, ascending.
-    pub points: Vec<(f64, f64)>,
-    /// Area below it, by all thresholds.
-    pub area: f64,
-    /// Thresholds.
-    pub thresholds: i64,
+pub struct PeriodCurve {
+    /// Its name and at most 200 points.
+    #[serde(flatten)]
+    pub curve: Curve,
+    /// The area below it, over all thresholds: of `roc`, and of `precision_recall`.
+    pub area: Option<f64>,
 }
 
-/// Scores of one tenth.
+/// A metric of two versions in the same window.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ReliabilityBin {
-    /// Which tenth, 0 to 9; open on the left.
-    pub bin: i64,
-    /// Labelled predictions.
-    pub n: i64,
-    /// Their mean score.
-    pub mean_score: f64,
-    /// Share of positives among them.
-    pub positives: f64,
+pub struct ComparedVersions {
+    /// The window's start, microseconds UTC.
+    pub start: Micros,
+    /// Metric.
+    pub metric: String,
+    /// The first version.
+    pub version_a: String,
+    /// The second.
+    pub version_b: String,
+    /// The first version's value.
+    pub value_a: Option<f64>,
+    /// The second's.
+    pub value_b: Option<f64>,
+    /// The second less the first.
+    pub difference: f64,
+    /// The difference's interval.
+    pub ci_low: Option<f64>,
+    /// The difference's interval.
+    pub ci_high: Option<f64>,
+    /// Why it may not hold.
+    pub ci_warning: Option<String>,
+    /// Of no difference.
+    pub p_value: Option<f64>,
+    /// Whether on the ids that both have scored.
+    pub paired: bool,
+    /// Labelled predictions of the first version.
+    pub n_a: i64,
+    /// Of the second.
+    pub n_b: i64,
+    /// Whether no newer window compares versions.
+    #[serde(skip_serializing)]
+    is_newest: bool,
 }
 
 /// A distance of one column in one window, by the method that decides for the column.
@@ -213,13 +239,40 @@ pub struct Health {
     /// The window's start, microseconds UTC.
     pub start: Micros,
     /// Requests.
-    pub requests: i64,
-    /// Those that failed.
-    pub failed: i64,
+    pub requests: f64,
+    /// Requests a second.
+    pub requests_per_second: Option<f64>,
+    /// Requests that failed.
+    pub errors: f64,
+    /// Their share, 0 to 1.
+    pub error_rate: Option<f64>,
+    /// Its interval.
+    pub error_rate_low: Option<f64>,
+    /// Its interval.
+    pub error_rate_high: Option<f64>,
     /// Median latency, milliseconds.
-    pub latency_median_ms: Option<f64>,
+    pub latency_p50_ms: Option<f64>,
+    /// Its 95 % quantile, milliseconds.
+    pub latency_p95_ms: Option<f64>,
+    /// That quantile's interval.
+    pub latency_p95_low: Option<f64>,
+    /// That quantile's interval.
+    pub latency_p95_high: Option<f64>,
+    /// The 99 % quantile, milliseconds.
+    pub latency_p99_ms: Option<f64>,
     /// Longest latency, milliseconds.
     pub latency_max_ms: Option<f64>,
+}
+
+/// An error and how often it occurred in the period.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ErrorCount {
+    /// The beginning of its text.
+    pub message: String,
+    /// Requests.
+    pub count: i64,
+    /// The newest window in which it occurred, microseconds UTC.
+    pub newest: Micros,
 }
 
 /// A metric that is shown first, and whether more of it is better.

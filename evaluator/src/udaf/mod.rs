@@ -16,17 +16,26 @@
 //! | `flagged_values(first, second, x)`, `class_rows(class, probabilities, is_labelled)`, each with a sampling rate behind if rows have one | LargeBinary: a [`crate::estimate::FlaggedValues`] or [`crate::estimate::ClassRows`]; of null flags and classes see there |
 //! | `label_arrivals(lag, place)` | LargeBinary: a [`crate::estimate::arrival::Arrivals`]; a null lag is a row that waits |
 //! | `binary_report(actual, predicted, score, 'probability')`, `multiclass_report(actual, predicted, probabilities)`, `regression_report(y, predicted)`, each with a sampling rate behind if rows have one | JSON text of a [`crate::metrics::Report`] |
+//! | `serving_report(has_failed, latency_ms)`, with a sampling rate behind if rows have one; every row counts, nulls too | the same |
+//! | `paired_binary(actual, predicted_a, score_a, predicted_b, score_b, 'probability')`, `paired_regression(y, predicted_a, predicted_b)`, `paired_hits(hit_a, hit_b)`, with a sampling rate behind if rows have one | JSON text: rows, and a [`crate::metrics::comparison::Comparison`] of each metric |
+//! | `ranked_query(score, relevance, 'k')`: the metrics of [`crate::metrics::ranking`] of one query's rows, or none | List of Double |
+//! | `distinct_rows(a, b, …)`: rows with a value in any column, and different ones among them | List of two Int64 |
+//! | `total_weight(sampling_rate)`: what rows stand for; every row counts, nulls too | Double |
 
 mod adapter;
 mod bins;
 mod columns;
 mod counts;
+mod distinct;
 mod ks;
+pub(crate) mod paired;
 mod pairs;
+mod ranking;
 mod report;
 pub(crate) mod rows;
 mod samples;
 mod scores;
+mod serving;
 mod sums;
 
 use datafusion::{logical_expr::AggregateUDF, prelude::SessionContext};
@@ -42,7 +51,15 @@ pub fn all() -> Vec<AggregateUDF> {
         bins::functions(),
     ]
     .into_iter()
-    .chain([samples::functions(), report::functions(), rows::functions()])
+    .chain([
+        samples::functions(),
+        report::functions(),
+        rows::functions(),
+        serving::functions(),
+        paired::functions(),
+        distinct::functions(),
+        ranking::functions(),
+    ])
     .flatten()
     .collect()
 }

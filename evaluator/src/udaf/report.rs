@@ -58,7 +58,7 @@ pub(super) fn any_with_rate() -> Signature {
     Signature::one_of(vec![TypeSignature::Any(3), TypeSignature::Any(4)], Volatility::Immutable)
 }
 
-fn json(report: &Report) -> Result<ScalarValue> {
+pub(super) fn json(report: &Report) -> Result<ScalarValue> {
     let text = serde_json::to_string(report).map_err(|e| exec_datafusion_err!("report is no JSON: {e}"))?;
     Ok(ScalarValue::Utf8(Some(text)))
 }

@@ -1,4 +1,4 @@
-//! `exact_sum(x)` and `exact_mean(x)`.
+//! `exact_sum(x)`, `exact_mean(x)` and `total_weight(sampling_rate)`.
 
 use datafusion::{
     arrow::{array::ArrayRef, datatypes::DataType},
@@ -9,10 +9,10 @@ use datafusion::{
 
 use super::{
     adapter::{State, function},
-    columns::for_each_double,
+    columns::{Weights, for_each_double},
 };
 use crate::metrics::{
-    ExactSum,
+    ExactSum, Mass,
     wire::{Reader, put_u64},
 };
 
@@ -21,6 +21,9 @@ pub(super) fn functions() -> Vec<AggregateUDF> {
     vec![
         function("exact_sum", arguments(), DataType::Float64, |_| Ok(SumState::boxed(|sum, _| sum))),
         function("exact_mean", arguments(), DataType::Float64, |_| Ok(SumState::boxed(|sum, rows| sum / rows))),
+        function("total_weight", arguments(), DataType::Float64, |_| {
+            Ok(Box::new(WeightState { mass: Mass::default() }))
+        }),
     ]
 }
 
@@ -58,6 +61,36 @@ impl State for SumState {
     fn finish(&mut self) -> Result<ScalarValue> {
         let value = (self.value)(self.sum.value(), self.rows as f64);
         Ok(ScalarValue::Float64((self.rows > 0).then_some(value)))
+    }
+
+    fn size(&self) -> usize {
+        0
+    }
+}
+
+#[derive(Debug)]
+struct WeightState {
+    mass: Mass,
+}
+
+impl State for WeightState {
+    fn update(&mut self, columns: &[ArrayRef]) -> Result<()> {
+        let weights = Weights::of(columns.first());
+        (0..columns[0].len()).for_each(|row| self.mass.push(weights.of_row(row)));
+        Ok(())
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        self.mass.encode(out);
+    }
+
+    fn merge_encoded(&mut self, reader: &mut Reader<'_>) -> Option<()> {
+        self.mass.merge(&Mass::decode(reader)?);
+        Some(())
+    }
+
+    fn finish(&mut self) -> Result<ScalarValue> {
+        Ok(ScalarValue::Float64(Some(self.mass.weight())))
     }
 
     fn size(&self) -> usize {

@@ -93,9 +93,29 @@ impl Columns {
         self.types.contains_key(column)
     }
 
+    /// The names of all columns, in order.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &str> {
+        self.types.keys().map(String::as_str)
+    }
+
+    /// The columns of these names, as SQL, in order of name.
+    pub(crate) fn named(&self, is_wanted: impl Fn(&str) -> bool) -> Vec<String> {
+        self.types.keys().filter(|column| is_wanted(column)).map(|column| sql::name(column)).collect()
+    }
+
     /// The table and the rows that count: neither failed, nor refused, nor after the window was final.
     pub(crate) fn valid_rows(&self) -> String {
-        let mut conditions = vec!["TRUE".to_owned()];
+        format!("{} WHERE {}", sql::name(&self.table), self.validity().unwrap_or_else(|| "TRUE".to_owned()))
+    }
+
+    /// The table and all its rows: every prediction that was asked for.
+    pub(crate) fn all_rows(&self) -> String {
+        format!("{} WHERE TRUE", sql::name(&self.table))
+    }
+
+    /// The condition of a row that counts, never null; `None` if all do.
+    pub(crate) fn validity(&self) -> Option<String> {
+        let mut conditions = Vec::new();
         for column in ["error", "invalid_reason"] {
             if self.has(column) {
                 conditions.push(format!("{} IS NULL", sql::name(column)));
@@ -104,7 +124,7 @@ impl Columns {
         if self.has("after_final") {
             conditions.push(format!("{} IS NOT TRUE", sql::name("after_final")));
         }
-        format!("{} WHERE {}", sql::name(&self.table), conditions.join(" AND "))
+        (!conditions.is_empty()).then(|| conditions.join(" AND "))
     }
 
     /// A column as text; typed null if it is absent.

@@ -95,7 +95,11 @@ fn scan(columns: &Columns, groups: &Groups, context: &EvaluationContext) -> Stri
     for key in &keys {
         outputs.push(format!("{key}, grouping({key}) AS all_{key}"));
     }
-    let group_by = if keys.is_empty() { String::new() } else { grouping_sets(&keys, by_version) };
+    let group_by = if keys.is_empty() {
+        String::new()
+    } else {
+        format!("GROUP BY GROUPING SETS ({})", grouping_sets(&keys, by_version, None))
+    };
     let from = format!("(SELECT {} FROM {})", inputs.join(", "), columns.valid_rows());
     format!("SELECT {} FROM {from} {group_by}", outputs.join(", "))
 }

@@ -1,6 +1,11 @@
 //! Which groups of rows get results of their own: versions, and the values of each segment up to a cap.
+//!
+//! Rows that failed take part: a version that always fails is one that a person must see.
 
-use datafusion::{arrow::array::AsArray, prelude::SessionContext};
+use datafusion::{
+    arrow::{array::AsArray, datatypes::Int64Type},
+    prelude::SessionContext,
+};
 
 use super::{
     EvaluationContext, OTHER,
@@ -47,14 +52,14 @@ pub(super) async fn find(
         && let Some(version) = columns.version()
     {
         // As many as a segment has values: else a version that is an id would have every metric for each prediction (B1).
-        let capped = cap_values(session, columns, &version, context, "model_version").await?;
+        let capped = cap_values(session, columns, &version, context, Some("model_version")).await?;
         columns.cap_versions(capped);
     }
     let mut segments = Vec::new();
     for names in &context.segments {
         // A name that no row has makes a segment without values.
         let Some(key) = segment_key(columns, names) else { continue };
-        let value = cap_values(session, columns, &key, context, &names.join(",")).await?;
+        let value = cap_values(session, columns, &key, context, Some(&names.join(","))).await?;
         segments.push(Segment { names: names.join(","), value });
     }
     Ok(Groups { versions, segments })
@@ -63,7 +68,7 @@ pub(super) async fn find(
 /// Two short looks instead of a grouping: any version, then any other. Statistics usually answer the second.
 async fn find_versions(session: &SessionContext, columns: &Columns) -> Result<Versions, Error> {
     let Some(version) = columns.version() else { return Ok(Versions::None) };
-    let rows = columns.valid_rows();
+    let rows = columns.all_rows();
     let Some(one) = first_text(session, &format!("SELECT {version} AS value FROM {rows} LIMIT 1")).await? else {
         return Ok(Versions::None);
     };
@@ -86,31 +91,37 @@ fn segment_key(columns: &Columns, names: &[String]) -> Option<String> {
     Some(escaped.collect::<Vec<_>>().join(" || ',' || "))
 }
 
-/// Keeps the most frequent values, the first in text order among equals, and pools the others.
-async fn cap_values(
+/// Keeps the most frequent values, the first in text order among equals, and pools the others; with them those of so few rows that
+/// nothing may be said of them alone.
+pub(super) async fn cap_values(
     session: &SessionContext,
     columns: &Columns,
     key: &str,
     context: &EvaluationContext,
-    name: &str,
+    name: Option<&str>,
 ) -> Result<String, Error> {
     let max = context.segment_values_max;
     let query = format!(
         "SELECT value, count(*) AS n FROM (SELECT {key} AS value FROM {}) WHERE value IS NOT NULL \
          GROUP BY value ORDER BY n DESC, value LIMIT {}",
-        columns.valid_rows(),
+        columns.all_rows(),
         max.saturating_add(1)
     );
-    let mut values: Vec<String> = Vec::new();
+    let mut values: Vec<(String, u64)> = Vec::new();
     for batch in collect(session, &query).await? {
-        let texts = text_column(&batch, "value")?;
-        values.extend(texts.as_string::<i32>().iter().flatten().map(str::to_owned));
+        let (texts, counts) = (text_column(&batch, "value")?, batch.column(1).as_primitive::<Int64Type>());
+        let texts = texts.as_string::<i32>();
+        values.extend((0..batch.num_rows()).map(|row| (texts.value(row).to_owned(), counts.value(row) as u64)));
     }
-    if values.len() <= max {
+    let is_kept = |(_, rows): &&(String, u64)| *rows >= context.segments_min_rows;
+    let kept: Vec<&str> = values.iter().take(max).filter(is_kept).map(|(value, _)| value.as_str()).collect();
+    if kept.len() == values.len() {
         return Ok(key.to_owned());
     }
-    crate::telemetry::values_pooled(&context.model, name, max);
-    let kept = sql::texts(values.iter().take(max).map(String::as_str));
+    if let Some(name) = name {
+        crate::telemetry::values_pooled(&context.model, name, max);
+    }
+    let kept = sql::texts(kept);
     Ok(format!("CASE WHEN {key} IN ({kept}) THEN {key} WHEN {key} IS NOT NULL THEN {} END", sql::text(OTHER)))
 }
 

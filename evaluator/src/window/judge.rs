@@ -1,7 +1,8 @@
-//! Metrics and confusion matrices of every group, in one scan.
+//! Metrics, confusion matrices and serving health of every group, in one scan.
 
 use std::collections::BTreeMap;
 
+use chrono::{DateTime, Utc};
 use datafusion::{
     arrow::{
         array::{Array, AsArray, RecordBatch},
@@ -10,7 +11,7 @@ use datafusion::{
     },
     prelude::SessionContext,
 };
-use driftline_schemas::tables::{ConfusionRow, MetricRow, ScoreKind, Task};
+use driftline_schemas::tables::{ConfusionRow, CurveRow, MetricRow, ScoreKind, ServingRow, Task};
 
 use super::{
     EvaluationContext, OTHER,
@@ -21,11 +22,13 @@ use super::{
 use crate::{
     Error,
     metrics::{
-        Report, Undefined,
+        Estimate, Report, Undefined,
         binary::{BinaryState, POSITIVE},
+        business::business_value,
         interval::LEVEL,
         multiclass::MulticlassState,
         regression::PairedValues,
+        serving::{REQUESTS, REQUESTS_PER_SECOND, ServingState},
     },
 };
 
@@ -53,12 +56,29 @@ impl Group {
 
 /// What one scan says about a group.
 #[derive(Debug, Clone)]
-struct Judged {
+pub(super) struct Judged {
+    /// Rows, whether they count or not.
+    requests: i64,
+    /// Rows that count.
     n: i64,
-    n_labelled: i64,
+    pub(super) n_labelled: i64,
     /// Labelled rows of a binary model whose label or prediction is neither of the two names.
     misnamed: i64,
-    report: Report,
+    is_binary: bool,
+    pub(super) report: Report,
+    serving: Report,
+}
+
+/// What the scan gives.
+pub(super) struct Verdict {
+    pub(super) metrics: Vec<MetricRow>,
+    pub(super) confusion: Vec<ConfusionRow>,
+    pub(super) serving: Vec<ServingRow>,
+    /// By what was judged.
+    pub(super) query: TaskQuery,
+    /// Each version with labelled rows, where there are several.
+    pub(super) versions: Vec<(String, Judged)>,
+    pub(super) curves: Vec<CurveRow>,
 }
 
 /// The two names of a binary model's classes.
@@ -76,13 +96,15 @@ impl ClassNames {
 }
 
 /// The SQL of a task.
-struct TaskQuery {
+pub(super) struct TaskQuery {
+    /// What is judged: a binary model with other classes than two is a multiclass one.
+    pub(super) task: Task,
     /// Expressions over the table, with their names.
-    inputs: Vec<(&'static str, String)>,
+    pub(super) inputs: Vec<(&'static str, String)>,
     /// The report over those names.
     report: String,
-    /// How many rows are [`Judged::misnamed`].
-    misnamed: String,
+    /// The rows that are [`Judged::misnamed`]; `None` where none can be.
+    misnamed: Option<&'static str>,
 }
 
 /// Judges every group.
@@ -91,18 +113,20 @@ pub(super) async fn judge(
     columns: &Columns,
     groups: &Groups,
     context: &EvaluationContext,
-) -> Result<(Vec<MetricRow>, Vec<ConfusionRow>), Error> {
+) -> Result<Verdict, Error> {
     let mut names = match context.task {
         Task::Binary => Some(class_names(session, columns, context).await?).filter(|names| names.are_known(context)),
         Task::Multiclass | Task::Regression => None,
     };
-    let mut judged = scanned(session, columns, groups, names.as_ref(), context).await?;
+    let mut query = task_query(columns, names.as_ref(), context);
+    let mut judged = scanned(session, columns, groups, &query).await?;
     let has_other_classes = judged.get(&Group::default()).is_some_and(|overall| overall.misnamed > 0);
     if has_other_classes && (context.task_is_inferred || context.positive_class.is_none()) {
         names = None;
-        judged = scanned(session, columns, groups, None, context).await?;
+        query = task_query(columns, None, context);
+        judged = scanned(session, columns, groups, &query).await?;
     }
-    let task = task_of(names.as_ref(), context);
+    let task = query.task;
     let overall = judged.entry(Group::default()).or_insert_with(|| Judged::nothing(task, context));
     let names = names.filter(|_| overall.misnamed == 0).map(|names| (names.positive, names.negative)).or_else(|| {
         // More than two names: all that is not positive is one class without a name of its own.
@@ -113,12 +137,39 @@ pub(super) async fn judge(
             judged.insert(Group { model_version: Some(version.clone()), ..group }, report);
         }
     }
-    let (mut metrics, mut confusion) = (Vec::new(), Vec::new());
+    let (metrics, confusion, serving, curves, versions) = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let mut verdict = Verdict { metrics, confusion, serving, query, versions, curves };
     for (group, judged) in judged {
-        metrics.extend(metric_rows(&group, &judged, context));
-        confusion.extend(confusion_rows(&group, judged, names.as_ref(), context));
+        verdict.serving.extend(serving_rows(&group, &judged, context));
+        if let (Versions::Several, None, Some(version)) = (&groups.versions, &group.segment, &group.model_version)
+            && judged.n_labelled > 0
+        {
+            verdict.versions.push((version.clone(), judged.clone()));
+        }
+        // A group of which every request has failed has no metrics of its own.
+        if judged.n > 0 || group == Group::default() {
+            // The curves of the only version are those of all.
+            if group.segment.is_none() && (group.model_version.is_none() || groups.versions == Versions::Several) {
+                verdict.curves.extend(curve_rows(&group, &judged, context));
+            }
+            verdict.metrics.extend(metric_rows(&group, &judged, context));
+            verdict.confusion.extend(confusion_rows(&group, judged, names.as_ref(), context));
+        }
     }
-    Ok((metrics, confusion))
+    Ok(verdict)
+}
+
+/// What a model's rows are judged by, before it is known whether they are of the classes that it was told.
+pub(super) async fn query(
+    session: &SessionContext,
+    columns: &Columns,
+    context: &EvaluationContext,
+) -> Result<TaskQuery, Error> {
+    let names = match context.task {
+        Task::Binary => Some(class_names(session, columns, context).await?).filter(|names| names.are_known(context)),
+        Task::Multiclass | Task::Regression => None,
+    };
+    Ok(task_query(columns, names.as_ref(), context))
 }
 
 /// A binary model of other classes than two is judged as a multiclass one.
@@ -126,21 +177,23 @@ fn task_of(names: Option<&ClassNames>, context: &EvaluationContext) -> Task {
     if names.is_none() && context.task == Task::Binary { Task::Multiclass } else { context.task }
 }
 
+fn task_query(columns: &Columns, names: Option<&ClassNames>, context: &EvaluationContext) -> TaskQuery {
+    match (names, task_of(names, context)) {
+        (Some(names), _) => binary_query(columns, names, context),
+        (None, Task::Regression) => regression_query(columns),
+        (None, _) => multiclass_query(columns),
+    }
+}
+
 async fn scanned(
     session: &SessionContext,
     columns: &Columns,
     groups: &Groups,
-    names: Option<&ClassNames>,
-    context: &EvaluationContext,
+    query: &TaskQuery,
 ) -> Result<BTreeMap<Group, Judged>, Error> {
-    let query = match (names, task_of(names, context)) {
-        (Some(names), _) => binary_query(columns, names, context),
-        (None, Task::Regression) => regression_query(columns),
-        (None, _) => multiclass_query(columns),
-    };
     let mut judged = BTreeMap::new();
-    for batch in collect(session, &scan(columns, groups, &query)).await? {
-        read_groups(&batch, groups, &mut judged)?;
+    for batch in collect(session, &scan(columns, groups, query)).await? {
+        read_groups(&batch, groups, query.task, &mut judged)?;
     }
     Ok(judged)
 }
@@ -152,7 +205,8 @@ impl Judged {
             Task::Multiclass => MulticlassState::default().value(),
             Task::Regression => PairedValues::default().report(),
         };
-        Self { n: 0, n_labelled: 0, misnamed: 0, report }
+        let serving = ServingState::default().report();
+        Self { requests: 0, n: 0, n_labelled: 0, misnamed: 0, is_binary: task == Task::Binary, report, serving }
     }
 }
 
@@ -188,16 +242,14 @@ fn binary_query(columns: &Columns, names: &ClassNames, context: &EvaluationConte
     let score = inputs::score(columns, &positives);
     let predicted = inputs::is_predicted(columns, &positives, context.threshold);
     let known = sql::texts(positives.iter().copied().chain(names.negative.as_deref()));
-    let kind = match context.score_kind {
-        ScoreKind::Probability => "probability",
-        ScoreKind::Any => "any",
-    };
     let prediction_known = if columns.has("prediction") {
         format!("coalesce({} IN ({known}), TRUE)", columns.text("prediction"))
     } else {
         "TRUE".to_owned()
     };
+    let kind = score_kind(context);
     TaskQuery {
+        task: Task::Binary,
         inputs: vec![
             ("actual", is_positive("label")),
             ("predicted", predicted),
@@ -205,30 +257,40 @@ fn binary_query(columns: &Columns, names: &ClassNames, context: &EvaluationConte
             ("named", format!("{} IN ({known}) AND {prediction_known}", columns.text("label"))),
         ],
         report: with_rate(columns, &format!("binary_report(actual, predicted, score, '{kind}'")),
-        misnamed: "count(*) FILTER (WHERE NOT named)".to_owned(),
+        misnamed: Some("NOT named"),
+    }
+}
+
+/// The word for what scores mean, in calls of functions.
+pub(super) fn score_kind(context: &EvaluationContext) -> &'static str {
+    match context.score_kind {
+        ScoreKind::Probability => "probability",
+        ScoreKind::Any => "any",
     }
 }
 
 fn multiclass_query(columns: &Columns) -> TaskQuery {
     TaskQuery {
+        task: Task::Multiclass,
         inputs: vec![
             ("actual", columns.text("label")),
             ("predicted", columns.text("prediction")),
             ("probabilities", inputs::probabilities(columns)),
         ],
         report: with_rate(columns, "multiclass_report(actual, predicted, probabilities"),
-        misnamed: "CAST(0 AS BIGINT)".to_owned(),
+        misnamed: None,
     }
 }
 
 fn regression_query(columns: &Columns) -> TaskQuery {
     TaskQuery {
+        task: Task::Regression,
         inputs: vec![
             ("actual", inputs::number(columns, "label_value", "label")),
             ("predicted", inputs::number(columns, "prediction_value", "prediction")),
         ],
         report: with_rate(columns, "regression_report(actual, predicted"),
-        misnamed: "CAST(0 AS BIGINT)".to_owned(),
+        misnamed: None,
     }
 }
 
@@ -244,12 +306,41 @@ fn scan(columns: &Columns, groups: &Groups, task: &TaskQuery) -> String {
     if columns.has(SAMPLING_RATE) {
         inputs.push(format!("{} AS {SAMPLING_RATE}", columns.double(SAMPLING_RATE)));
     }
+    inputs.push(format!("{} AS has_failed", if columns.has("error") { "error IS NOT NULL" } else { "FALSE" }));
+    inputs.push(format!("{} AS latency", columns.double("latency_ms")));
+    // Serving is judged on every row, all else on those that count. True or null: DataFusion's logical and physical plans do not
+    // agree on whether `IS NOT TRUE` can be null, and refuse to run.
+    let validity = columns.validity();
+    inputs.extend(validity.iter().map(|condition| format!("nullif({condition}, FALSE) AS is_valid")));
+    let of_valid = |and: Option<&str>| match (&validity, and) {
+        (None, None) => String::new(),
+        (None, Some(and)) => format!(" FILTER (WHERE {and})"),
+        (Some(_), None) => " FILTER (WHERE is_valid)".to_owned(),
+        (Some(_), Some(and)) => format!(" FILTER (WHERE is_valid AND {and})"),
+    };
+    let misnamed = task
+        .misnamed
+        .map_or_else(|| "CAST(0 AS BIGINT)".to_owned(), |condition| format!("count(*){}", of_valid(Some(condition))));
     let mut outputs = vec![
-        "count(*) AS n".to_owned(),
-        "count(actual) AS n_labelled".to_owned(),
-        format!("{} AS misnamed", task.misnamed),
-        format!("{} AS report", task.report),
+        "count(*) AS requests".to_owned(),
+        format!("count(*){} AS n", of_valid(None)),
+        format!("count(actual){} AS n_labelled", of_valid(None)),
+        format!("{misnamed} AS misnamed"),
+        format!("{}{} AS report", task.report, of_valid(None)),
+        format!("{} AS serving", with_rate(columns, "serving_report(has_failed, latency")),
     ];
+    let (keys, by_version) = self::keys(columns, groups, &mut inputs);
+    for key in &keys {
+        outputs.push(format!("{key}, grouping({key}) AS all_{key}"));
+    }
+    let from = format!("(SELECT {} FROM {})", inputs.join(", "), columns.all_rows());
+    let sets = grouping_sets(&keys, by_version, None);
+    let group_by = if keys.is_empty() { String::new() } else { format!("GROUP BY GROUPING SETS ({sets})") };
+    format!("SELECT {} FROM {from} {group_by}", outputs.join(", "))
+}
+
+/// The columns that tell groups apart, and whether the version is the first of them; their inputs are added.
+pub(super) fn keys(columns: &Columns, groups: &Groups, inputs: &mut Vec<String>) -> (Vec<String>, bool) {
     let mut keys: Vec<String> = Vec::new();
     if let (Versions::Several, Some(version)) = (&groups.versions, columns.version()) {
         keys.push("version".to_owned());
@@ -260,39 +351,48 @@ fn scan(columns: &Columns, groups: &Groups, task: &TaskQuery) -> String {
         keys.push(format!("segment_{i}"));
         inputs.push(format!("{} AS segment_{i}", segment.value));
     }
-    for key in &keys {
-        outputs.push(format!("{key}, grouping({key}) AS all_{key}"));
-    }
-    let from = format!("(SELECT {} FROM {})", inputs.join(", "), columns.valid_rows());
-    let group_by = if keys.is_empty() { String::new() } else { grouping_sets(&keys, by_version) };
-    format!("SELECT {} FROM {from} {group_by}", outputs.join(", "))
+    (keys, by_version)
 }
 
-/// All rows, each segment, and each of these by version.
-pub(super) fn grouping_sets(keys: &[String], by_version: bool) -> String {
-    let segments = &keys[usize::from(by_version)..];
-    let mut sets: Vec<String> = vec!["()".to_owned()];
-    sets.extend(segments.iter().map(|segment| format!("({segment})")));
+/// All rows, each segment, and each of these by version; `within` is in every set.
+pub(super) fn grouping_sets(keys: &[String], by_version: bool, within: Option<&str>) -> String {
+    let segments = keys[usize::from(by_version)..].iter().map(|segment| vec![segment.as_str()]);
+    let plain: Vec<Vec<&str>> = std::iter::once(Vec::new()).chain(segments).collect();
+    let mut sets = plain.clone();
     if by_version {
-        sets.push("(version)".to_owned());
-        sets.extend(segments.iter().map(|segment| format!("(version, {segment})")));
+        sets.extend(plain.into_iter().map(|set| std::iter::once("version").chain(set).collect()));
     }
-    format!("GROUP BY GROUPING SETS ({})", sets.join(", "))
+    let text =
+        |set: &Vec<&str>| format!("({})", within.into_iter().chain(set.iter().copied()).collect::<Vec<_>>().join(", "));
+    sets.iter().map(text).collect::<Vec<_>>().join(", ")
 }
 
-fn read_groups(batch: &RecordBatch, groups: &Groups, into: &mut BTreeMap<Group, Judged>) -> Result<(), Error> {
+fn read_groups(
+    batch: &RecordBatch,
+    groups: &Groups,
+    task: Task,
+    into: &mut BTreeMap<Group, Judged>,
+) -> Result<(), Error> {
     let number = |name: &str, row: usize| -> Result<i64, Error> {
         let column = batch
             .column_by_name(name)
             .ok_or_else(|| Error::MissingColumn { table: "of groups".to_owned(), column: name.to_owned() })?;
         Ok(cast(column, &DataType::Int64)?.as_primitive::<Int64Type>().value(row))
     };
-    let reports = text_column(batch, "report")?;
+    let (reports, serving) = (text_column(batch, "report")?, text_column(batch, "serving")?);
     for row in 0..batch.num_rows() {
         let Some(group) = group_of(batch, groups, row)? else { continue };
         let report = serde_json::from_str(reports.as_string::<i32>().value(row))?;
-        let (n, n_labelled) = (number("n", row)?, number("n_labelled", row)?);
-        into.insert(group, Judged { n, n_labelled, misnamed: number("misnamed", row)?, report });
+        let judged = Judged {
+            requests: number("requests", row)?,
+            n: number("n", row)?,
+            n_labelled: number("n_labelled", row)?,
+            misnamed: number("misnamed", row)?,
+            is_binary: task == Task::Binary,
+            report,
+            serving: serde_json::from_str(serving.as_string::<i32>().value(row))?,
+        };
+        into.insert(group, judged);
     }
     Ok(())
 }
@@ -321,15 +421,30 @@ pub(super) fn group_of(batch: &RecordBatch, groups: &Groups, row: usize) -> Resu
 }
 
 fn metric_rows(group: &Group, judged: &Judged, context: &EvaluationContext) -> Vec<MetricRow> {
+    let mut report = judged.report.clone();
+    if let Some(cost) = context.cost.filter(|_| judged.is_binary) {
+        for (name, outcome) in business_value(&report.confusion, &cost) {
+            report.add(name, None, outcome);
+        }
+    }
+    rows_of(group, &report, (judged.n, judged.n_labelled), context)
+}
+
+/// A report as rows of `metrics`, of a group with so many rows and labelled ones.
+pub(super) fn rows_of(
+    group: &Group,
+    report: &Report,
+    (n, n_labelled): (i64, i64),
+    context: &EvaluationContext,
+) -> Vec<MetricRow> {
     // The state has seen labelled rows only; what the group has seen says why there were none.
-    let reason = |reason: Undefined| match (reason, judged.n, judged.n_labelled) {
+    let reason = |reason: Undefined| match (reason, n, n_labelled) {
         (_, 0, _) => Undefined::NoRows,
         (_, _, 0) => Undefined::NoLabels,
         (Undefined::NoRows, _, _) => Undefined::NoScores,
         (reason, _, _) => reason,
     };
-    judged
-        .report
+    report
         .metrics
         .iter()
         .map(|row| MetricRow {
@@ -349,14 +464,75 @@ fn metric_rows(group: &Group, judged: &Judged, context: &EvaluationContext) -> V
             ci_method: row.ci_method.map(|method| method.as_str().to_owned()),
             ci_warning: row.ci_warning.map(|warning| warning.as_str().to_owned()),
             baseline: row.baseline,
-            n: judged.n,
-            n_labelled: judged.n_labelled,
+            n,
+            n_labelled,
             state: context.state.clone(),
             revision: context.revision,
             decided_at: context.decided_at,
             reference_version: context.reference.as_ref().map(|reference| reference.version.clone()),
         })
         .collect()
+}
+
+fn serving_rows(group: &Group, judged: &Judged, context: &EvaluationContext) -> Vec<ServingRow> {
+    let mut report = judged.serving.clone();
+    let requests = report.get(REQUESTS).and_then(|row| row.value).unwrap_or(0.0);
+    let rate = seconds(context).map(|seconds| Estimate::bare(requests / seconds)).ok_or(Undefined::ZeroDenominator);
+    report.add(REQUESTS_PER_SECOND, None, rate);
+    let rows = report.metrics.into_iter();
+    rows.map(|row| ServingRow {
+        model: context.model.clone(),
+        model_version: group.model_version.clone(),
+        segment: group.segment.clone(),
+        segment_value: group.segment_value.clone(),
+        window_start: context.window_start,
+        window_end: context.window_end,
+        metric: row.metric,
+        value: row.value,
+        reason: row.reason.map(|reason| reason.as_str().to_owned()),
+        ci_low: row.ci_low,
+        ci_high: row.ci_high,
+        ci_level: row.ci_low.map(|_| LEVEL),
+        ci_method: row.ci_method.map(|method| method.as_str().to_owned()),
+        ci_warning: row.ci_warning.map(|warning| warning.as_str().to_owned()),
+        n: judged.requests,
+        state: context.state.clone(),
+        revision: context.revision,
+        decided_at: context.decided_at,
+    })
+    .collect()
+}
+
+/// How long the window has lasted: to its end, or, if it was judged before that, to then. `None` if that is no time at all.
+fn seconds(context: &EvaluationContext) -> Option<f64> {
+    let micros = |until: DateTime<Utc>| (until - context.window_start).num_microseconds().filter(|micros| *micros > 0);
+    let elapsed = micros(context.decided_at.min(context.window_end)).or_else(|| micros(context.window_end))?;
+    Some(elapsed as f64 / 1e6)
+}
+
+/// The curves of a group; those of segments would be two hundred points for each value, and are left out.
+fn curve_rows(group: &Group, judged: &Judged, context: &EvaluationContext) -> Vec<CurveRow> {
+    let mut rows = Vec::new();
+    for curve in &judged.report.curves {
+        rows.extend(curve.points.iter().enumerate().map(|(at, point)| CurveRow {
+            model: context.model.clone(),
+            model_version: group.model_version.clone(),
+            window_start: context.window_start,
+            window_end: context.window_end,
+            curve: curve.name.clone(),
+            point: at as i64,
+            x: point.x,
+            y: point.y,
+            threshold: point.threshold,
+            ci_low: point.low,
+            ci_high: point.high,
+            weight: point.weight,
+            state: context.state.clone(),
+            revision: context.revision,
+            decided_at: context.decided_at,
+        }));
+    }
+    rows
 }
 
 fn confusion_rows(

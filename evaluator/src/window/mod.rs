@@ -3,15 +3,19 @@
 //! ```text
 //! history rows ─► columns  which there are, as SQL
 //!              ─► groups   versions and segment values that get rows of their own
-//!              ─► judge    one scan: counts and one report per group ─► MetricRow, ConfusionRow
+//!              ─► judge    one scan: counts and one report per group ─► MetricRow, ConfusionRow, ServingRow, CurveRow
+//!              ─► compare  each version against the others ─► ComparisonRow
 //!              ─► gather   one scan: the values of all rows, labelled or not ─► estimate, nowcast, lag ─► EstimateRow, LabelLagRow
+//!              ─► errors   what went wrong, if anything did ─► ErrorRow
 //!              ─► drift    the values of each column against the reference ─► DriftRow
 //! ```
 //! Everything but the SQL that gathers rows is a pure state in `metrics/`, `estimate/` and `drift/`.
 
 pub(crate) mod calibrate;
 pub(crate) mod columns;
+mod compare;
 mod drift;
+mod errors;
 mod estimate;
 mod gather;
 mod groups;
@@ -20,15 +24,19 @@ mod judge;
 mod lag;
 mod nowcast;
 mod quality;
+mod ranking;
 mod sql;
+pub mod weakest;
 
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use datafusion::prelude::SessionContext;
+use driftline_schemas::config::{CostMatrix, RankingSpec};
 use driftline_schemas::tables::{
-    ConfusionRow, DriftRow, EstimateRow, LabelLagRow, MetricRow, QualityRow, ScoreKind, Task, sort_confusion_rows,
-    sort_drift_rows, sort_estimate_rows, sort_label_lag_rows, sort_metric_rows, sort_quality_rows,
+    ComparisonRow, ConfusionRow, CurveRow, DriftRow, ErrorRow, EstimateRow, LabelLagRow, MetricRow, QualityRow,
+    ScoreKind, ServingRow, Task, sort_comparison_rows, sort_confusion_rows, sort_curve_rows, sort_drift_rows,
+    sort_error_rows, sort_estimate_rows, sort_label_lag_rows, sort_metric_rows, sort_quality_rows, sort_serving_rows,
 };
 
 use crate::{Error, Reference};
@@ -57,8 +65,14 @@ pub struct EvaluationContext {
     pub segments: Vec<Vec<String>>,
     /// Values of one segment, and versions, that get rows of their own, the most frequent ones; the others are [`OTHER`] together.
     pub segment_values_max: usize,
+    /// Rows of a segment's value (of a version, where it is by version too) under which nothing of it is published.
+    pub segments_min_rows: u64,
     /// What drift is measured against, and estimates rest on.
     pub reference: Option<Arc<Reference>>,
+    /// What a binary model's decisions are worth.
+    pub cost: Option<CostMatrix>,
+    /// Which rows are ranked together, if any.
+    pub ranking: Option<RankingSpec>,
     /// First instant of the window.
     pub window_start: DateTime<Utc>,
     /// First instant after it.
@@ -86,13 +100,21 @@ pub struct EvaluatedWindow {
     pub drift: Vec<DriftRow>,
     /// What is amiss with the values of columns.
     pub quality: Vec<QualityRow>,
+    /// How requests were served.
+    pub serving: Vec<ServingRow>,
+    /// The most frequent errors.
+    pub errors: Vec<ErrorRow>,
+    /// Versions against each other.
+    pub comparisons: Vec<ComparisonRow>,
+    /// Curves of a binary model with scores.
+    pub curves: Vec<CurveRow>,
 }
 
 /// Evaluates the rows of one window.
 ///
 /// # Inputs
 /// A session with [`crate::udaf::register`], and in it a table with columns of `history`, any of which may be absent.
-/// Rows with `error`, `invalid_reason` or `after_final` are left out; a row without a label counts for `n` and drift.
+/// Rows with `error`, `invalid_reason` or `after_final` count for serving only; a row without a label counts for `n` and drift.
 ///
 /// Groups: all rows, and each segment's values; each of them over all versions and, if there are rows, by version.
 /// A row that lacks one of a segment's names is in none of that segment's groups. Versions that are null are the
@@ -110,16 +132,33 @@ pub async fn evaluate(
 ) -> Result<EvaluatedWindow, Error> {
     let mut columns = Columns::of(session, table).await?;
     let groups = groups::find(session, &mut columns, context).await?;
-    let (mut metrics, mut confusion) = judge::judge(session, &columns, &groups, context).await?;
+    let judge::Verdict { mut metrics, mut confusion, mut serving, mut curves, query, versions } =
+        judge::judge(session, &columns, &groups, context).await?;
+    let mut comparisons = compare::compare(session, &columns, &query, versions, context).await?;
     let gathered = gather::gather(session, &columns, &groups, context).await?;
     let mut estimates = estimate::estimate(&gathered, &groups, (&metrics, &confusion), context)?;
     let mut label_lag = lag::label_lag(&gathered, &groups, context)?;
     estimates.extend(nowcast::nowcast(session, (table, &columns), &groups, &gathered, &metrics, context).await?);
     drop(gathered);
-    let rows = quality::RowCounts::of(&metrics);
+    metrics.extend(ranking::measure(session, &columns, &groups, &metrics, context).await?);
+    let mut errors = errors::count(session, &columns, &groups, &serving, context).await?;
+    let rows = quality::RowCounts::of(&metrics, &serving);
     let (mut drift, mut quality) = drift::measure(session, &columns, &groups, &rows, context).await?;
     if context.reference.is_none() {
         quality = quality::without_reference(session, &columns, context).await?;
+    }
+    quality.extend(quality::duplicates(session, &columns, context).await?);
+    if context.segments_min_rows > 0 {
+        let is_large = |version: &Option<String>, segment: &Option<String>, value: &Option<String>| {
+            segment.is_none() || rows.requests(version, segment, value) >= context.segments_min_rows
+        };
+        metrics.retain(|row| is_large(&row.model_version, &row.segment, &row.segment_value));
+        confusion.retain(|row| is_large(&row.model_version, &row.segment, &row.segment_value));
+        estimates.retain(|row| is_large(&row.model_version, &row.segment, &row.segment_value));
+        label_lag.retain(|row| is_large(&row.model_version, &row.segment, &row.segment_value));
+        drift.retain(|row| is_large(&row.model_version, &row.segment, &row.segment_value));
+        quality.retain(|row| is_large(&row.model_version, &row.segment, &row.segment_value));
+        serving.retain(|row| is_large(&row.model_version, &row.segment, &row.segment_value));
     }
     sort_metric_rows(&mut metrics);
     sort_confusion_rows(&mut confusion);
@@ -127,5 +166,20 @@ pub async fn evaluate(
     sort_label_lag_rows(&mut label_lag);
     sort_drift_rows(&mut drift);
     sort_quality_rows(&mut quality);
-    Ok(EvaluatedWindow { metrics, confusion, estimates, label_lag, drift, quality })
+    sort_serving_rows(&mut serving);
+    sort_error_rows(&mut errors);
+    sort_comparison_rows(&mut comparisons);
+    sort_curve_rows(&mut curves);
+    Ok(EvaluatedWindow {
+        metrics,
+        confusion,
+        estimates,
+        label_lag,
+        drift,
+        quality,
+        serving,
+        errors,
+        comparisons,
+        curves,
+    })
 }

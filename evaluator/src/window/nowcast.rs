@@ -61,7 +61,7 @@ pub(super) async fn nowcast(
     let weighed = Columns::of(session, VIEW).await?;
     let judged = judge::judge(session, &weighed, groups, context).await;
     session.deregister_table(VIEW)?;
-    let (weighed, _) = judged?;
+    let weighed = judged?.metrics;
     let mut realised: BTreeMap<(Group, &str), f64> = BTreeMap::new();
     for row in metrics.iter().filter(|row| row.class.is_none()) {
         if let Some(value) = row.value {

@@ -7,6 +7,7 @@
 //! | `out_of_range_rate` | below the smallest or above the largest number of the reference | rows with a number |
 //! | `unseen_rate` | no category of the reference (of its thousand most frequent ones) | rows with a text |
 //! | `constant` | 1 if all values are the same, else 0 | rows with a value, two or more |
+//! | `duplicate_rate` of [`ALL_FEATURES`] | rows that repeat all features of another | rows with a feature, of all groups together |
 
 use std::collections::BTreeMap;
 
@@ -14,7 +15,10 @@ use datafusion::{
     arrow::{array::AsArray, datatypes::Int64Type},
     prelude::SessionContext,
 };
-use driftline_schemas::tables::{MetricRow, QualityRow, Task};
+use driftline_schemas::{
+    history::{FEATURE_PREFIX, FEATURES_JSON},
+    tables::{MetricRow, QualityRow, ServingRow, Task},
+};
 
 use super::{
     EvaluationContext,
@@ -23,19 +27,34 @@ use super::{
 };
 use crate::{Error, Reference, metrics::Undefined, reference::ReferenceValues};
 
-/// Valid rows of each group.
-pub(super) struct RowCounts(BTreeMap<(Option<String>, Option<String>, Option<String>), i64>);
+/// Rows of each group, by version, segment and its value.
+pub(super) struct RowCounts {
+    valid: BTreeMap<GroupKey, i64>,
+    requests: BTreeMap<GroupKey, i64>,
+}
+
+type GroupKey = (Option<String>, Option<String>, Option<String>);
 
 impl RowCounts {
-    /// From the metrics, which all say so.
-    pub(super) fn of(metrics: &[MetricRow]) -> Self {
-        let key = |row: &MetricRow| (row.model_version.clone(), row.segment.clone(), row.segment_value.clone());
-        Self(metrics.iter().map(|row| (key(row), row.n)).collect())
+    /// From the metrics and from serving, which all say so.
+    pub(super) fn of(metrics: &[MetricRow], serving: &[ServingRow]) -> Self {
+        let valid = metrics.iter().map(|row| (&row.model_version, &row.segment, &row.segment_value, row.n));
+        let requests = serving.iter().map(|row| (&row.model_version, &row.segment, &row.segment_value, row.n));
+        let keyed = |(version, segment, value, n): (&Option<String>, &Option<String>, &Option<String>, i64)| {
+            ((version.clone(), segment.clone(), value.clone()), n)
+        };
+        Self { valid: valid.map(keyed).collect(), requests: requests.map(keyed).collect() }
     }
 
     fn get(&self, group: &Group) -> u64 {
         let (segment, value) = group.segment.clone().unzip();
-        self.0.get(&(group.version.clone(), segment, value)).map_or(0, |n| (*n).max(0) as u64)
+        self.valid.get(&(group.version.clone(), segment, value)).map_or(0, |n| (*n).max(0) as u64)
+    }
+
+    /// All rows of a group, whether they count or not.
+    pub(super) fn requests(&self, version: &Option<String>, segment: &Option<String>, value: &Option<String>) -> u64 {
+        let key = (version.clone(), segment.clone(), value.clone());
+        self.requests.get(&key).map_or(0, |n| (*n).max(0) as u64)
     }
 }
 
@@ -134,6 +153,32 @@ pub(super) async fn without_reference(
         }
     }
     Ok(rows)
+}
+
+/// The column of what is said of all features together.
+pub const ALL_FEATURES: &str = "__features__";
+
+/// Which share of rows repeats all features of another row: a stuck sensor, a caller that asks again, a default for everything.
+/// Nothing is said where rows have no features.
+pub(super) async fn duplicates(
+    session: &SessionContext,
+    columns: &Columns,
+    context: &EvaluationContext,
+) -> Result<Option<QualityRow>, Error> {
+    let features = columns.named(|name| name.starts_with(FEATURE_PREFIX) || name == FEATURES_JSON);
+    if features.is_empty() {
+        return Ok(None);
+    }
+    let query = format!("SELECT distinct_rows({}) AS counts FROM {}", features.join(", "), columns.valid_rows());
+    let mut counts = (0, 0);
+    for batch in collect(session, &query).await? {
+        let both = batch.column(0).as_list::<i32>().value(0);
+        let both = both.as_primitive::<Int64Type>();
+        counts = (both.value(0) as u64, both.value(1) as u64);
+    }
+    let (rows, different) = counts;
+    let check = ("duplicate_rate", share(rows - different, rows), None, rows);
+    Ok(Some(row(&Group::default(), ALL_FEATURES, check, context)))
 }
 
 fn share(part: u64, whole: u64) -> Result<f64, Undefined> {

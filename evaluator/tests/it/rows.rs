@@ -15,10 +15,11 @@ use datafusion::{
 };
 use driftline_evaluator::{EvaluatedWindow, EvaluationContext, evaluate, udaf};
 use driftline_schemas::tables::{
-    MetricRow, ScoreKind, Task, confusion_rows_from_batch, confusion_rows_to_batch, drift_rows_from_batch,
-    drift_rows_to_batch, estimate_rows_from_batch, estimate_rows_to_batch, label_lag_rows_from_batch,
-    label_lag_rows_to_batch, metric_rows_from_batch, metric_rows_to_batch, quality_rows_from_batch,
-    quality_rows_to_batch,
+    MetricRow, ScoreKind, Task, comparison_rows_from_batch, comparison_rows_to_batch, confusion_rows_from_batch,
+    confusion_rows_to_batch, curve_rows_from_batch, curve_rows_to_batch, drift_rows_from_batch, drift_rows_to_batch,
+    error_rows_from_batch, error_rows_to_batch, estimate_rows_from_batch, estimate_rows_to_batch,
+    label_lag_rows_from_batch, label_lag_rows_to_batch, metric_rows_from_batch, metric_rows_to_batch,
+    quality_rows_from_batch, quality_rows_to_batch, serving_rows_from_batch, serving_rows_to_batch,
 };
 
 /// A session over one table `rows`, its batches spread over as many partitions.
@@ -86,7 +87,10 @@ pub(crate) fn context(task: Task) -> EvaluationContext {
         score_kind: ScoreKind::Probability,
         segments: vec![],
         segment_values_max: 10,
+        segments_min_rows: 0,
         reference: None,
+        cost: None,
+        ranking: None,
         window_start: DateTime::UNIX_EPOCH,
         window_end: DateTime::from_timestamp(3600, 0).expect("in range"),
         state: "open".to_owned(),
@@ -112,6 +116,14 @@ pub(crate) async fn evaluate_everywhere(batch: &RecordBatch, context: &Evaluatio
         assert_eq!(row.value.is_some(), interval.is_some(), "no estimate without its interval: {row:?}");
         assert!(row.value.zip(interval).is_none_or(|(value, (low, high))| low <= value && value <= high), "{row:?}");
     }
+    for row in &one.comparisons {
+        assert!(row.difference.is_some() != row.reason.is_some(), "E3: {row:?}");
+        let leaves_out_zero = row.ci_low.zip(row.ci_high).is_some_and(|(low, high)| low > 0.0 || high < 0.0);
+        assert_eq!(leaves_out_zero, row.p_value.is_some_and(|p| p < 0.05), "{row:?}");
+    }
+    for row in &one.serving {
+        assert!(row.value.is_some() != row.reason.is_some(), "E3: {row:?}");
+    }
     one
 }
 
@@ -123,7 +135,26 @@ fn survives_arrow(window: &EvaluatedWindow) {
     let estimates = estimate_rows_from_batch("m", &estimate_rows_to_batch(&window.estimates)).expect("own batch");
     let label_lag = label_lag_rows_from_batch("m", &label_lag_rows_to_batch(&window.label_lag)).expect("own batch");
     let quality = quality_rows_from_batch("m", &quality_rows_to_batch(&window.quality)).expect("own batch");
-    assert_eq!(window, &EvaluatedWindow { metrics, confusion, estimates, label_lag, drift, quality });
+    let serving = serving_rows_from_batch("m", &serving_rows_to_batch(&window.serving)).expect("own batch");
+    let errors = error_rows_from_batch("m", &error_rows_to_batch(&window.errors)).expect("own batch");
+    let curves = curve_rows_from_batch("m", &curve_rows_to_batch(&window.curves)).expect("own batch");
+    let comparisons =
+        comparison_rows_from_batch("m", &comparison_rows_to_batch(&window.comparisons)).expect("own batch");
+    assert_eq!(
+        window,
+        &EvaluatedWindow {
+            metrics,
+            confusion,
+            estimates,
+            label_lag,
+            drift,
+            quality,
+            serving,
+            errors,
+            comparisons,
+            curves
+        }
+    );
 }
 
 /// The overall row of a metric.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use datafusion::prelude::{ParquetReadOptions, SessionContext};
 use driftline_evaluator::{EvaluatedWindow, Reference, evaluate, udaf, window::OTHER};
+use driftline_schemas::config::CostMatrix;
 use driftline_schemas::tables::{DriftRow, MetricRow, ScoreKind, Task};
 
 use crate::rows::{batch, booleans, context, doubles, evaluate_everywhere, maps, overall, session, session_of, texts};
@@ -348,7 +349,131 @@ async fn quality_counts_what_is_missing_of_another_type_out_of_range_or_unseen()
     context.reference = None;
     let alone = evaluate_everywhere(&frozen, &context).await;
     assert_eq!(find(&alone, "amount", "missing_rate"), (Some(0.25), None, 4));
-    assert_eq!(alone.quality.len(), 2);
+    assert_eq!(find(&alone, "__features__", "duplicate_rate"), (Some(0.0), None, 4));
+    assert_eq!(alone.quality.len(), 3);
+}
+
+#[tokio::test]
+async fn rows_that_repeat_all_features_are_counted() {
+    let rows = batch(vec![
+        ("feature_amount", doubles(&[Some(1.0), Some(1.0), Some(1.0), None, None, Some(0.0), Some(-0.0)])),
+        ("feature_country_text", texts(&[Some("NL"), Some("NL"), Some("BE"), None, None, Some("NL"), Some("NL")])),
+        ("error", texts(&[None, None, None, None, None, None, None])),
+    ]);
+    let window = evaluate_everywhere(&rows, &context(Task::Binary)).await;
+    let row = window.quality.iter().find(|row| row.check == "duplicate_rate").expect("checked");
+    assert_eq!(
+        (row.value, row.n, row.column_name.as_str()),
+        (Some(0.4), 5, "__features__"),
+        "rows without features are none"
+    );
+    let featureless =
+        evaluate_everywhere(&batch(vec![("score", doubles(&[Some(0.5); 3]))]), &context(Task::Binary)).await;
+    assert!(featureless.quality.is_empty());
+}
+
+#[tokio::test]
+async fn of_segments_with_few_rows_nothing_is_published() {
+    let regions = [Some("eu"), Some("eu"), Some("eu"), Some("us"), Some("us"), Some("jp"), Some("cn"), None];
+    let rows = batch(vec![
+        ("tag_region", texts(&regions)),
+        (
+            "model_version",
+            texts(&[Some("1"), Some("1"), Some("2"), Some("1"), Some("1"), Some("1"), Some("1"), Some("1")]),
+        ),
+        ("label", texts(&[Some("1"); 8])),
+        ("prediction", texts(&[Some("1"); 8])),
+        ("feature_age", doubles(&[Some(1.0); 8])),
+    ]);
+    let mut context = context(Task::Binary);
+    context.segments = vec![vec!["region".to_owned()]];
+    let published = |window: &EvaluatedWindow| {
+        let mut groups: Vec<(Option<String>, String, i64)> = Vec::new();
+        for row in &window.metrics {
+            groups.extend(row.segment_value.clone().map(|value| (row.model_version.clone(), value, row.n)));
+        }
+        let values = |of: Vec<&Option<String>>| of.into_iter().flatten().cloned().collect::<Vec<String>>();
+        for others in [
+            values(window.serving.iter().map(|row| &row.segment_value).collect()),
+            values(window.confusion.iter().map(|row| &row.segment_value).collect()),
+            values(window.quality.iter().map(|row| &row.segment_value).collect()),
+        ] {
+            assert!(others.iter().all(|value| groups.iter().any(|(_, known, _)| known == value)), "{others:?}");
+        }
+        groups.sort();
+        groups.dedup();
+        groups
+    };
+    let all = published(&evaluate_everywhere(&rows, &context).await);
+    assert_eq!(all.len(), 9, "four regions, of which eu has two versions: {all:?}");
+    context.segments_min_rows = 2;
+    let v = |version: &str| Some(version.to_owned());
+    // jp and cn are one group together; eu's single row of version 2 is not said.
+    let expected = [
+        (None, OTHER.to_owned(), 2),
+        (None, "eu".to_owned(), 3),
+        (None, "us".to_owned(), 2),
+        (v("1"), OTHER.to_owned(), 2),
+        (v("1"), "eu".to_owned(), 2),
+        (v("1"), "us".to_owned(), 2),
+    ];
+    assert_eq!(published(&evaluate_everywhere(&rows, &context).await), expected);
+    context.segments_min_rows = 3;
+    let three = published(&evaluate_everywhere(&rows, &context).await);
+    assert_eq!(three, [(None, OTHER.to_owned(), 4), (None, "eu".to_owned(), 3), (v("1"), OTHER.to_owned(), 4)]);
+}
+
+#[tokio::test]
+async fn decisions_are_worth_what_the_cost_matrix_says() {
+    let rows = batch(vec![
+        ("label", texts(&[Some("1"), Some("0"), Some("1"), Some("0"), None])),
+        ("prediction", texts(&[Some("1"), Some("1"), Some("0"), Some("0"), Some("1")])),
+        ("sampling_rate", doubles(&[Some(0.5), None, Some(1.0), Some(0.25), Some(1.0)])),
+    ]);
+    let mut context = context(Task::Binary);
+    let without = evaluate_everywhere(&rows, &context).await;
+    assert!(without.metrics.iter().all(|row| !row.metric.starts_with("business")));
+    context.cost = Some(CostMatrix { tp: 90.0, fp: -10.0, missed: -100.0, tn: 0.5 });
+    let window = evaluate_everywhere(&rows, &context).await;
+    // 2 · 90 − 10 − 100 + 4 · 0.5, over eight requests that the rows stand for.
+    assert_eq!(overall(&window, "business_value", None).value, Some(72.0));
+    assert_eq!(overall(&window, "business_value_mean", None).value, Some(9.0));
+    assert_eq!(overall(&window, "business_value", None).baseline, Some(3.0 * 90.0 - 5.0 * 10.0));
+    let unlabelled = batch(vec![("label", texts(&[None])), ("prediction", texts(&[Some("1")]))]);
+    let window = evaluate_everywhere(&unlabelled, &context).await;
+    assert_eq!(overall(&window, "business_value", None).reason.as_deref(), Some("no_labels"));
+}
+
+#[tokio::test]
+async fn curves_are_of_all_rows_and_by_version_and_keep_the_area() {
+    let versions: Vec<Option<&str>> = (0..2000).map(|row| Some(if row % 3 == 0 { "1" } else { "2" })).collect();
+    let scores: Vec<Option<f64>> = (0..2000).map(|row| Some(f64::from(row * 7919 % 2003) / 2003.0)).collect();
+    let labels: Vec<Option<&str>> =
+        (0..2000).map(|row| Some(if row * 7919 % 2003 + row % 700 > 1300 { "1" } else { "0" })).collect();
+    let rows = batch(vec![
+        ("model_version", texts(&versions)),
+        ("tag_region", texts(&versions)),
+        ("label", texts(&labels)),
+        ("score", doubles(&scores)),
+    ]);
+    let mut context = context(Task::Binary);
+    context.segments = vec![vec!["region".to_owned()]];
+    let window = evaluate_everywhere(&rows, &context).await;
+    for version in [None, Some("1"), Some("2")] {
+        let points = |curve: &str| -> Vec<(f64, f64)> {
+            let of = window.curves.iter().filter(|row| row.curve == curve && row.model_version.as_deref() == version);
+            of.map(|row| (row.x, row.y)).collect()
+        };
+        for curve in ["roc", "precision_recall", "gain", "reliability"] {
+            let count = points(curve).len();
+            assert!(if curve == "reliability" { count == 10 } else { (90..=200).contains(&count) }, "{curve}: {count}");
+        }
+        let roc = points("roc");
+        let area: f64 = roc.windows(2).map(|pair| (pair[1].0 - pair[0].0) * (pair[0].1 + pair[1].1) / 2.0).sum();
+        let value = find(&window, "roc_auc", version, None).and_then(|row| row.value).expect("two classes");
+        assert!((area - value).abs() < 1e-12, "{area} is not {value}");
+    }
+    assert!(window.curves.iter().all(|row| row.model_version.is_none() || row.point < 200));
 }
 
 #[tokio::test]

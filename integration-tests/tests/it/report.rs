@@ -56,6 +56,20 @@ async fn a_report_says_what_the_tables_say() -> Result<()> {
         let page = std::fs::read_to_string(sandbox.path("report.html"))?;
         ensure_self_contained(&page).with_context(|| format!("the page of {model}"))?;
         ensure!(page.contains(&format!("<h1>{model}</h1>")), "it is not about {model}");
+        // Every row of history is a request, and the report's serving is the table's.
+        #[derive(Debug, Deserialize)]
+        struct Counted {
+            model_name: String,
+            n: f64,
+        }
+        let history: Vec<Counted> =
+            sandbox.sql("SELECT model_name, CAST(count(*) AS DOUBLE) AS n FROM history GROUP BY model_name").await?;
+        let history = history.iter().filter(|row| row.model_name == model).map(|row| row.n).sum::<f64>();
+        let requests: f64 =
+            report["health"].as_array().into_iter().flatten().filter_map(|row| row["requests"].as_f64()).sum();
+        ensure!(history > 0.0 && requests == history, "{requests} requests are reported, history has {history}");
+        let found = sandbox.succeed(&["segments", "--model", model, "--min-rows", "5", "--format", "json"]).await?;
+        ensure!(serde_json::from_str::<Value>(&found)?.is_array(), "{found}");
         let markdown = sandbox.succeed(&["report", "--model", model, "--out", "-"]).await?;
         ensure!(markdown.starts_with(&format!("# {model}")), "{markdown}");
     }
@@ -66,6 +80,8 @@ async fn a_report_says_what_the_tables_say() -> Result<()> {
     ensure!(said.code == Some(1) && said.stderr.contains("no window in this period"), "{said:?}");
     let said = sandbox.run(&["report", "--model", "nobody", "--out", "r.html"]).await?;
     ensure!(said.code == Some(1) && said.stderr.contains("knows no model \"nobody\""), "{said:?}");
+    let said = sandbox.run(&["segments", "--model", "clicked", "--metric", "f1"]).await?;
+    ensure!(said.code == Some(2) && said.stderr.contains("accuracy, precision"), "{said:?}");
     let said = sandbox.run(&["report", "--model", "clicked", "--out", "r.pdf"]).await?;
     ensure!(said.code == Some(2) && said.stderr.contains(".html"), "{said:?}");
     Ok(())

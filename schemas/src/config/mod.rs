@@ -179,8 +179,45 @@ pub struct ModelSettings {
     pub label_horizon: Micros,
     /// Segments: each a cross of tag names or `features.<name>`.
     pub segments: Vec<Vec<String>>,
+    /// Rows of a segment's value under which nothing of it is published; 0 publishes all.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub segments_min_rows: u64,
     /// What drift is measured against.
     pub reference: Option<ReferenceSpec>,
+    /// What the decisions of a binary model are worth.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost: Option<CostMatrix>,
+    /// Which rows are ranked together; none if the model ranks nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ranking: Option<RankingSpec>,
+}
+
+/// Which predictions are ranked together, and how far down the list people look.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RankingSpec {
+    /// What tells queries apart: a tag, or `features.<name>`.
+    pub group: String,
+    /// Ranks that count, from the top.
+    pub k: usize,
+}
+
+/// Whether a setting is as it was before there was such a setting: older builds read the ledger as long as nobody sets it.
+fn is_zero(rows: &u64) -> bool {
+    *rows == 0
+}
+
+/// What each outcome of a binary decision is worth, in any one unit; a loss is negative.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct CostMatrix {
+    /// A positive that was predicted.
+    pub tp: f64,
+    /// A negative that was predicted to be positive.
+    pub fp: f64,
+    /// A positive that was not predicted.
+    #[serde(rename = "fn")]
+    pub missed: f64,
+    /// A negative that was not predicted to be positive.
+    pub tn: f64,
 }
 
 /// What drift is measured against.
@@ -209,7 +246,10 @@ impl Default for ModelSettings {
             out_of_orderness: MINUTE,
             label_horizon: 30 * DAY,
             segments: Vec::new(),
+            segments_min_rows: 0,
             reference: None,
+            cost: None,
+            ranking: None,
         }
     }
 }
@@ -406,8 +446,17 @@ fn read_model(section: &mut Reader, base: ModelSettings, is_for: IsFor) -> Model
             format!("is {threshold}, and scores are probabilities, from 0 to 1; for margins set score_kind = \"any\"");
         section.fault("threshold", message);
     }
+    let task = task.or(base.task);
+    let cost = section.cost("cost");
+    if cost.is_some() && task.is_some_and(|task| task != Task::Binary) && is_for == IsFor::Model {
+        section.fault("cost", "is for binary models: it has a worth for each of their four outcomes".into());
+    }
+    let segments_min_rows = section.integer("segments_min_rows", base.segments_min_rows as i64);
+    if segments_min_rows < 0 {
+        section.fault("segments_min_rows", "must not be negative".into());
+    }
     ModelSettings {
-        task: task.or(base.task),
+        task,
         positive_class: section.class("positive_class").or(base.positive_class),
         threshold,
         score_kind,
@@ -415,7 +464,10 @@ fn read_model(section: &mut Reader, base: ModelSettings, is_for: IsFor) -> Model
         out_of_orderness,
         label_horizon,
         segments: section.segments("segments").unwrap_or(base.segments),
+        segments_min_rows: segments_min_rows.max(0) as u64,
         reference,
+        cost: cost.or(base.cost),
+        ranking: section.ranking("ranking").or(base.ranking),
     }
 }
 
@@ -619,6 +671,18 @@ mod tests {
             (r#"segments = [["a", "b"], ["b", "a"]]"#, r#"models[0].segments: names ["b", "a"] twice"#),
             (r#"segments = [["a", "a"]]"#, r#"models[0].segments: crosses "a" with itself"#),
             ("segments = [[]]", "models[0].segments: must be a list of tag names"),
+            ("ranking = 5", "models[0].ranking: must be a table like"),
+            ("ranking = { k = 5 }", "models[0].ranking.group: is missing"),
+            ("ranking = { group = \"query\", k = 0 }", "models[0].ranking.k: must be 1 to 1000"),
+            ("segments_min_rows = -1", "models[0].segments_min_rows: must not be negative"),
+            ("cost = 5", "models[0].cost: must be a table of tp, fp, fn and tn"),
+            ("cost = { tp = 5, fp = -1, tn = 0 }", "models[0].cost.fn: is missing"),
+            (r#"cost = { tp = 5, fp = "1", fn = 0, tn = 0 }"#, "models[0].cost.fp: must be a finite number"),
+            ("cost = { tp = 5, fp = 1, fn = 0, tn = 0, tnn = 1 }", "models[0].cost.tnn: is not a known key"),
+            (
+                "task = \"regression\"\ncost = { tp = 5, fp = -1, fn = -10, tn = 0 }",
+                "models[0].cost: is for binary models",
+            ),
         ] {
             let faults = faults_of(lines);
             assert!(faults.len() == 1 && faults[0].starts_with(fault), "{lines}: {faults:?}");
@@ -630,6 +694,9 @@ mod tests {
             "window = \"month\"\nreference = { last = \"31d\", offset = \"0s\" }",
             "window = \"week\"\ntimezone = \"Australia/Lord_Howe\"\nreference = { last = \"7d\" }",
             "threshold = 1.5\nscore_kind = \"any\"",
+            "task = \"binary\"\ncost = { tp = 5, fp = -1.5, fn = -10, tn = 0 }",
+            "segments_min_rows = 20",
+            "ranking = { group = \"query_id\" }",
             "threshold = 1",
             r#"segments = ["region", "Région du client", "features.region", ["region", "features.region"]]"#,
         ] {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono_tz::Tz;
 use toml::{Table, Value};
 
-use super::{Fault, ReferenceSpec};
+use super::{CostMatrix, Fault, RankingSpec, ReferenceSpec};
 use crate::clock::{DAY, Micros};
 use crate::window::{BASE_WINDOW, WindowLength};
 
@@ -340,6 +340,48 @@ impl Reader {
             }
         }
         segments
+    }
+
+    /// What the outcomes of a binary decision are worth; each has to be said, for a zero that was forgotten would not show.
+    pub(super) fn cost(&mut self, key: &str) -> Option<CostMatrix> {
+        let table = match self.take(key)? {
+            Value::Table(table) => table,
+            other => {
+                self.wrong(key, "a table of tp, fp, fn and tn", &other);
+                return None;
+            }
+        };
+        let mut part = Reader::new(table, self.key(key));
+        let mut worth = |name: &str| {
+            if !part.table.contains_key(name) {
+                part.fault(name, "is missing: what is such an outcome worth?".into());
+            }
+            part.float(name, 0.0)
+        };
+        let cost = CostMatrix { tp: worth("tp"), fp: worth("fp"), missed: worth("fn"), tn: worth("tn") };
+        self.absorb(part);
+        Some(cost)
+    }
+
+    pub(super) fn ranking(&mut self, key: &str) -> Option<RankingSpec> {
+        let table = match self.take(key)? {
+            Value::Table(table) => table,
+            other => {
+                self.wrong(key, "a table like { group = \"query_id\", k = 10 }", &other);
+                return None;
+            }
+        };
+        let mut part = Reader::new(table, self.key(key));
+        if !part.table.contains_key("group") {
+            part.fault("group", "is missing: which tag tells queries apart?".into());
+        }
+        let group = part.text("group");
+        let k = part.integer("k", 10);
+        if !(1..=1000).contains(&k) {
+            part.fault("k", "must be 1 to 1000".into());
+        }
+        self.absorb(part);
+        Some(RankingSpec { group: group?, k: k.clamp(1, 1000) as usize })
     }
 
     pub(super) fn reference(&mut self, key: &str) -> Option<ReferenceSpec> {

@@ -16,7 +16,7 @@ pub struct RetentionConfig {
     pub history: Option<Micros>,
     /// `metrics_log/` of windows that are final: from their end.
     pub metrics_log: Option<Micros>,
-    /// `metrics`, `confusion`, `drift`, `estimates`, `label_lag`, `quality`, `windows` and `accounts` of windows that are final: from their end.
+    /// `metrics` and its siblings (all tables but `history` and `metrics_log`) of windows that are final: from their end.
     pub metrics: Option<Micros>,
     /// `routed/` and `filters/`: from when they were written, and never before nothing needs them.
     pub routed: Option<Micros>,
