@@ -20,7 +20,7 @@ const FINDINGS_MAX: usize = 20_000;
 /// What is published of one window at one revision.
 #[derive(Debug, Clone, Default)]
 pub struct Published {
-    /// Its rows in `metrics`.
+    /// Its rows in `metrics`, and those in `serving`.
     pub metrics: Vec<MetricRow>,
     /// In `drift`.
     pub drift: Vec<DriftRow>,
@@ -231,7 +231,7 @@ fn is_same_series(row: &MetricRow, other: &MetricRow) -> bool {
 
 /// Metrics of serving rest on all rows, labelled or not.
 fn counts_all_rows(metric: &str) -> bool {
-    metric.starts_with("latency") || matches!(metric, "error_rate" | "requests" | "throughput" | "error_count")
+    metric.starts_with("latency") || matches!(metric, "error_rate" | "error_count" | "requests" | "requests_per_second")
 }
 
 fn level_of(rule: &Rule, row: &MetricRow, past: &Past) -> Option<f64> {

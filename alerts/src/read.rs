@@ -5,7 +5,8 @@ use arrow::array::RecordBatch;
 use chrono::NaiveDate;
 use driftline_schemas::clock::{Micros, time_of};
 use driftline_schemas::tables::{
-    TableError, drift_rows_from_batch, metric_rows_from_batch, quality_rows_from_batch, window_rows_from_batch,
+    MetricRow, ServingRow, TableError, drift_rows_from_batch, metric_rows_from_batch, quality_rows_from_batch,
+    serving_rows_from_batch, window_rows_from_batch,
 };
 use driftline_store::{Store, paths};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -33,6 +34,41 @@ async fn rows<R>(
     Ok(rows)
 }
 
+/// The rows of `metrics` and `serving`; a rule need not know which table has its metric.
+async fn metrics(store: &Store, model: &str, date: NaiveDate) -> Result<Vec<MetricRow>, Error> {
+    let mut all = rows(store, "metrics", model, date, metric_rows_from_batch).await?;
+    all.extend(rows(store, "serving", model, date, serving_rows_from_batch).await?.into_iter().map(as_metric));
+    Ok(all)
+}
+
+/// A row of `serving` rests on all requests; none of them needs a label.
+fn as_metric(row: ServingRow) -> MetricRow {
+    MetricRow {
+        model: row.model,
+        model_version: row.model_version,
+        segment: row.segment,
+        segment_value: row.segment_value,
+        window_start: row.window_start,
+        window_end: row.window_end,
+        metric: row.metric,
+        class: None,
+        value: row.value,
+        reason: row.reason,
+        ci_low: row.ci_low,
+        ci_high: row.ci_high,
+        ci_level: row.ci_level,
+        ci_method: row.ci_method,
+        ci_warning: row.ci_warning,
+        baseline: None,
+        n: row.n,
+        n_labelled: 0,
+        state: row.state,
+        revision: row.revision,
+        decided_at: row.decided_at,
+        reference_version: None,
+    }
+}
+
 /// All that is published of a date's windows, by start.
 pub async fn date(store: &Store, model: &str, date: NaiveDate) -> Result<BTreeMap<Micros, Published>, Error> {
     let mut windows: BTreeMap<Micros, Published> = BTreeMap::new();
@@ -40,7 +76,7 @@ pub async fn date(store: &Store, model: &str, date: NaiveDate) -> Result<BTreeMa
         let start = row.window_start.timestamp_micros();
         windows.entry(start).or_default().window = Some(row);
     }
-    for row in rows(store, "metrics", model, date, metric_rows_from_batch).await? {
+    for row in metrics(store, model, date).await? {
         windows.entry(row.window_start.timestamp_micros()).or_default().metrics.push(row);
     }
     for row in rows(store, "drift", model, date, drift_rows_from_batch).await? {
@@ -59,7 +95,7 @@ pub async fn past(store: &Store, model: &str, starts: &[Micros]) -> Result<Past,
     dates.dedup();
     let mut past = Past::new();
     for date in dates {
-        for row in rows(store, "metrics", model, date, metric_rows_from_batch).await? {
+        for row in metrics(store, model, date).await? {
             past.entry(row.window_start.timestamp_micros()).or_default().push(row);
         }
     }

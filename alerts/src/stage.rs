@@ -73,7 +73,8 @@ async fn run_once(parts: &Parts, shutdown: &CancellationToken, pause: &mut Durat
         let mut did_something = replica.catch_up().await? > 0;
         let mut progress = Progress::UpToDate;
         for model in replica.state.models.keys() {
-            if !parts.members.is_mine(ROLE, &format!("alerts/{model}")) {
+            // A run that ends by itself leaves nothing to another that may be dead: whoever is second changes nothing.
+            if !was_evaluated && !parts.members.is_mine(ROLE, &format!("alerts/{model}")) {
                 followers.remove(model);
                 continue;
             }
