@@ -190,7 +190,7 @@ mod tests {
             prop_assert_eq!(&left, &query(&rows));
             prop_assert_eq!(left.value(5), swapped.value(5));
             if let Some(metrics) = left.value(5) {
-                prop_assert!(metrics.iter().all(|metric| (0.0..=1.0 + 1e-12).contains(metric)), "{:?}", metrics);
+                prop_assert!(metrics.iter().all(|metric| (0.0..=1.0 + 1e-12).contains(metric)), "{metrics:?}");
             }
         }
     }

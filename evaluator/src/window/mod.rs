@@ -150,7 +150,8 @@ pub async fn evaluate(
     quality.extend(quality::duplicates(session, &columns, context).await?);
     if context.segments_min_rows > 0 {
         let is_large = |version: &Option<String>, segment: &Option<String>, value: &Option<String>| {
-            segment.is_none() || rows.requests(version, segment, value) >= context.segments_min_rows
+            let group = (version.clone(), segment.clone(), value.clone());
+            segment.is_none() || rows.requests(&group) >= context.segments_min_rows
         };
         metrics.retain(|row| is_large(&row.model_version, &row.segment, &row.segment_value));
         confusion.retain(|row| is_large(&row.model_version, &row.segment, &row.segment_value));

@@ -33,7 +33,8 @@ pub(super) struct RowCounts {
     requests: BTreeMap<GroupKey, i64>,
 }
 
-type GroupKey = (Option<String>, Option<String>, Option<String>);
+/// Version, segment and its value.
+pub(super) type GroupKey = (Option<String>, Option<String>, Option<String>);
 
 impl RowCounts {
     /// From the metrics and from serving, which all say so.
@@ -52,9 +53,8 @@ impl RowCounts {
     }
 
     /// All rows of a group, whether they count or not.
-    pub(super) fn requests(&self, version: &Option<String>, segment: &Option<String>, value: &Option<String>) -> u64 {
-        let key = (version.clone(), segment.clone(), value.clone());
-        self.requests.get(&key).map_or(0, |n| (*n).max(0) as u64)
+    pub(super) fn requests(&self, group: &GroupKey) -> u64 {
+        self.requests.get(group).map_or(0, |n| (*n).max(0) as u64)
     }
 }
 

@@ -122,7 +122,7 @@ fn query(columns: &Columns, groups: &Groups, spec: &RankingSpec, context: &Evalu
     let named: Vec<String> = keys.iter().map(|key| format!("{key}, grouping({key}) AS all_{key}")).collect();
     let outer: Vec<String> = keys.iter().map(|key| format!("{key}, all_{key}")).collect();
     let by_query = format!("GROUP BY GROUPING SETS ({})", judge::grouping_sets(&keys, by_version, Some("query")));
-    let comma = |list: &[String]| list.iter().map(|item| format!(", {item}")).collect::<String>();
+    let comma = |list: &[String]| list.iter().map(|item| format!(", {item}")).collect::<Vec<_>>().concat();
     let queries = format!(
         "SELECT query, ranked_query(score, relevance, '{}') AS m{} FROM {rows} {by_query}",
         spec.k,

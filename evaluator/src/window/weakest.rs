@@ -207,10 +207,7 @@ pub async fn search(
     for chunk in sets.chunks(SETS_A_QUERY) {
         slices.extend(sums(session, &rows, chunk).await?);
     }
-    let all = match sums(session, &rows, &[Vec::new()]).await?.remove(&Vec::new()) {
-        Some(all) => all,
-        None => Sums::default(),
-    };
+    let all = sums(session, &rows, &[Vec::new()]).await?.remove(&Vec::new()).unwrap_or_default();
     Ok(Weakest { left_out, ..judge_slices(&slices, all, &dimensions, search) })
 }
 

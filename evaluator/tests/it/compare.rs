@@ -77,7 +77,7 @@ fn overlapping(shared: usize) -> RecordBatch {
     let ids: Vec<String> = (0..10).chain(10 - shared..20 - shared).map(|id| format!("id-{id}")).collect();
     let versions: Vec<Option<&str>> = (0..20).map(|row| Some(if row < 10 { "old" } else { "new" })).collect();
     let labels: Vec<Option<&str>> =
-        (0..10).chain(10 - shared..20 - shared).map(|id| Some(if id % 2 == 0 { "1" } else { "0" })).collect();
+        (0..10).chain(10 - shared..20 - shared).map(|id| Some(if id % 2 == 1 { "0" } else { "1" })).collect();
     let scores: Vec<Option<f64>> = (0..20).map(|row| Some(f64::from(row * 7 % 20) / 20.0)).collect();
     batch(vec![
         ("prediction_id", texts(&ids.iter().map(|id| Some(id.as_str())).collect::<Vec<_>>())),

@@ -85,7 +85,7 @@ async fn every_metric_of_every_task_is_searched_and_nothing_comes_of_no_rows() {
         (RowMetric::Precision, 1.0, 0.0),
         (RowMetric::Recall, 1.0, 0.0),
         (RowMetric::Specificity, 1.0, 0.0),
-        (RowMetric::BrierScore, 0.01, (0.64 + 0.49) / 2.0),
+        (RowMetric::BrierScore, 0.01, f64::midpoint(0.64, 0.49)),
         (RowMetric::LogLoss, -(0.9_f64.ln()), -(0.2_f64.ln() + 0.3_f64.ln()) / 2.0),
     ] {
         let found = find(&binary, Task::Binary, Search { metric, crosses: true, min_rows: 20 }).await;

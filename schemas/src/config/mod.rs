@@ -202,6 +202,7 @@ pub struct RankingSpec {
 }
 
 /// Whether a setting is as it was before there was such a setting: older builds read the ledger as long as nobody sets it.
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes a field so")]
 fn is_zero(rows: &u64) -> bool {
     *rows == 0
 }
