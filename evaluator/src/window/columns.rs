@@ -156,6 +156,11 @@ impl Columns {
         matches!(self.types.get(column), Some(DataType::Map(_, _))).then(|| sql::name(column))
     }
 
+    /// The columns of a view over this table, its versions told apart as they are here.
+    pub(crate) async fn of_view(&self, context: &SessionContext, view: &str) -> Result<Self, Error> {
+        Ok(Self { capped_version: self.capped_version.clone(), ..Self::of(context, view).await? })
+    }
+
     /// From now on versions are told apart by this expression.
     pub(crate) fn cap_versions(&mut self, expression: String) {
         self.capped_version = Some(expression);

@@ -59,7 +59,7 @@ pub(super) fn estimate(
 }
 
 /// A reference's calibration, if it is one of this task and of this positive class.
-fn usable<'a>(reference: &'a Reference, context: &EvaluationContext) -> Result<&'a Calibration, Undefined> {
+pub(super) fn usable<'a>(reference: &'a Reference, context: &EvaluationContext) -> Result<&'a Calibration, Undefined> {
     match (reference.calibration.as_ref(), context.task) {
         (None, _) => Err(Undefined::NoLabels),
         (Some(Calibration::None(reason)), _) => Err(*reason),

@@ -10,11 +10,12 @@ use datafusion::{
     },
     prelude::SessionContext,
 };
-use driftline_schemas::tables::Task;
+use driftline_schemas::tables::{MetricRow, Task};
 
 use super::{
     EvaluationContext,
     columns::{Columns, collect},
+    estimate,
     groups::{Groups, Versions},
     inputs,
     judge::{Group, SAMPLING_RATE, group_of, grouping_sets, with_rate},
@@ -28,7 +29,7 @@ pub(super) struct Gathered {
     /// How many.
     pub(super) n: i64,
     /// Of a binary model its scores, of a regression its predictions, as `flagged_values` by label and prediction; of a multiclass
-    /// model `class_rows`.
+    /// model `class_rows`. No bytes if nobody asks for them.
     pub(super) rows: Arc<[u8]>,
     /// How long labels took; none if rows know no times.
     pub(super) arrivals: Option<Arrivals>,
@@ -37,23 +38,36 @@ pub(super) struct Gathered {
 }
 
 /// Gathers every group; that of all rows is there even if there are none. Where all rows are of one version, they are not
-/// gathered again for it.
+/// gathered again for it; and what nobody asks for is not read: values, where no estimate can be made and no label is waited for,
+/// and times, where rows have none.
 pub(super) async fn gather(
     session: &SessionContext,
     columns: &Columns,
     groups: &Groups,
+    metrics: &[MetricRow],
     context: &EvaluationContext,
 ) -> Result<BTreeMap<Group, Gathered>, Error> {
     let mut gathered = BTreeMap::new();
-    for batch in collect(session, &scan(columns, groups, context)).await? {
-        read_groups(&batch, groups, &mut gathered)?;
+    let values = wants_values(metrics, context).then(|| values(columns, context));
+    let times = lag::inputs(columns, context);
+    if values.is_some() || times.is_some() {
+        for batch in collect(session, &scan(columns, groups, values, times)).await? {
+            read_groups(&batch, groups, &mut gathered)?;
+        }
     }
     gathered.entry(Group::default()).or_default();
     Ok(gathered)
 }
 
-/// One query for all groups, as that of the metrics is.
-fn scan(columns: &Columns, groups: &Groups, context: &EvaluationContext) -> String {
+/// Whether the reference says anything of rows like these, or some have a label and others wait for one.
+fn wants_values(metrics: &[MetricRow], context: &EvaluationContext) -> bool {
+    let is_waiting = |row: &MetricRow| row.n_labelled > 0 && row.n_labelled < row.n;
+    let can_estimate = context.reference.as_ref().is_some_and(|reference| estimate::usable(reference, context).is_ok());
+    can_estimate || metrics.iter().any(is_waiting)
+}
+
+/// What is read of a row, and the call that gathers it.
+fn values(columns: &Columns, context: &EvaluationContext) -> (Vec<String>, &'static str) {
     let mut inputs = vec![format!("{} IS NOT NULL AS is_labelled", columns.text("label"))];
     let call = match context.task {
         Task::Binary => {
@@ -76,8 +90,22 @@ fn scan(columns: &Columns, groups: &Groups, context: &EvaluationContext) -> Stri
     if columns.has(SAMPLING_RATE) {
         inputs.push(format!("{} AS {SAMPLING_RATE}", columns.double(SAMPLING_RATE)));
     }
-    let mut outputs = vec!["count(*) AS n".to_owned(), format!("{} AS gathered", with_rate(columns, call))];
-    if let Some(times) = lag::inputs(columns, context) {
+    (inputs, call)
+}
+
+/// One query for all groups, as that of the metrics is.
+fn scan(
+    columns: &Columns,
+    groups: &Groups,
+    values: Option<(Vec<String>, &'static str)>,
+    times: Option<[String; 3]>,
+) -> String {
+    let (mut inputs, mut outputs) = (Vec::new(), vec!["count(*) AS n".to_owned()]);
+    if let Some((read, call)) = values {
+        inputs.extend(read);
+        outputs.push(format!("{} AS gathered", with_rate(columns, call)));
+    }
+    if let Some(times) = times {
         inputs.extend(times);
         outputs.push("label_arrivals(lag, place) AS arrivals".to_owned());
         outputs.push("max(label_micros) AS newest_label".to_owned());
@@ -106,7 +134,7 @@ fn scan(columns: &Columns, groups: &Groups, context: &EvaluationContext) -> Stri
 
 fn read_groups(batch: &RecordBatch, groups: &Groups, into: &mut BTreeMap<Group, Gathered>) -> Result<(), Error> {
     let counts = cast(batch.column(0), &DataType::Int64)?;
-    let rows = batch.column(1).as_binary::<i64>();
+    let rows = batch.column_by_name("gathered").map(|column| column.as_binary::<i64>());
     for row in 0..batch.num_rows() {
         let Some(group) = group_of(batch, groups, row)? else { continue };
         let n = counts.as_primitive::<Int64Type>().value(row);
@@ -115,7 +143,7 @@ fn read_groups(batch: &RecordBatch, groups: &Groups, into: &mut BTreeMap<Group, 
         let newest = batch.column_by_name("newest_label").map(|column| column.as_primitive::<Int64Type>());
         let gathered = Gathered {
             n,
-            rows: rows.value(row).into(),
+            rows: rows.map(|rows| rows.value(row).into()).unwrap_or_default(),
             arrivals: arrivals.transpose()?,
             newest_label: newest.filter(|newest| newest.is_valid(row)).map(|newest| newest.value(row)),
         };

@@ -135,7 +135,7 @@ pub async fn evaluate(
     let judge::Verdict { mut metrics, mut confusion, mut serving, mut curves, query, versions } =
         judge::judge(session, &columns, &groups, context).await?;
     let mut comparisons = compare::compare(session, &columns, &query, versions, context).await?;
-    let gathered = gather::gather(session, &columns, &groups, context).await?;
+    let gathered = gather::gather(session, &columns, &groups, &metrics, context).await?;
     let mut estimates = estimate::estimate(&gathered, &groups, (&metrics, &confusion), context)?;
     let mut label_lag = lag::label_lag(&gathered, &groups, context)?;
     estimates.extend(nowcast::nowcast(session, (table, &columns), &groups, &gathered, &metrics, context).await?);

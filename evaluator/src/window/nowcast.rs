@@ -58,7 +58,7 @@ pub(super) async fn nowcast(
     }
     let strata = strata(columns, all, context)?;
     register(session, table, columns, &strata).await?;
-    let weighed = Columns::of(session, VIEW).await?;
+    let weighed = columns.of_view(session, VIEW).await?;
     let judged = judge::judge(session, &weighed, groups, context).await;
     session.deregister_table(VIEW)?;
     let weighed = judged?.metrics;

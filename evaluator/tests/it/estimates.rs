@@ -1,6 +1,10 @@
 //! Estimates: E2, equal to scikit-learn on calibrated probabilities, with 1, 2 and 8 partitions; groups, reasons, what has been realised.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::Arc,
+};
 
 use arrow::array::{ArrayRef, RecordBatch, TimestampMicrosecondArray};
 use driftline_evaluator::{EvaluatedWindow, EvaluationContext, Reference, reference::Terms};
@@ -411,5 +415,28 @@ async fn other_tasks_are_nowcast_too() {
         let row = window.estimates.iter().find(|row| row.metric == metric && row.method == "nowcast").expect("waits");
         let (low, high) = (row.ci_low.expect("an interval"), row.ci_high.expect("an interval"));
         assert!(low <= truth && truth <= high, "{metric}: {truth} is not in {low}..{high}");
+    }
+}
+
+#[tokio::test]
+async fn b1_versions_beyond_the_cap_are_one_in_estimates_too() {
+    let mut context = with_reference(Task::Binary, frozen(&rows(2_000, |_| true), fraud()).await);
+    (context.positive_class, context.segment_values_max) = (Some("fraud".to_owned()), 3);
+    let count = 400;
+    let versions: Vec<String> = (0..count).map(|i| format!("v{}", i % 20)).collect();
+    let score = |i: usize| (i * 37 % 100) as f64 / 100.0;
+    let label = |i: usize| (i % 3 == 0).then_some(if i % 2 == 0 { "fraud" } else { "ok" });
+    let window = batch(vec![
+        ("score", doubles(&(0..count).map(|i| Some(score(i))).collect::<Vec<_>>())),
+        ("label", texts(&(0..count).map(label).collect::<Vec<_>>())),
+        ("model_version", texts(&versions.iter().map(|version| Some(version.as_str())).collect::<Vec<_>>())),
+    ]);
+    let window = evaluate_everywhere(&window, &context).await;
+    let of_metrics: BTreeSet<_> = window.metrics.iter().map(|row| row.model_version.as_deref()).collect();
+    assert!(of_metrics.len() <= 5, "all, three, and the others: {of_metrics:?}");
+    for method in ["cbpe", "nowcast"] {
+        let rows = window.estimates.iter().filter(|row| row.method == method);
+        let found: BTreeSet<_> = rows.map(|row| row.model_version.as_deref()).collect();
+        assert_eq!(found, of_metrics, "{method}");
     }
 }
