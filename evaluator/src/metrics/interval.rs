@@ -13,8 +13,9 @@ pub const Z_95: f64 = 1.959963984540054;
 /// Under so many rows (effective ones, of the scarcer kind) an interval carries [`Warning::FewRows`]. Simulated coverage leaves
 /// 93 to 97 % below about this number.
 pub const ROWS_MIN: f64 = 10.0;
-/// Hits, and misses, under which the interval of a share carries it too: beside one or two it covers about 90 %.
-const HITS_MIN: f64 = 3.0;
+/// Hits, and misses, under which the interval of a share carries it too: beside one to three it covers less than 93 %. Brown, Cai &
+/// DasGupta (2001), Interval Estimation for a Binomial Proportion, 4.1, where Wilson's interval is mended for just these counts.
+const HITS_MIN: f64 = 4.0;
 /// A mean of fewer rows than this times the squared skewness carries [`Warning::Skewed`]: Cochran (1977), Sampling Techniques,
 /// 2.15, whose rule it is.
 const ROWS_PER_SQUARED_SKEWNESS: f64 = 25.0;
@@ -122,7 +123,7 @@ impl Interval {
         self
     }
 
-    /// With [`Warning::FewRows`], if a share of so many rows rests on one or two hits or misses.
+    /// With [`Warning::FewRows`], if a share of so many rows rests on one to three hits or misses.
     #[must_use]
     pub fn on_hits(self, share: f64, rows: f64) -> Self {
         if share.min(1.0 - share) * rows < HITS_MIN - 1e-9 { self.warned(Warning::FewRows) } else { self }
