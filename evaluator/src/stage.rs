@@ -9,7 +9,7 @@ use driftline_ledger::{LedgerState, Members, Replica, WindowRecord};
 use driftline_schemas::clock::{self, Micros};
 use driftline_schemas::config::ReferenceSpec;
 use driftline_schemas::history::part_name;
-use driftline_schemas::ledger::{Entry, Job};
+use driftline_schemas::ledger::{Entry, Job, WindowState};
 use driftline_schemas::tables::WindowRow;
 use driftline_schemas::window::Window;
 use driftline_store::{Store, paths};
@@ -247,7 +247,12 @@ async fn evaluate_window(
         revision: job.revision as i64,
         decided_at: clock::time_of(job.decided_at),
     };
-    crate::evaluate(&session, "rows", &context).await
+    let mut evaluated = crate::evaluate(&session, "rows", &context).await?;
+    // Up to 800 points a window, and all of a date's are one object: rewritten with each revision, hours would do little else.
+    if job.state == WindowState::Open {
+        evaluated.curves.clear();
+    }
+    Ok(evaluated)
 }
 
 /// The objects of a window.
