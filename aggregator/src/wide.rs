@@ -264,6 +264,7 @@ fn spread_tags(map: &arrow::array::MapArray, rows: usize, kept: Kept<'_>) -> Wid
         |name: &str| keeps.as_ref().is_none_or(|keeps| keeps.contains(format!("{TAG_PREFIX}{name}").as_str()));
     let mut texts: HashMap<String, Padded<StringBuilder>> = HashMap::new();
     let mut objects = vec![Object::new(); if keeps.is_some() { rows } else { 0 }];
+    #[allow(clippy::needless_range_loop)] // `objects` is empty where everything is kept
     for row in 0..rows {
         for at in entries(map, row).filter(|at| values.is_valid(*at)) {
             let (name, value) = (names.value(at), values.value(at));
@@ -301,6 +302,7 @@ fn spread_features(map: &arrow::array::MapArray, rows: usize, kept: Kept<'_>) ->
     let mut numbers: HashMap<String, Padded<Float64Builder>> = HashMap::new();
     let mut texts: HashMap<String, Padded<StringBuilder>> = HashMap::new();
     let mut objects = vec![Object::new(); if keeps.is_some() { rows } else { 0 }];
+    #[allow(clippy::needless_range_loop)] // `objects` is empty where everything is kept
     for row in 0..rows {
         for at in entries(map, row) {
             let name = names.value(at);

@@ -96,14 +96,14 @@ impl Deliveries {
                 progress = Progress::Waiting;
                 continue;
             }
-            if self.to_sink(store, model, log, config, sink, &key).await? == Progress::Waiting {
+            if self.deliver_to(store, model, log, config, sink, &key).await? == Progress::Waiting {
                 progress = Progress::Waiting;
             }
         }
         Ok(progress)
     }
 
-    async fn to_sink(
+    async fn deliver_to(
         &mut self,
         store: &Store,
         model: &str,

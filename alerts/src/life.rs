@@ -293,7 +293,7 @@ impl State {
             };
             self.series.insert(fingerprint.to_owned(), tracked);
         }
-        let Some(tracked) = self.series.get_mut(fingerprint) else { return None };
+        let tracked = self.series.get_mut(fingerprint)?;
         tracked.severity = finding.severity;
         (tracked.hits, tracked.of) = (finding.hits, finding.of);
         tracked.sinks.clone_from(&finding.sinks);

@@ -1,4 +1,5 @@
 //! What the rules would have said: every published revision in the order in which it was decided, through the same code.
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 
 use driftline_ledger::LedgerState;
@@ -84,10 +85,11 @@ pub async fn replay(
             let decided_at = first.decided_at.timestamp_micros();
             let mut published = Published { metrics: rows, ..Published::default() };
             if revision == record.completed {
-                if !latest.contains_key(&date) {
-                    latest.insert(date, read::date(store, name, date).await?);
-                }
-                let all = latest.get_mut(&date).and_then(|windows| windows.remove(&window.start));
+                let windows = match latest.entry(date) {
+                    Entry::Occupied(known) => known.into_mut(),
+                    Entry::Vacant(unknown) => unknown.insert(read::date(store, name, date).await?),
+                };
+                let all = windows.remove(&window.start);
                 let metrics = std::mem::take(&mut published.metrics);
                 published = Published { metrics, ..all.unwrap_or_default() };
             }

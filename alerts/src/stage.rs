@@ -1,4 +1,5 @@
 //! The stage's loop: windows that were published are judged by the rules, what happened is recorded once, and people are told.
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -232,11 +233,12 @@ async fn verdicts(
     let mut verdicts = Vec::new();
     for (start, _) in windows {
         let date = clock::time_of(*start).date_naive();
-        if !dates.contains_key(&date) {
-            dates.insert(date, read::date(&parts.store, model, date).await?);
-        }
+        let windows = match dates.entry(date) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => unknown.insert(read::date(&parts.store, model, date).await?),
+        };
         // A window whose rows retention has deleted says nothing.
-        let Some(published) = dates.get_mut(&date).and_then(|windows| windows.remove(start)) else { continue };
+        let Some(published) = windows.remove(start) else { continue };
         let was_final = cursor.windows.get(start).is_some_and(|(_, was_final)| *was_final);
         verdicts.push(verdict(&parts.config, model, *start, &published, &past, was_final));
     }

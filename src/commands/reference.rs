@@ -21,17 +21,14 @@ pub(crate) async fn fit(global: &Global, args: &ReferenceFitArgs) -> Result<()> 
     let replica = Replica::open(&store, "reference").await.context("read the ledger")?;
     let terms = terms(&config.judge, &replica, &args.model)?;
     let session = pipeline::sessions(&config, &store).open().context("open a session")?;
-    let from = match &args.file {
-        Some(file) => {
-            let rows = Files::new(&config).read(file).await.map_err(anyhow::Error::msg)?;
-            session.register_batch("reference", rows).with_context(|| format!("open {file}"))?;
-            file.clone()
-        }
-        None => {
-            let (paths, said) = windows(&replica, args)?;
-            register_objects(&session, "reference", &paths).await.context("open the windows")?;
-            said
-        }
+    let from = if let Some(file) = &args.file {
+        let rows = Files::new(&config).read(file).await.map_err(anyhow::Error::msg)?;
+        session.register_batch("reference", rows).with_context(|| format!("open {file}"))?;
+        file.clone()
+    } else {
+        let (paths, said) = windows(&replica, args)?;
+        register_objects(&session, "reference", &paths).await.context("open the windows")?;
+        said
     };
     let reference = Reference::from_table(&session, "reference", terms).await.context("freeze the reference")?;
     if reference.columns.is_empty() {

@@ -205,7 +205,7 @@ mod tests {
                 let range = (predictions[0], predictions[reference - 1]);
                 let bins = LossBins::new(edges, range, bins.collect()).expect("enough rows");
                 let rows: Vec<(f64, f64)> = (0..window).map(|_| draw(&mut chance)).collect();
-                let count = window as f64;
+                let count = f64::from(window);
                 let absolute = rows.iter().map(|(_, error)| error.abs()).sum::<f64>() / count;
                 let squared = rows.iter().map(|(_, error)| error * error).sum::<f64>() / count;
                 let predictions: Vec<f64> = rows.iter().map(|(prediction, _)| *prediction).collect();

@@ -57,7 +57,7 @@ impl ScoredRow {
 
     fn predicted(self) -> Option<[bool; 2]> {
         (self.flags >> 1 & 1 == 1 && self.flags >> 3 & 1 == 1)
-            .then(|| [self.flags >> 2 & 1 == 1, self.flags >> 4 & 1 == 1])
+            .then_some([self.flags >> 2 & 1 == 1, self.flags >> 4 & 1 == 1])
     }
 
     fn scored(self) -> Option<[f64; 2]> {

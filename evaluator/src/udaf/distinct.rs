@@ -77,7 +77,7 @@ impl State for RowsState {
     fn update(&mut self, columns: &[ArrayRef]) -> Result<()> {
         let plain = columns.iter().map(Plain::of).collect::<Result<Vec<_>>>()?;
         let mut bytes = Vec::new();
-        for row in 0..columns.first().map_or(0, |column| column.len()) {
+        for row in 0..columns.first().map_or(0, Array::len) {
             bytes.clear();
             let has_value = plain.iter().fold(false, |any, column| column.write(row, &mut bytes) | any);
             if has_value {

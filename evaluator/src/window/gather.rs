@@ -134,13 +134,13 @@ fn scan(
 
 fn read_groups(batch: &RecordBatch, groups: &Groups, into: &mut BTreeMap<Group, Gathered>) -> Result<(), Error> {
     let counts = cast(batch.column(0), &DataType::Int64)?;
-    let rows = batch.column_by_name("gathered").map(|column| column.as_binary::<i64>());
+    let rows = batch.column_by_name("gathered").map(AsArray::as_binary::<i64>);
     for row in 0..batch.num_rows() {
         let Some(group) = group_of(batch, groups, row)? else { continue };
         let n = counts.as_primitive::<Int64Type>().value(row);
         let arrivals =
             batch.column_by_name("arrivals").map(|column| lag::arrivals(column.as_binary::<i64>().value(row)));
-        let newest = batch.column_by_name("newest_label").map(|column| column.as_primitive::<Int64Type>());
+        let newest = batch.column_by_name("newest_label").map(AsArray::as_primitive::<Int64Type>);
         let gathered = Gathered {
             n,
             rows: rows.map(|rows| rows.value(row).into()).unwrap_or_default(),

@@ -304,7 +304,7 @@ async fn the_arrival_curve_is_that_of_rows_that_could_have_a_label_by_now() {
     context.segments = vec![vec!["region".to_owned()]];
     context.decided_at = chrono::DateTime::from_timestamp(40 * 3_600, 0).expect("in range");
     // Those of `eu` come after half an hour, those of `us` after half an hour to 20 hours, evenly.
-    let lag = |i: usize| if i % 2 == 0 { 0.5 } else { 0.5 + 19.5 * (i * 29 % 400) as f64 / 400.0 };
+    let lag = |i: usize| if i.is_multiple_of(2) { 0.5 } else { 0.5 + 19.5 * (i * 29 % 400) as f64 / 400.0 };
     let young = evaluate_everywhere(&arriving(4_000, lag, 7.0), &context).await;
     let eu = share(&young, 1, Some("eu"));
     assert_eq!((eu.share, eu.n, eu.n_labelled, eu.coverage), (Some(1.0), 2_000, 2_000, Some(1.0)));
@@ -346,7 +346,7 @@ async fn labels_that_come_first_for_high_scores_are_noticed_and_weighed_down() {
     let context = context(Task::Binary);
     let high = |i: usize| (i * 37 % 100) >= 50;
     // Nine of ten high scores have a label, and one of ten low ones.
-    let selective = |i: usize| if (i / 100 % 10 == 0) == high(i) { 100.0 } else { 1.0 };
+    let selective = |i: usize| if (i / 100).is_multiple_of(10) == high(i) { 100.0 } else { 1.0 };
     let whole = evaluate_everywhere(&arriving(20_000, |_| 1.0, 9.0), &context).await;
     let window = evaluate_everywhere(&arriving(20_000, selective, 9.0), &context).await;
     let lag = share(&window, 1, None);
@@ -366,7 +366,7 @@ async fn labels_that_come_first_for_high_scores_are_noticed_and_weighed_down() {
     let recall = |window: &EvaluatedWindow| overall(window, "recall", None).value.expect("defined");
     assert!(recall(&window) > recall(&whole) + 0.1);
     // Labels that come by chance are not selective, and the nowcast stays close.
-    let chance = |i: usize| if i / 100 % 2 == 0 { 1.0 } else { 100.0 };
+    let chance = |i: usize| if (i / 100).is_multiple_of(2) { 1.0 } else { 100.0 };
     let window = evaluate_everywhere(&arriving(20_000, chance, 9.0), &context).await;
     assert_eq!(share(&window, 1, None).is_selective, Some(false));
 }
@@ -388,7 +388,7 @@ async fn a_nowcast_ends_where_the_metric_is_and_its_band_is_gone() {
 #[tokio::test]
 async fn other_tasks_are_nowcast_too() {
     let count = 3_000;
-    let there = |i: usize| i % 3 == 0 || i % 100 < 20;
+    let there = |i: usize| i.is_multiple_of(3) || i % 100 < 20;
     let value = |i: usize| (i * 37 % 100) as f64;
     let numbers = |whole: bool| {
         let label = |i: usize| (whole || there(i)).then(|| value(i) + (i * 61 % 97) as f64 / 97.0 * value(i) / 10.0);
@@ -425,7 +425,7 @@ async fn b1_versions_beyond_the_cap_are_one_in_estimates_too() {
     let count = 400;
     let versions: Vec<String> = (0..count).map(|i| format!("v{}", i % 20)).collect();
     let score = |i: usize| (i * 37 % 100) as f64 / 100.0;
-    let label = |i: usize| (i % 3 == 0).then_some(if i % 2 == 0 { "fraud" } else { "ok" });
+    let label = |i: usize| i.is_multiple_of(3).then_some(if i.is_multiple_of(2) { "fraud" } else { "ok" });
     let window = batch(vec![
         ("score", doubles(&(0..count).map(|i| Some(score(i))).collect::<Vec<_>>())),
         ("label", texts(&(0..count).map(label).collect::<Vec<_>>())),
