@@ -107,7 +107,9 @@ async fn run_once(
                 telemetry::other_configuration(epoch.epoch);
             }
         }
-        if parts.members.is_mine(ROLE, "decide") {
+        // A run that ends by itself must know that there is nothing left, and whose work it was may have just been killed: the ledger
+        // lets one of several decide.
+        if urgency == Urgency::CaughtUp || parts.members.is_mine(ROLE, "decide") {
             did_something |= advance(parts, &mut replica, &mut follower, urgency).await?;
         }
         did_something |= judge_mine(parts, &mut replica).await?;

@@ -100,10 +100,10 @@ async fn run_once(
         telemetry::published(Vec::new(), &replica.state);
         did_something |= evaluate_mine(parts, references, &mut replica, was_judged).await?;
         *pause = Duration::from_millis(200);
-        let is_waiting =
-            || judged_windows(&replica.state).any(|s| awaits_reference(&replica.state, &s.job, was_judged));
-        let is_over = was_judged && !did_something && !is_waiting();
-        if (is_over || accounts_at.elapsed() > ACCOUNTS_EVERY) && parts.members.is_mine(ROLE, "accounts") {
+        // The windows of others are waited for too: one who has just been killed counts among the living for a while.
+        let is_over = was_judged && !did_something && judged_windows(&replica.state).next().is_none();
+        let is_due = accounts_at.elapsed() > ACCOUNTS_EVERY && parts.members.is_mine(ROLE, "accounts");
+        if is_over || is_due {
             publish_accounts(parts, &replica.state).await?;
             accounts_at = Instant::now();
         }

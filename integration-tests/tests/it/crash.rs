@@ -1,10 +1,12 @@
 //! Processes that are killed, asked to end, and share the work: nothing is lost and nothing counted twice.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use driftline_integration_tests::generator::{Generated, Options, generate};
 use driftline_integration_tests::kafka::{Broker, Topics};
+use driftline_store::{Heartbeat, Store};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tokio::task::JoinHandle;
@@ -43,6 +45,26 @@ async fn c1_kill_9_at_any_instant_loses_nothing_and_counts_nothing_twice() -> Re
         process.kill().await?;
     }
     producing.await.context("the producer panicked")??;
+    sandbox.catch_up().await?;
+    judge::check(&sandbox, &topics, &options, &run).await
+}
+
+/// A process that was just killed counts among the living for a while, and has its share of the work: a run that ends by itself
+/// leaves none of it undone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_ends_by_itself_leaves_nothing_to_the_dead() -> Result<()> {
+    let broker = Broker::embedded()?;
+    let (options, run) = some_run(12, 400);
+    let topics = Topics::unique();
+    broker.create_topics(&topics, &run).await?;
+    broker.produce(&topics, &run.records).await?;
+    let sandbox = Sandbox::new(broker.brokers(), &topics, &options.models_toml())?;
+    let store = Store::open(&sandbox.store().display().to_string(), &BTreeMap::new())?;
+    let roles = ["aggregator", "evaluator"].map(str::to_owned).to_vec();
+    for ghost in 0..8 {
+        let now = driftline_schemas::clock::now();
+        Heartbeat::new(format!("ghost-{ghost}"), roles.clone(), "none", now).beat(&store, now).await?;
+    }
     sandbox.catch_up().await?;
     judge::check(&sandbox, &topics, &options, &run).await
 }
