@@ -95,17 +95,25 @@ pub async fn publish(store: &Store, windows: &[Published<'_>]) -> Result<(), Err
         let replaced: HashMap<i64, i64> =
             windows.iter().map(|window| (window.window.start, window.revision as i64)).collect();
         let all = || windows.iter().map(|window| window.evaluated);
-        merge(store, &model, &date, &replaced, all().flat_map(|e| e.metrics.clone()).collect::<Vec<_>>()).await?;
-        merge(store, &model, &date, &replaced, all().flat_map(|e| e.confusion.clone()).collect::<Vec<_>>()).await?;
-        merge(store, &model, &date, &replaced, all().flat_map(|e| e.estimates.clone()).collect::<Vec<_>>()).await?;
-        merge(store, &model, &date, &replaced, all().flat_map(|e| e.label_lag.clone()).collect::<Vec<_>>()).await?;
-        merge(store, &model, &date, &replaced, all().flat_map(|e| e.drift.clone()).collect::<Vec<_>>()).await?;
-        merge(store, &model, &date, &replaced, all().flat_map(|e| e.quality.clone()).collect::<Vec<_>>()).await?;
-        merge(store, &model, &date, &replaced, all().flat_map(|e| e.serving.clone()).collect::<Vec<_>>()).await?;
-        merge(store, &model, &date, &replaced, all().flat_map(|e| e.errors.clone()).collect::<Vec<_>>()).await?;
-        merge(store, &model, &date, &replaced, all().flat_map(|e| e.comparisons.clone()).collect::<Vec<_>>()).await?;
-        merge(store, &model, &date, &replaced, all().flat_map(|e| e.curves.clone()).collect::<Vec<_>>()).await?;
-        merge(store, &model, &date, &replaced, windows.iter().map(|w| w.row.clone()).collect::<Vec<_>>()).await?;
+        macro_rules! latest_of {
+            ($rows:expr) => {
+                Box::pin(merge(store, &model, &date, &replaced, $rows.collect::<Vec<_>>()))
+            };
+        }
+        // Each is an object of its own, and a store is far away: they go together.
+        tokio::try_join!(
+            latest_of!(all().flat_map(|e| e.metrics.clone())),
+            latest_of!(all().flat_map(|e| e.confusion.clone())),
+            latest_of!(all().flat_map(|e| e.estimates.clone())),
+            latest_of!(all().flat_map(|e| e.label_lag.clone())),
+            latest_of!(all().flat_map(|e| e.drift.clone())),
+            latest_of!(all().flat_map(|e| e.quality.clone())),
+            latest_of!(all().flat_map(|e| e.serving.clone())),
+            latest_of!(all().flat_map(|e| e.errors.clone())),
+            latest_of!(all().flat_map(|e| e.comparisons.clone())),
+            latest_of!(all().flat_map(|e| e.curves.clone())),
+            latest_of!(windows.iter().map(|window| window.row.clone())),
+        )?;
     }
     Ok(())
 }
