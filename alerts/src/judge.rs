@@ -71,7 +71,7 @@ pub fn share_of_budget(config: &AlertsConfig, length: Micros) -> Option<f64> {
 /// Judges a window. Only series that have enough rows, and a level, are found; the others say nothing.
 pub fn judge(config: &AlertsConfig, model: &str, published: &Published, past: &Past) -> Vec<Finding> {
     let mut candidates = Vec::new();
-    for rule in config.rules.iter().filter(|rule| rule.models.is_empty() || rule.models.iter().any(|m| m == model)) {
+    for rule in config.rules.iter().filter(|rule| rule.is_for(model)) {
         let mut found = match &rule.subject {
             Subject::Metric { metric, class } => metrics(rule, metric, class.as_deref(), published, past),
             Subject::Drift { column } => drift(rule, column, published),
@@ -111,7 +111,7 @@ fn decide(share: Option<f64>, candidates: Vec<Candidate<'_>>) -> Vec<Finding> {
     candidates.into_iter().map(finding).collect()
 }
 
-/// Without a budget: all of the interval lies beyond the level; of drift, its own test decides.
+/// Without a budget: all of the interval lies beyond the level; drift has none, and its own test has decided.
 fn is_clear(candidate: &Candidate<'_>) -> bool {
     let Evidence { ci_low, ci_high, level, .. } = candidate.evidence;
     match candidate.rule.side {
@@ -137,6 +137,36 @@ fn beyond(side: Side, value: f64, level: f64) -> f64 {
 fn scale_of(rule: &Rule, level: f64) -> f64 {
     let usual = if level.abs() <= 1.0 { SCALE } else { SCALE_OF_LEVEL * level.abs() };
     usual.max(rule.min_effect)
+}
+
+/// What the rows of all tables have in common: whose they are, of which window, and how many rows they rest on.
+macro_rules! found_in {
+    ($row:expr, $rule:expr, $metric:expr, $value:expr, $level:expr) => {{
+        let series = Series {
+            rule: $rule.name.clone(),
+            model: $row.model.clone(),
+            metric: $metric.to_owned(),
+            model_version: $row.model_version.clone(),
+            segment: $row.segment.clone(),
+            segment_value: $row.segment_value.clone(),
+            ..Series::default()
+        };
+        let evidence = Evidence {
+            window_start: $row.window_start.timestamp_micros(),
+            window_end: $row.window_end.timestamp_micros(),
+            revision: $row.revision.max(0) as u64,
+            state: $row.state.clone(),
+            value: $value,
+            level: $level,
+            ci_low: None,
+            ci_high: None,
+            p_value: None,
+            n: $row.n,
+            n_labelled: 0,
+            ln_e: None,
+        };
+        (series, evidence)
+    }};
 }
 
 fn metrics<'a>(
@@ -166,31 +196,16 @@ fn metrics<'a>(
             }
         };
         let beyond = beyond(rule.side, value, level);
+        let (series, evidence) = found_in!(row, rule, metric, value, level);
         found.push(Candidate {
             rule,
-            series: Series {
-                rule: rule.name.clone(),
-                model: row.model.clone(),
-                metric: metric.to_owned(),
-                model_version: row.model_version.clone(),
-                segment: row.segment.clone(),
-                segment_value: row.segment_value.clone(),
-                column: None,
-                class: row.class.clone(),
-            },
+            series: Series { class: row.class.clone(), ..series },
             evidence: Evidence {
-                window_start: row.window_start.timestamp_micros(),
-                window_end: row.window_end.timestamp_micros(),
-                revision: row.revision.max(0) as u64,
-                state: row.state.clone(),
-                value,
-                level,
                 ci_low: row.ci_low,
                 ci_high: row.ci_high,
-                p_value: None,
-                n: row.n,
                 n_labelled: row.n_labelled,
                 ln_e,
+                ..evidence
             },
             is_beyond: beyond > 0.0 && beyond >= rule.min_effect,
         });
@@ -293,32 +308,11 @@ fn drift<'a>(rule: &'a Rule, column: &str, published: &Published) -> Vec<Candida
             (Decide::Interval, None) => continue,
             (Decide::Interval, Some(p)) => Some(evidence::of_p_value(p)),
         };
+        let (series, evidence) = found_in!(row, rule, row.method, value, row.threshold);
         found.push(Candidate {
             rule,
-            series: Series {
-                rule: rule.name.clone(),
-                model: row.model.clone(),
-                metric: row.method.clone(),
-                model_version: row.model_version.clone(),
-                segment: row.segment.clone(),
-                segment_value: row.segment_value.clone(),
-                column: Some(row.column_name.clone()),
-                class: None,
-            },
-            evidence: Evidence {
-                window_start: row.window_start.timestamp_micros(),
-                window_end: row.window_end.timestamp_micros(),
-                revision: row.revision.max(0) as u64,
-                state: row.state.clone(),
-                value,
-                level: row.threshold,
-                ci_low: None,
-                ci_high: None,
-                p_value: row.p_value,
-                n: row.n,
-                n_labelled: 0,
-                ln_e,
-            },
+            series: Series { column: Some(row.column_name.clone()), ..series },
+            evidence: Evidence { p_value: row.p_value, ln_e, ..evidence },
             is_beyond: is_drifted && value - row.threshold >= rule.min_effect,
         });
     }
@@ -340,32 +334,12 @@ fn quality<'a>(rule: &'a Rule, check: &str, column: &str, published: &Published)
         let is_below_bad = rule.side == Side::Below;
         let strength = evidence::of_interval(value, (low, high), level, is_below_bad, scale_of(rule, level));
         let beyond = beyond(rule.side, value, level);
+        let (series, evidence) = found_in!(row, rule, check, value, level);
+        let ln_e = (rule.decide == Decide::Interval).then_some(strength);
         found.push(Candidate {
             rule,
-            series: Series {
-                rule: rule.name.clone(),
-                model: row.model.clone(),
-                metric: check.to_owned(),
-                model_version: row.model_version.clone(),
-                segment: row.segment.clone(),
-                segment_value: row.segment_value.clone(),
-                column: Some(row.column_name.clone()),
-                class: None,
-            },
-            evidence: Evidence {
-                window_start: row.window_start.timestamp_micros(),
-                window_end: row.window_end.timestamp_micros(),
-                revision: row.revision.max(0) as u64,
-                state: row.state.clone(),
-                value,
-                level,
-                ci_low: Some(low),
-                ci_high: Some(high),
-                p_value: None,
-                n: row.n,
-                n_labelled: 0,
-                ln_e: (rule.decide == Decide::Interval).then_some(strength),
-            },
+            series: Series { column: Some(row.column_name.clone()), ..series },
+            evidence: Evidence { ci_low: Some(low), ci_high: Some(high), ln_e, ..evidence },
             is_beyond: beyond > 0.0 && beyond >= rule.min_effect,
         });
     }

@@ -250,6 +250,12 @@ impl State {
         transitions
     }
 
+    /// Whether an alert is due to be told again.
+    pub fn repeats(&self, every: Micros, now: Micros) -> bool {
+        let mut episodes = self.series.values().flat_map(|tracked| &tracked.episodes);
+        episodes.any(|episode| episode.status == Status::Firing && now - episode.told_at >= every)
+    }
+
     /// Alerts that are firing and were told so long ago that they are told again.
     pub fn repeat(&mut self, every: Micros, now: Micros) -> Vec<Transition> {
         let mut transitions = Vec::new();

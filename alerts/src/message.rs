@@ -13,6 +13,8 @@ use crate::life::{Kind, Transition};
 const NO_END: &str = "0001-01-01T00:00:00Z";
 /// Alerts that one message shows people; more are counted.
 const SHOWN_MAX: usize = 20;
+/// Alerts of one webhook's body; more are counted in `truncatedAlerts`. Receivers refuse bodies of many megabytes.
+const ALERTS_MAX: usize = 500;
 /// Alertmanager forgets an alert that nobody sends again; ours says itself when it is over.
 const HOLDS: Micros = 365 * DAY;
 
@@ -69,8 +71,14 @@ pub fn messages(
         SinkKind::Alertmanager => {
             let path = "/api/v2/alerts";
             let url = if url.ends_with(path) { url } else { format!("{}{path}", url.trim_end_matches('/')) };
-            let alerts: Vec<Value> = told.iter().map(|t| alertmanager(t, sink, external_url)).collect();
-            one(url, "application/json", &Value::Array(alerts), false)
+            let part = |(at, told): (usize, &[&Transition])| Message {
+                url: url.clone(),
+                id: format!("{id}_{at}"),
+                content_type: "application/json",
+                body: Value::Array(told.iter().map(|t| alertmanager(t, sink, external_url)).collect()).to_string(),
+                is_signed: false,
+            };
+            told.chunks(ALERTS_MAX).enumerate().map(part).collect()
         }
         SinkKind::Slack => one(url, "application/json", &slack(sink, model, told, external_url), false),
         SinkKind::Teams => one(url, "application/json", &teams(sink, model, told, external_url), false),
@@ -201,12 +209,13 @@ fn alert(transition: &Transition, sink: &Sink, external_url: Option<&str>) -> Va
 
 /// Alertmanager's webhook, version 4: https://prometheus.io/docs/alerting/latest/configuration/#webhook_config.
 fn webhook(sink: &Sink, model: &str, told: &[&Transition], external_url: Option<&str>) -> Value {
-    let alerts: Vec<Value> = told.iter().map(|transition| alert(transition, sink, external_url)).collect();
+    let shown = told.iter().take(ALERTS_MAX);
+    let alerts: Vec<Value> = shown.map(|transition| alert(transition, sink, external_url)).collect();
     let any_firing = told.iter().any(|transition| is_firing(transition));
     json!({
         "version": "4",
         "groupKey": format!("{{}}:{{model_name={model:?}}}"),
-        "truncatedAlerts": 0,
+        "truncatedAlerts": told.len() - alerts.len(),
         "status": if any_firing { "firing" } else { "resolved" },
         "receiver": sink.name,
         "groupLabels": { "model_name": model },
@@ -471,6 +480,22 @@ mod tests {
         let mut odd = transition(Kind::Firing);
         odd.series.model = "{{value}}".into();
         assert_eq!(text(&sink, &odd), "{{value}} 0.7000 {{nothing}} {{alertname");
+    }
+
+    #[test]
+    fn b1_a_body_is_bounded_and_says_what_it_leaves_out() {
+        let many = vec![transition(Kind::Firing); ALERTS_MAX + 7];
+        let told: Vec<&Transition> = many.iter().collect();
+        let webhook = body(SinkKind::Webhook, &many);
+        assert_eq!(
+            (&webhook["truncatedAlerts"], webhook["alerts"].as_array().map(Vec::len)),
+            (&json!(7), Some(ALERTS_MAX))
+        );
+        // Alertmanager keeps state: it is told all.
+        let parts = messages(&sink(SinkKind::Alertmanager), "m", 1, 0, &told, None);
+        let alerts = |message: &Message| serde_json::from_str::<Vec<Value>>(&message.body).expect("JSON").len();
+        assert_eq!(parts.iter().map(alerts).collect::<Vec<_>>(), [ALERTS_MAX, 7]);
+        assert_ne!(parts[0].id, parts[1].id);
     }
 
     #[test]

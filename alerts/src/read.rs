@@ -1,7 +1,8 @@
 //! What is published of windows, out of the tables' objects, one for each model and date.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use arrow::array::RecordBatch;
+use bytes::Bytes;
 use chrono::NaiveDate;
 use driftline_schemas::clock::{Micros, time_of};
 use driftline_schemas::tables::{
@@ -14,18 +15,15 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use crate::Error;
 use crate::judge::{Past, Published};
 
-/// The rows of one table on one date; none if there is no such object.
-async fn rows<R>(
-    store: &Store,
-    table: &str,
+/// The rows of a table's object.
+pub fn rows<R>(
+    path: &str,
+    bytes: Bytes,
     model: &str,
-    date: NaiveDate,
     from_batch: fn(&str, &RecordBatch) -> Result<Vec<R>, TableError>,
 ) -> Result<Vec<R>, Error> {
-    let path = paths::table(table, model, date, table);
-    let Some(object) = store.get(&path).await? else { return Ok(Vec::new()) };
-    let failed = |source: Box<dyn std::error::Error + Send + Sync>| Error::Table { path: path.clone(), source };
-    let reader = ParquetRecordBatchReaderBuilder::try_new(object.bytes).map_err(|e| failed(e.into()))?;
+    let failed = |source: Box<dyn std::error::Error + Send + Sync>| Error::Table { path: path.to_owned(), source };
+    let reader = ParquetRecordBatchReaderBuilder::try_new(bytes).map_err(|e| failed(e.into()))?;
     let mut rows = Vec::new();
     for batch in reader.build().map_err(|e| failed(e.into()))? {
         let batch = batch.map_err(|e| failed(e.into()))?;
@@ -34,10 +32,37 @@ async fn rows<R>(
     Ok(rows)
 }
 
-/// The rows of `metrics` and `serving`; a rule need not know which table has its metric.
-async fn metrics(store: &Store, model: &str, date: NaiveDate) -> Result<Vec<MetricRow>, Error> {
-    let mut all = rows(store, "metrics", model, date, metric_rows_from_batch).await?;
-    all.extend(rows(store, "serving", model, date, serving_rows_from_batch).await?.into_iter().map(as_metric));
+/// The rows of one table on one date; none if there is no such object.
+async fn of_date<R>(
+    store: &Store,
+    table: &str,
+    model: &str,
+    date: NaiveDate,
+    from_batch: fn(&str, &RecordBatch) -> Result<Vec<R>, TableError>,
+) -> Result<Vec<R>, Error> {
+    let path = paths::table(table, model, date, table);
+    match store.get(&path).await? {
+        Some(object) => rows(&path, object.bytes, model, from_batch),
+        None => Ok(Vec::new()),
+    }
+}
+
+/// The dates that windows start on.
+pub fn dates(starts: impl IntoIterator<Item = Micros>) -> BTreeSet<NaiveDate> {
+    starts.into_iter().map(|start| time_of(start).date_naive()).collect()
+}
+
+/// The rows of `metrics` and `serving` of some dates' windows, by start; a rule need not know which table has its metric.
+pub async fn metrics(store: &Store, model: &str, dates: &BTreeSet<NaiveDate>) -> Result<Past, Error> {
+    let mut all = Past::new();
+    for date in dates {
+        let mut rows = of_date(store, "metrics", model, *date, metric_rows_from_batch).await?;
+        let serving = of_date(store, "serving", model, *date, serving_rows_from_batch).await?;
+        rows.extend(serving.into_iter().map(as_metric));
+        for row in rows {
+            all.entry(row.window_start.timestamp_micros()).or_default().push(row);
+        }
+    }
     Ok(all)
 }
 
@@ -69,35 +94,24 @@ fn as_metric(row: ServingRow) -> MetricRow {
     }
 }
 
-/// All that is published of a date's windows, by start.
-pub async fn date(store: &Store, model: &str, date: NaiveDate) -> Result<BTreeMap<Micros, Published>, Error> {
+/// What else is published of some dates' windows, by start: all but their metrics.
+pub async fn others(
+    store: &Store,
+    model: &str,
+    dates: &BTreeSet<NaiveDate>,
+) -> Result<BTreeMap<Micros, Published>, Error> {
     let mut windows: BTreeMap<Micros, Published> = BTreeMap::new();
-    for row in rows(store, "windows", model, date, window_rows_from_batch).await? {
-        let start = row.window_start.timestamp_micros();
-        windows.entry(start).or_default().window = Some(row);
-    }
-    for row in metrics(store, model, date).await? {
-        windows.entry(row.window_start.timestamp_micros()).or_default().metrics.push(row);
-    }
-    for row in rows(store, "drift", model, date, drift_rows_from_batch).await? {
-        windows.entry(row.window_start.timestamp_micros()).or_default().drift.push(row);
-    }
-    for row in rows(store, "quality", model, date, quality_rows_from_batch).await? {
-        windows.entry(row.window_start.timestamp_micros()).or_default().quality.push(row);
-    }
-    Ok(windows)
-}
-
-/// The metrics of the windows that start at `starts`.
-pub async fn past(store: &Store, model: &str, starts: &[Micros]) -> Result<Past, Error> {
-    let mut dates: Vec<NaiveDate> = starts.iter().map(|start| time_of(*start).date_naive()).collect();
-    dates.sort_unstable();
-    dates.dedup();
-    let mut past = Past::new();
     for date in dates {
-        for row in metrics(store, model, date).await? {
-            past.entry(row.window_start.timestamp_micros()).or_default().push(row);
+        for row in of_date(store, "windows", model, *date, window_rows_from_batch).await? {
+            let start = row.window_start.timestamp_micros();
+            windows.entry(start).or_default().window = Some(row);
+        }
+        for row in of_date(store, "drift", model, *date, drift_rows_from_batch).await? {
+            windows.entry(row.window_start.timestamp_micros()).or_default().drift.push(row);
+        }
+        for row in of_date(store, "quality", model, *date, quality_rows_from_batch).await? {
+            windows.entry(row.window_start.timestamp_micros()).or_default().quality.push(row);
         }
     }
-    Ok(past)
+    Ok(windows)
 }

@@ -1,14 +1,12 @@
 //! What the rules would have said: every published revision in the order in which it was decided, through the same code.
-use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 
 use driftline_ledger::LedgerState;
 use driftline_schemas::clock::{Micros, time_of};
 use driftline_schemas::config::{AlertsConfig, MONTH};
 use driftline_schemas::history::window_name;
-use driftline_schemas::tables::{MetricRow, metric_rows_from_batch};
+use driftline_schemas::tables::metric_rows_from_batch;
 use driftline_store::{Store, paths};
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use crate::judge::Published;
 use crate::life::{Kind, State, Transition};
@@ -56,8 +54,8 @@ impl Replayed {
 
 /// Replays a model's windows that start in `[from, to)`.
 ///
-/// Metrics are taken as each revision published them. Of drift, quality and coverage the latest revision is all that is kept:
-/// it stands for the last one only.
+/// Metrics are taken as each revision published them, and levels are learned from what had been published by then. Of serving, drift,
+/// quality and coverage the latest revision is all that is kept: it stands for the last one only. All of it is held in memory.
 pub async fn replay(
     store: &Store,
     ledger: &LedgerState,
@@ -68,51 +66,54 @@ pub async fn replay(
 ) -> Result<Replayed, Error> {
     let mut replayed = Replayed::default();
     let Some(model) = ledger.models.get(name) else { return Ok(replayed) };
-    for rule in config.rules.iter().filter(|rule| rule.models.is_empty() || rule.models.iter().any(|m| m == name)) {
+    for rule in config.rules.iter().filter(|rule| rule.is_for(name)) {
         replayed.rules.insert(rule.name.clone(), Tally::default());
     }
     let order: Vec<Micros> = model.windows.keys().copied().collect();
+    let inside = || model.windows.range(from..to.max(from)).map(|(_, record)| record).filter(|r| r.completed > 0);
+    let starts = || inside().map(|record| record.window.start);
+    let needed = learned_from(config, name, &order, starts());
+    let mut latest = read::metrics(store, name, &read::dates(starts().chain(needed))).await?;
+    let mut others = read::others(store, name, &read::dates(starts())).await?;
     let mut steps: Vec<(Micros, Micros, u64, Published)> = Vec::new();
-    let mut latest = HashMap::new();
-    for record in model.windows.range(from..to.max(from)).map(|(_, record)| record).filter(|r| r.completed > 0) {
-        let (window, date) = (record.window, record.window.date());
+    for record in inside() {
+        let window = record.window;
         replayed.windows += 1;
         replayed.period += window.end - window.start;
+        let mut newest = latest.remove(&window.start);
         for revision in 1..=record.completed {
-            let path = paths::table("metrics_log", name, date, &format!("{}_r{revision}", window_name(window)));
-            let Some(rows) = rows(store, name, &path).await? else { continue };
-            let Some(first) = rows.first() else { continue };
+            let named = format!("{}_r{revision}", window_name(window));
+            let path = paths::table("metrics_log", name, window.date(), &named);
+            let Some(object) = store.get(&path).await? else { continue };
+            let metrics = read::rows(&path, object.bytes, name, metric_rows_from_batch)?;
+            let Some(first) = metrics.first() else { continue };
             let decided_at = first.decided_at.timestamp_micros();
-            let mut published = Published { metrics: rows, ..Published::default() };
-            if revision == record.completed {
-                let windows = match latest.entry(date) {
-                    Entry::Occupied(known) => known.into_mut(),
-                    Entry::Vacant(unknown) => unknown.insert(read::date(store, name, date).await?),
-                };
-                let all = windows.remove(&window.start);
-                let metrics = std::mem::take(&mut published.metrics);
-                published = Published { metrics, ..all.unwrap_or_default() };
-            }
+            let published = if revision == record.completed {
+                let others = others.remove(&window.start).unwrap_or_default();
+                Published { metrics: newest.take().unwrap_or(metrics), ..others }
+            } else {
+                Published { metrics, ..Published::default() }
+            };
             steps.push((decided_at, window.start, revision, published));
         }
     }
     steps.sort_by_key(|(decided_at, start, revision, _)| (*decided_at, *start, *revision));
-    let asked: Vec<(Micros, u64)> = steps.iter().map(|(_, start, revision, _)| (*start, *revision)).collect();
-    let past = read::past(store, name, &learned_from(config, name, &order, &asked)).await?;
+    // Windows before the period, and then what has been replayed.
+    let mut past = latest;
     let mut state = State::default();
     let mut was_final: HashMap<Micros, bool> = HashMap::new();
-    for (decided_at, start, _, published) in &steps {
-        let seen_final = was_final.get(start).copied().unwrap_or(false);
-        let mut verdict = verdict(config, name, *start, published, &past, seen_final);
+    for (decided_at, start, _, published) in steps {
+        let seen_final = was_final.get(&start).copied().unwrap_or(false);
+        let mut verdict = verdict(config, name, start, &published, &past, seen_final);
         verdict.is_final |= published.metrics.first().is_some_and(|row| row.state == "final");
-        was_final.insert(*start, verdict.is_final);
+        was_final.insert(start, verdict.is_final);
         for finding in &verdict.findings {
             let tally = replayed.rules.entry(finding.series.rule.clone()).or_default();
             tally.verdicts += 1;
             tally.bad += u64::from(finding.is_bad);
         }
-        // What was known then: windows of which nothing had been seen are not counted among successive ones.
-        replayed.transitions.extend(state.take(&order, std::slice::from_ref(&verdict), *decided_at));
+        replayed.transitions.extend(state.take(&order, std::slice::from_ref(&verdict), decided_at));
+        past.insert(start, published.metrics);
     }
     for transition in &replayed.transitions {
         let tally = replayed.rules.entry(transition.series.rule.clone()).or_default();
@@ -126,19 +127,6 @@ pub async fn replay(
         }
     }
     Ok(replayed)
-}
-
-/// The rows of one revision; none if they are not kept.
-async fn rows(store: &Store, model: &str, path: &str) -> Result<Option<Vec<MetricRow>>, Error> {
-    let Some(object) = store.get(path).await? else { return Ok(None) };
-    let failed = |source: Box<dyn std::error::Error + Send + Sync>| Error::Table { path: path.to_owned(), source };
-    let reader = ParquetRecordBatchReaderBuilder::try_new(object.bytes).map_err(|e| failed(e.into()))?;
-    let mut rows = Vec::new();
-    for batch in reader.build().map_err(|e| failed(e.into()))? {
-        let batch = batch.map_err(|e| failed(e.into()))?;
-        rows.extend(metric_rows_from_batch(model, &batch).map_err(|e| failed(e.into()))?);
-    }
-    Ok(Some(rows))
 }
 
 /// From when to when `--from` and `--to` reach.

@@ -53,10 +53,11 @@ impl Silence {
         let mut silences = Vec::new();
         for listed in store.list(paths::SILENCES).await? {
             let Some(object) = store.get(&listed.path).await? else { continue };
-            let silence: Self = serde_json::from_slice(&object.bytes)
-                .map_err(|source| Error::Json { path: listed.path.clone(), source })?;
-            if silence.until > now {
-                silences.push(silence);
+            match serde_json::from_slice::<Self>(&object.bytes) {
+                Ok(silence) if silence.until > now => silences.push(silence),
+                Ok(_) => {}
+                // A file of somebody else's must not keep people from being told.
+                Err(error) => tracing::warn!(path = listed.path, %error, "no silence of ours; it silences nothing"),
             }
         }
         Ok(silences)

@@ -1,10 +1,8 @@
 //! The stage's loop: windows that were published are judged by the rules, what happened is recorded once, and people are told.
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chrono::NaiveDate;
 use driftline_ledger::{LedgerState, Members, ModelState, Replica};
 use driftline_schemas::clock::{self, DAY, Micros};
 use driftline_schemas::config::{AlertsConfig, Decide, Learned, Level, Rule, Subject};
@@ -76,7 +74,9 @@ async fn run_once(parts: &Parts, shutdown: &CancellationToken, pause: &mut Durat
         for model in replica.state.models.keys() {
             // A run that ends by itself leaves nothing to another that may be dead: whoever is second changes nothing.
             if !was_evaluated && !parts.members.is_mine(ROLE, &format!("alerts/{model}")) {
-                followers.remove(model);
+                if followers.remove(model).is_some() {
+                    telemetry::left(model);
+                }
                 continue;
             }
             if !followers.contains_key(model) {
@@ -126,40 +126,31 @@ impl Follower {
         let known = parts.store.get(&path).await?;
         let cursor: Cursor = known.and_then(|object| serde_json::from_slice(&object.bytes).ok()).unwrap_or_default();
         let (log, records) = Log::open(&parts.store, model, cursor.records).await?;
+        let mut follower = Self { log, cursor };
         // Whoever wrote them may have died before the table had them.
         for record in &records {
             table::publish(&parts.store, model, record).await?;
         }
-        deliver::enrol(&parts.store, model, &parts.config.sinks, log.next).await?;
-        telemetry::stepped(model, &[], &log.state);
-        Ok(Self { log, cursor })
+        deliver::enrol(&parts.store, model, &parts.config.sinks, follower.log.next).await?;
+        telemetry::stepped(model, &[], &follower.log.state);
+        let rules: BTreeSet<&str> = parts.config.rules.iter().map(|rule| rule.name.as_str()).collect();
+        follower.decide(parts, model, |state, now| state.drop_rules(&rules, now)).await?;
+        Ok(follower)
     }
 
     /// Judges what is new of the model; whether there was anything.
     async fn step(&mut self, parts: &Parts, ledger: &LedgerState, name: &str) -> Result<bool, Error> {
         let Some(model) = ledger.models.get(name) else { return Ok(false) };
-        let new = self.new_windows(model);
-        let order: Vec<Micros> = model.windows.keys().copied().collect();
-        let verdicts = verdicts(parts, name, &order, &new, &self.cursor).await?;
-        let now = clock::now_micros();
-        let rules: BTreeSet<&str> = parts.config.rules.iter().map(|rule| rule.name.as_str()).collect();
-        loop {
-            let mut state = self.log.state.clone();
-            let mut transitions = state.drop_rules(&rules, now);
-            transitions.extend(state.take(&order, &verdicts, now));
-            if let Some(every) = parts.config.repeat {
-                transitions.extend(state.repeat(every, now));
-            }
-            if transitions.is_empty() && state == self.log.state {
-                break;
-            }
-            if self.append(parts, name, transitions, &state, now).await? {
-                break;
-            }
+        if let Some(every) = parts.config.repeat.filter(|every| self.log.state.repeats(*every, clock::now_micros())) {
+            self.decide(parts, name, |state, now| state.repeat(every, now)).await?;
         }
+        let new = self.new_windows(model);
         if new.is_empty() {
             return Ok(false);
         }
+        let order: Vec<Micros> = model.windows.keys().copied().collect();
+        let verdicts = verdicts(parts, name, &order, &new, &self.cursor).await?;
+        self.decide(parts, name, |state, now| state.take(&order, &verdicts, now)).await?;
         for (start, revision) in &new {
             let is_final = verdicts.iter().any(|verdict| verdict.start == *start && verdict.is_final);
             self.cursor.windows.insert(*start, (*revision, is_final));
@@ -180,6 +171,26 @@ impl Follower {
         let seen = |start: Micros| self.cursor.windows.get(&start).map_or(0, |(revision, _)| *revision);
         let new = published.filter(|record| record.completed > seen(record.window.start));
         new.map(|record| (record.window.start, record.completed)).take(WINDOWS_A_STEP).collect()
+    }
+
+    /// Records what a change of the state brings about, decided anew as often as another worker was first.
+    async fn decide(
+        &mut self,
+        parts: &Parts,
+        model: &str,
+        change: impl Fn(&mut State, Micros) -> Vec<Transition>,
+    ) -> Result<(), Error> {
+        let now = clock::now_micros();
+        loop {
+            let mut state = self.log.state.clone();
+            let transitions = change(&mut state, now);
+            if transitions.is_empty() && state == self.log.state {
+                return Ok(());
+            }
+            if self.append(parts, model, transitions, &state, now).await? {
+                return Ok(());
+            }
+        }
     }
 
     /// Records what happened, and puts it into the table. `false`: another worker was first.
@@ -227,20 +238,17 @@ async fn verdicts(
     windows: &[(Micros, u64)],
     cursor: &Cursor,
 ) -> Result<Vec<Verdicts>, Error> {
-    let mut dates: BTreeMap<NaiveDate, BTreeMap<Micros, Published>> = BTreeMap::new();
-    let needed = learned_from(&parts.config, model, order, windows);
-    let past = read::past(&parts.store, model, &needed).await?;
+    let starts = || windows.iter().map(|(start, _)| *start);
+    let needed = learned_from(&parts.config, model, order, starts());
+    let metrics = read::metrics(&parts.store, model, &read::dates(starts().chain(needed))).await?;
+    let mut others = read::others(&parts.store, model, &read::dates(starts())).await?;
     let mut verdicts = Vec::new();
-    for (start, _) in windows {
-        let date = clock::time_of(*start).date_naive();
-        let windows = match dates.entry(date) {
-            Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(unknown) => unknown.insert(read::date(&parts.store, model, date).await?),
-        };
+    for start in starts() {
         // A window whose rows retention has deleted says nothing.
-        let Some(published) = windows.remove(start) else { continue };
-        let was_final = cursor.windows.get(start).is_some_and(|(_, was_final)| *was_final);
-        verdicts.push(verdict(&parts.config, model, *start, &published, &past, was_final));
+        let Some(other) = others.remove(&start) else { continue };
+        let published = Published { metrics: metrics.get(&start).cloned().unwrap_or_default(), ..other };
+        let was_final = cursor.windows.get(&start).is_some_and(|(_, was_final)| *was_final);
+        verdicts.push(verdict(&parts.config, model, start, &published, &metrics, was_final));
     }
     Ok(verdicts)
 }
@@ -262,20 +270,19 @@ pub(crate) fn learned_from(
     config: &AlertsConfig,
     model: &str,
     order: &[Micros],
-    windows: &[(Micros, u64)],
-) -> Vec<Micros> {
+    windows: impl IntoIterator<Item = Micros>,
+) -> BTreeSet<Micros> {
     let of = |rule: &Rule| match rule.level {
         Level::Sigmas { from, .. } | Level::Quantile { from, .. } | Level::Change { from, .. } => Some(from),
         Level::Value(_) | Level::Baseline | Level::OfDrift => None,
     };
-    let rules = config.rules.iter().filter(|rule| rule.models.is_empty() || rule.models.iter().any(|m| m == model));
-    let rules: Vec<&Rule> = rules.collect();
+    let rules: Vec<&Rule> = config.rules.iter().filter(|rule| rule.is_for(model)).collect();
     let learned: Vec<Learned> = rules.iter().filter_map(|rule| of(rule)).collect();
     let adds_up = |rule: &&Rule| matches!(rule.subject, Subject::Metric { .. }) && rule.decide == Decide::Interval;
     let memory = if rules.iter().any(adds_up) { judge::MEMORY } else { 0 };
     let mut needed = BTreeSet::new();
-    for (start, _) in windows {
-        let before = &order[..order.partition_point(|other| other < start)];
+    for start in windows {
+        let before = &order[..order.partition_point(|other| *other < start)];
         needed.extend(before.iter().rev().take(memory).copied());
         for from in &learned {
             let fits = |other: &&Micros| !from.same_hour_of_week || (start - **other).rem_euclid(7 * DAY) == 0;
@@ -283,5 +290,5 @@ pub(crate) fn learned_from(
             needed.extend(before.iter().rev().filter(fits).take(2 * from.windows as usize).copied());
         }
     }
-    needed.into_iter().collect()
+    needed
 }

@@ -6,12 +6,11 @@ use driftline_schemas::clock::time_of;
 use driftline_schemas::tables::{AlertRow, alert_rows_from_batch, alert_rows_to_batch, sort_alert_rows};
 use driftline_store::{Expected, Replaced, Store, paths};
 use parquet::arrow::ArrowWriter;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 
-use crate::Error;
 use crate::log::Record;
+use crate::{Error, read};
 
 /// A record's rows.
 pub fn rows(record: &Record) -> Vec<AlertRow> {
@@ -68,22 +67,16 @@ pub async fn publish(store: &Store, model: &str, record: &Record) -> Result<(), 
 }
 
 async fn merge(store: &Store, path: &str, model: &str, seq: i64, new: &[AlertRow]) -> Result<(), Error> {
-    let failed = |source: Box<dyn std::error::Error + Send + Sync>| Error::Table { path: path.to_owned(), source };
     loop {
         let existing = store.get(path).await?;
-        let mut rows: Vec<AlertRow> = Vec::new();
-        if let Some(object) = &existing {
-            let reader =
-                ParquetRecordBatchReaderBuilder::try_new(object.bytes.clone()).map_err(|e| failed(e.into()))?;
-            for batch in reader.build().map_err(|e| failed(e.into()))? {
-                let batch = batch.map_err(|e| failed(e.into()))?;
-                rows.extend(alert_rows_from_batch(model, &batch).map_err(|e| failed(e.into()))?);
-            }
-        }
+        let mut rows = match &existing {
+            Some(object) => read::rows(path, object.bytes.clone(), model, alert_rows_from_batch)?,
+            None => Vec::new(),
+        };
         rows.retain(|row| row.seq != seq);
         rows.extend(new.iter().cloned());
         sort_alert_rows(&mut rows);
-        let bytes = to_parquet(&rows).map_err(|e| failed(e.into()))?;
+        let bytes = to_parquet(&rows).map_err(|e| Error::Table { path: path.to_owned(), source: e.into() })?;
         if existing.as_ref().is_some_and(|object| object.bytes == bytes) {
             return Ok(());
         }

@@ -60,6 +60,11 @@ pub fn stepped(model: &str, transitions: &[Transition], state: &State) {
     }
 }
 
+/// Another process looks after a model from now on, and shows its alerts.
+pub fn left(model: &str) {
+    FIRING.lock().unwrap_or_else(PoisonError::into_inner).retain(|(other, _), _| other != model);
+}
+
 /// A sink was told, or not.
 pub fn delivery(sink: &str, outcome: &Outcome) {
     let outcome = match outcome {

@@ -21,7 +21,7 @@ use driftline_collector::{CollectorStatus, Until};
 use driftline_evaluator::publish::{Published, publish};
 use driftline_evaluator::session::Sessions;
 use driftline_evaluator::{EvaluationContext, evaluate};
-use driftline_schemas::config::Config;
+use driftline_schemas::config::{AlertsConfig, Config};
 use driftline_schemas::ledger::Shape;
 use driftline_schemas::tables::{ScoreKind, Task, WindowRow};
 use driftline_schemas::window::Window;
@@ -176,6 +176,8 @@ async fn through_the_pipeline(
         registry: prometheus::Registry::new(),
         on_published: Some(Arc::new(move |_, _| counted.inc(1))),
     };
+    // The rules judge what was evaluated, for the table `alerts`; nobody is woken by a notebook or a backfill.
+    let config = Config { alerts: AlertsConfig { sinks: Vec::new(), ..config.alerts.clone() }, ..config.clone() };
     pipeline::run(&config, store.clone(), plan, shutdown).await?;
     bar.finish_and_clear();
     print_results(&config, &store, args).await

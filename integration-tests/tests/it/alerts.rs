@@ -342,6 +342,14 @@ async fn failing_requests_raise_an_alert_without_any_label() -> Result<()> {
     let rows: Vec<Row> = sandbox.sql(ROWS).await?;
     ensure!(rows.len() == 1 && rows[0].transition == "firing" && rows[0].value == 0.25, "{rows:?}");
     ensure!(receiver.at("/hook").len() == 1, "nobody was told");
+    let replayed = sandbox.succeed(&["alerts", "replay", "--transitions"]).await?;
+    ensure!(replayed.contains("error_rate of churn: firing"), "{replayed}");
+
+    // The same events from a file: the same alert, and nobody is woken by it.
+    std::fs::write(sandbox.path("predictions.jsonl"), predictions.join("\n"))?;
+    sandbox.succeed(&["evaluate", "--predictions", "predictions.jsonl", "--out", "out"]).await?;
+    ensure!(sandbox.path("out/alerts/model_name=churn").exists(), "the table has it");
+    ensure!(receiver.at("/hook").len() == 1, "`evaluate` has told somebody");
     Ok(())
 }
 

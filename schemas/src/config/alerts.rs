@@ -157,6 +157,13 @@ pub enum Severity {
     Critical,
 }
 
+impl Rule {
+    /// Whether it looks at a model.
+    pub fn is_for(&self, model: &str) -> bool {
+        self.models.is_empty() || self.models.iter().any(|name| name == model)
+    }
+}
+
 impl Severity {
     /// Its word.
     pub fn as_str(self) -> &'static str {
@@ -344,6 +351,17 @@ fn read_sink(section: &mut Reader) -> Option<Sink> {
     if kind == SinkKind::Command && command.is_empty() {
         section.fault("command", "is missing: a list of the program and its arguments".into());
     }
+    let signs = matches!(kind, SinkKind::Webhook | SinkKind::Cloudevents | SinkKind::Pagerduty);
+    let is_http = kind != SinkKind::Command;
+    for (key, is_set, has_effect) in [
+        ("secret", secret.is_some(), signs),
+        ("headers", !headers.is_empty(), is_http),
+        ("command", !command.is_empty(), !is_http),
+    ] {
+        if is_set && !has_effect {
+            section.fault(key, format!("has no effect on a sink of type {:?}", kind.as_str()));
+        }
+    }
     if kind == SinkKind::Pagerduty && secret.is_none() {
         section.fault("secret", "is missing: the routing key of the integration".into());
     }
@@ -416,8 +434,13 @@ fn read_rule(section: &mut Reader) -> Option<Rule> {
             return None;
         }
     };
-    if level == Level::Baseline && !matches!(subject, Subject::Metric { .. }) {
-        section.fault("below", "only metrics have a baseline".into());
+    let is_plain = matches!(level, Level::Value(_) | Level::OfDrift);
+    if !is_plain && !matches!(subject, Subject::Metric { .. }) {
+        let key = if side == Side::Below { "below" } else { "above" };
+        section.fault(key, "must be a number: only metrics have a baseline, and levels that are learned".into());
+    }
+    if subject == Subject::Coverage && (decide == Some(Decide::Interval) || versions || !segments.is_empty()) {
+        section.fault("coverage", "is one number of a window: its point decides, without versions and segments".into());
     }
     let default = if subject == Subject::Coverage { Decide::Point } else { Decide::Interval };
     Some(Rule {
@@ -584,6 +607,14 @@ mod tests {
             (sink("type = \"slack\"\nurl = \"ftp://x\""), "alerts.sinks[0].url: must begin with https://"),
             (sink("type = \"pagerduty\""), "alerts.sinks[0].secret: is missing"),
             (sink("type = \"command\""), "alerts.sinks[0].command: is missing"),
+            (sink("type = \"slack\"\nurl = \"https://x\"\nsecret = \"s\""), "alerts.sinks[0].secret: has no effect"),
+            (
+                sink("type = \"slack\"\nurl = \"https://x\"\ncommand = [\"s\"]"),
+                "alerts.sinks[0].command: has no effect",
+            ),
+            (rule("quality = \"missing_rate\"\nabove = { sigmas = 3 }"), "alerts.rules[0].above: must be a number"),
+            (rule("coverage = true\nbelow = \"baseline\""), "alerts.rules[0].below: must be a number"),
+            (rule("coverage = true\nbelow = 0.5\nsegments = [\"*\"]"), "alerts.rules[0].coverage: is one number"),
         ] {
             let faults = read(&text).expect_err(&text).join("\n");
             assert!(faults.contains(fault), "{text}\n{faults}");
