@@ -56,11 +56,15 @@ impl AveragePrecision {
     }
 
     /// Adds the next run.
+    ///
+    /// # Returns
+    /// The precision of taking all rows from its score on; 0 if it has no positives.
     #[inline]
-    pub fn add(&mut self, run: &Run) {
+    pub fn add(&mut self, run: &Run) -> f64 {
+        let mut precision = 0.0;
         if run.positives > 0.0 {
             let all = self.positives_above + self.negatives_above;
-            let precision = self.positives_above / all;
+            precision = self.positives_above / all;
             let step = run.positives / all;
             self.by_negatives += step * precision;
             self.by_positives += step * (1.0 - precision);
@@ -74,6 +78,7 @@ impl AveragePrecision {
         }
         self.positives_above -= run.positives;
         self.negatives_above -= run.negatives;
+        precision
     }
 
     /// The average, its interval, and what a constant score has: the share of positives.

@@ -1,8 +1,8 @@
 //! Curves of a score against a yes-or-no truth: few points, and the area of all.
 //!
 //! ```text
-//! runs of equal scores, ascending ─► Thinned ─► roc, gain            trapezoids: a corner between two thresholds keeps the area
-//!                                 ─► Steps ───► precision_recall     steps: the mean precision of a stretch of recall keeps it
+//! runs of equal scores, ascending ─► Stretches ─► roc, gain            trapezoids: a corner between two thresholds keeps the area
+//!                                 ─► Steps ─────► precision_recall     steps: the mean precision of a stretch of recall keeps it
 //! ```
 
 use serde::{Deserialize, Serialize};
@@ -41,7 +41,7 @@ pub struct Point {
 }
 
 impl Point {
-    fn at(x: f64, y: f64, threshold: Option<f64>) -> Self {
+    fn on((x, y): (f64, f64), threshold: Option<f64>) -> Self {
         Self { x, y, threshold, low: None, high: None, weight: None }
     }
 }
@@ -63,42 +63,60 @@ impl Point {
 pub struct Curves {
     positives: f64,
     negatives: f64,
-    positives_above: f64,
-    negatives_above: f64,
-    roc: Thinned,
-    gain: Thinned,
+    /// What lies at or above the threshold at hand, and the area below the ROC curve from its upper end to there, all in weights.
+    above: Vertex,
+    area: DoubledSum,
+    /// The first [`POINTS_MAX`] thresholds, and how many there were.
+    first: Vec<Vertex>,
+    vertices: usize,
+    roc: Stretches,
+    gain: Stretches,
     steps: Steps,
+}
+
+/// What is taken from a threshold on, in weights. At the origin it is nothing, and the threshold is none.
+#[derive(Debug, Clone, Copy, Default)]
+struct Vertex {
+    positives: f64,
+    negatives: f64,
+    threshold: Option<f64>,
 }
 
 impl Curves {
     /// Before the first run.
     pub fn new(positives: &Mass, negatives: &Mass) -> Self {
         let (positives, negatives) = (positives.weight(), negatives.weight());
+        let all = positives + negatives;
         Self {
             positives,
             negatives,
-            positives_above: positives,
-            negatives_above: negatives,
-            roc: Thinned::default(),
-            gain: Thinned::default(),
-            steps: Steps::default(),
+            above: Vertex { positives, negatives, threshold: None },
+            area: DoubledSum::default(),
+            first: Vec::new(),
+            vertices: 0,
+            roc: Stretches::new(1.0 / positives, 1.0 / negatives),
+            gain: Stretches::new(1.0 / positives + 1.0 / all, 1.0 / all),
+            steps: Steps::new(positives),
         }
     }
 
-    /// Adds the next run.
+    /// Adds the next run: at its score, rows are taken with this precision.
     #[inline]
-    pub fn add(&mut self, run: &Run) {
-        let all = self.positives_above + self.negatives_above;
-        let (recall, threshold) = (self.positives_above / self.positives, Some(run.score));
-        self.roc.push(Vertex { x: self.negatives_above / self.negatives, y: recall, threshold });
-        self.gain.push(Vertex { x: all / (self.positives + self.negatives), y: recall, threshold });
-        if run.positives > 0.0 {
-            let vertex = Vertex { x: recall, y: self.positives_above / all, threshold };
-            self.steps.push(vertex, run.positives / self.positives);
+    pub fn add(&mut self, run: &Run, precision: f64) {
+        let vertex = Vertex { threshold: Some(run.score), ..self.above };
+        self.vertices += 1;
+        if self.first.len() < POINTS_MAX {
+            self.first.push(vertex);
         }
+        self.roc.pass(vertex, &self.area);
+        self.gain.pass(vertex, &self.area);
+        if run.positives > 0.0 {
+            self.steps.push(vertex, run.positives, precision);
+        }
+        self.area.push(run.negatives * (self.above.positives - run.positives / 2.0));
         // Weights are no whole numbers: what is left of them must not be less than nothing.
-        self.positives_above = (self.positives_above - run.positives).max(0.0);
-        self.negatives_above = (self.negatives_above - run.negatives).max(0.0);
+        self.above.positives = (self.above.positives - run.positives).max(0.0);
+        self.above.negatives = (self.above.negatives - run.negatives).max(0.0);
     }
 
     /// All of them; none if the labels are of one class.
@@ -106,127 +124,155 @@ impl Curves {
         if self.positives <= 0.0 || self.negatives <= 0.0 {
             return Vec::new();
         }
-        let origin = Vertex { x: 0.0, y: 0.0, threshold: None };
-        self.roc.push(origin);
-        self.gain.push(origin);
-        [("roc", self.roc.points()), ("precision_recall", self.steps.points()), ("gain", self.gain.points())]
-            .map(|(name, points)| Curve { name: name.to_owned(), points })
+        let origin = Vertex::default();
+        let (roc, gain) = if self.vertices < POINTS_MAX {
+            self.first.push(origin);
+            let points = |point: &dyn Fn(&Vertex) -> (f64, f64)| -> Vec<Point> {
+                self.first.iter().map(|vertex| Point::on(point(vertex), vertex.threshold)).collect()
+            };
+            (points(&|vertex| self.on_roc(vertex)), points(&|vertex| self.on_gain(vertex)))
+        } else {
+            self.roc.end(origin, &self.area);
+            self.gain.end(origin, &self.area);
+            let (of_roc, of_gain) =
+                (self.positives * self.negatives, self.positives * (self.positives + self.negatives));
+            // Against all rows instead of negatives, a stretch has the positives' own triangle and rectangle besides.
+            let own =
+                |from: &Vertex, to: &Vertex| (from.positives - to.positives) * (from.positives + to.positives) / 2.0;
+            (
+                self.roc.points(|vertex| self.on_roc(vertex), |area, _, _| area / of_roc),
+                self.gain.points(|vertex| self.on_gain(vertex), |area, from, to| (area + own(from, to)) / of_gain),
+            )
+        };
+        let precision_recall = self.steps.points(self.positives);
+        [("roc", roc), ("precision_recall", precision_recall), ("gain", gain)]
+            .map(|(name, mut points): (_, Vec<Point>)| {
+                points.reverse();
+                Curve { name: name.to_owned(), points }
+            })
             .to_vec()
     }
+
+    fn on_roc(&self, vertex: &Vertex) -> (f64, f64) {
+        (vertex.negatives / self.negatives, vertex.positives / self.positives)
+    }
+
+    fn on_gain(&self, vertex: &Vertex) -> (f64, f64) {
+        let all = vertex.positives + vertex.negatives;
+        (all / (self.positives + self.negatives), vertex.positives / self.positives)
+    }
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Vertex {
-    x: f64,
-    y: f64,
-    threshold: Option<f64>,
+/// A curve of straight lines that comes from its upper end, (1, 1), and is cut where its way, which is 2 long, has gone on by another part.
+///
+/// Nothing is divided on the way: there are as many runs as rows.
+#[derive(Debug)]
+struct Stretches {
+    /// The way to the origin, x + y, of a positive and of a negative.
+    of_positive: f64,
+    of_negative: f64,
+    /// What is left of the way where the next stretch ends.
+    next: f64,
+    /// Ends of stretches, and the area from the upper end to there.
+    ends: Vec<(Vertex, DoubledSum)>,
 }
 
-/// A curve of straight lines that comes from its upper end.
-#[derive(Debug, Default)]
-struct Thinned {
-    /// The first [`POINTS_MAX`] vertices, and how many there were.
-    first: Vec<Vertex>,
-    vertices: usize,
-    /// Ends of stretches, and the area between each and the one before.
-    ends: Vec<(Vertex, f64)>,
-    last: Option<Vertex>,
-    area: DoubledSum,
-}
+impl Stretches {
+    fn new(of_positive: f64, of_negative: f64) -> Self {
+        Self { of_positive, of_negative, next: f64::INFINITY, ends: Vec::new() }
+    }
 
-impl Thinned {
     #[inline]
-    fn push(&mut self, vertex: Vertex) {
-        self.vertices += 1;
-        if self.first.len() < POINTS_MAX {
-            self.first.push(vertex);
-        }
-        let Some(last) = self.last.replace(vertex) else {
-            self.ends.push((vertex, 0.0));
-            return;
-        };
-        self.area.push((last.x - vertex.x) * (last.y + vertex.y) / 2.0);
-        // The way from the upper end, (1, 1), is 2 long.
-        let next = 2.0 - 2.0 * self.ends.len() as f64 / STRETCHES as f64;
-        if vertex.x + vertex.y <= next {
-            self.end_stretch(vertex);
+    fn pass(&mut self, vertex: Vertex, area: &DoubledSum) {
+        if vertex.positives * self.of_positive + vertex.negatives * self.of_negative <= self.next {
+            self.end(vertex, area);
         }
     }
 
-    fn end_stretch(&mut self, vertex: Vertex) {
-        let area = std::mem::take(&mut self.area).value();
-        self.ends.push((vertex, area));
+    fn end(&mut self, vertex: Vertex, area: &DoubledSum) {
+        self.ends.push((vertex, *area));
+        self.next = 2.0 - 2.0 * self.ends.len() as f64 / STRETCHES as f64;
     }
 
-    fn points(mut self) -> Vec<Point> {
-        let mut points: Vec<Point> = if self.vertices <= POINTS_MAX {
-            self.first.iter().map(|v| Point::at(v.x, v.y, v.threshold)).collect()
-        } else {
-            if let Some(last) = self.last.filter(|_| self.area != DoubledSum::default()) {
-                self.end_stretch(last);
-            }
-            self.with_corners()
-        };
-        points.reverse();
-        points
-    }
-
-    fn with_corners(&self) -> Vec<Point> {
+    /// From the upper end on: each end, and a corner between two, of which `share` makes the area below out of the ROC curve's in weights.
+    fn points(
+        &self,
+        point: impl Fn(&Vertex) -> (f64, f64),
+        share: impl Fn(f64, &Vertex, &Vertex) -> f64,
+    ) -> Vec<Point> {
         let mut points = Vec::with_capacity(2 * self.ends.len());
         for (at, (end, area)) in self.ends.iter().enumerate() {
-            if let Some((before, _)) = at.checked_sub(1).map(|at| &self.ends[at]) {
-                let (wide, high) = (before.x - end.x, before.y - end.y);
-                let beyond_chord = area - wide * (before.y + end.y) / 2.0;
+            let (x, y) = point(end);
+            if let Some((before, area_before)) = at.checked_sub(1).map(|at| &self.ends[at]) {
+                let (x_before, y_before) = point(before);
+                let (wide, high) = (x_before - x, y_before - y);
+                let beyond_chord = share(area.since(area_before), before, end) - wide * (y_before + y) / 2.0;
                 // The corner of the box is half of it beyond the chord.
                 let share = beyond_chord / (wide * high / 2.0);
                 if share.is_finite() && share != 0.0 {
-                    let (x, y) = (end.x + wide * (1.0 - share) / 2.0, end.y + high * (1.0 + share) / 2.0);
-                    points.push(Point::at(x.clamp(end.x, before.x), y.clamp(end.y, before.y), None));
+                    let corner = (x + wide * (1.0 - share) / 2.0, y + high * (1.0 + share) / 2.0);
+                    points.push(Point::on((corner.0.clamp(x, x_before), corner.1.clamp(y, y_before)), None));
                 }
             }
-            points.push(Point::at(end.x, end.y, end.threshold));
+            points.push(Point::on((x, y), end.threshold));
         }
         points
     }
 }
 
 /// A curve of steps that comes from its upper end.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Steps {
-    first: Vec<Vertex>,
+    /// The positives of a stretch, and of those that lie where the next one ends.
+    wide: f64,
+    next: f64,
+    first: Vec<(Vertex, f64)>,
     vertices: usize,
-    stretches: Vec<Vertex>,
-    /// The upper end of the stretch at hand, its width and the area of its steps.
-    open: Option<(Vertex, DoubledSum, DoubledSum)>,
+    /// The upper end of each stretch, and its mean precision.
+    ends: Vec<(Vertex, f64)>,
+    /// The upper end of the stretch at hand, and the sum of its positives' precisions.
+    open: Option<(Vertex, DoubledSum)>,
+    /// The positives that lie below it.
+    below: f64,
 }
 
 impl Steps {
-    /// Adds a step of this width that ends at the vertex.
+    fn new(positives: f64) -> Self {
+        let wide = positives / (POINTS_MAX - 1) as f64;
+        let next = positives - wide;
+        Self { wide, next, first: Vec::new(), vertices: 0, ends: Vec::new(), open: None, below: positives }
+    }
+
+    /// Adds a step that ends at the vertex.
     #[inline]
-    fn push(&mut self, vertex: Vertex, width: f64) {
+    fn push(&mut self, vertex: Vertex, positives: f64, precision: f64) {
         self.vertices += 1;
         if self.first.len() < POINTS_MAX {
-            self.first.push(vertex);
+            self.first.push((vertex, precision));
         }
-        let (_, wide, area) = self.open.get_or_insert((vertex, DoubledSum::default(), DoubledSum::default()));
-        wide.push(width);
-        area.push(width * vertex.y);
-        let next = 1.0 - (self.stretches.len() + 1) as f64 / (POINTS_MAX - 1) as f64;
-        if vertex.x - width <= next {
+        let (_, area) = self.open.get_or_insert((vertex, DoubledSum::default()));
+        area.push(positives * precision);
+        self.below = vertex.positives - positives;
+        if self.below <= self.next {
             self.end_stretch();
         }
     }
 
     fn end_stretch(&mut self) {
-        if let Some((end, wide, area)) = self.open.take() {
-            self.stretches.push(Vertex { y: (area.value() / wide.value()).min(1.0), ..end });
+        if let Some((end, area)) = self.open.take() {
+            let wide = end.positives - self.below;
+            self.ends.push((end, area.value() / wide));
+            self.next = self.wide * ((POINTS_MAX - 2) as f64 - self.ends.len() as f64);
         }
     }
 
-    fn points(mut self) -> Vec<Point> {
+    fn points(&mut self, positives: f64) -> Vec<Point> {
         self.end_stretch();
-        let vertices = if self.vertices <= POINTS_MAX { &self.first } else { &self.stretches };
-        vertices.iter().rev().map(|v| Point::at(v.x, v.y, v.threshold)).collect()
+        let vertices = if self.vertices <= POINTS_MAX { &self.first } else { &self.ends };
+        let point = |(vertex, precision): &(Vertex, f64)| {
+            Point::on((vertex.positives / positives, precision.min(1.0)), vertex.threshold)
+        };
+        vertices.iter().map(point).collect()
     }
 }
 

@@ -222,6 +222,11 @@ impl DoubledSum {
     pub fn value(&self) -> f64 {
         self.high + self.low
     }
+
+    /// What was added since it was `earlier`.
+    pub fn since(&self, earlier: &Self) -> f64 {
+        (self.high - earlier.high) + (self.low - earlier.low)
+    }
 }
 
 impl FromIterator<f64> for DoubledSum {

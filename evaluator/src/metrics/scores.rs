@@ -297,12 +297,12 @@ impl Scores {
         let all_positives = positives.weight();
         for run in runs(&sorted.positives, &sorted.negatives) {
             auc.add(&run, all_positives);
-            precision.add(&run);
+            let precision = precision.add(&run);
             if are_probabilities {
                 likelihood.add(&run);
             }
             if let Some(curves) = &mut curves {
-                curves.add(&run);
+                curves.add(&run, precision);
             }
         }
         let [log_loss, brier_score, expected_calibration_error] = if are_probabilities {
