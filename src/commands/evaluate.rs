@@ -364,6 +364,8 @@ async fn view(session: &SessionContext, columns: &[String], refuses: bool) -> Re
             DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Dictionary(_, _) => {
                 format!("canonical(CAST({quoted} AS VARCHAR))")
             }
+            // Their text is what they are, and only some questions need it.
+            kind if kind.is_signed_integer() => quoted.clone(),
             _ => format!("CAST({quoted} AS VARCHAR)"),
         };
         let number = format!("TRY_CAST({quoted} AS DOUBLE)");

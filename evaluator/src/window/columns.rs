@@ -136,6 +136,21 @@ impl Columns {
         }
     }
 
+    /// Whether a column's text is one of these; null where it is null. Numbers are compared as they are: a file has millions of them.
+    pub(crate) fn is_one_of<'a>(&self, column: &str, texts: impl IntoIterator<Item = &'a str>) -> String {
+        if !self.types.get(column).is_some_and(DataType::is_signed_integer) {
+            return format!("{} IN ({})", self.text(column), sql::texts(texts));
+        }
+        let column = sql::name(column);
+        let is_canonical = |text: &&str| text.parse::<i64>().is_ok_and(|number| number.to_string() == *text);
+        let numbers: Vec<&str> = texts.into_iter().filter(is_canonical).collect();
+        if numbers.is_empty() {
+            // No number is written so.
+            return format!("nullif({column} IS NULL, TRUE)");
+        }
+        format!("{column} IN ({})", numbers.join(", "))
+    }
+
     /// A column as Double; typed null if it is absent.
     pub(crate) fn double(&self, column: &str) -> String {
         match self.types.get(column) {
@@ -378,6 +393,7 @@ pub(crate) async fn count_rows(context: &SessionContext, rows: &str) -> Result<u
 
 /// Runs a query to its end.
 pub(crate) async fn collect(context: &SessionContext, query: &str) -> Result<Vec<RecordBatch>, Error> {
+    tracing::trace!(query, "a window is asked");
     Ok(context.sql(query).await?.collect().await?)
 }
 

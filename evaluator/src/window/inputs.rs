@@ -9,7 +9,7 @@ pub(super) fn positives(positive_class: Option<&str>) -> Vec<&str> {
 
 /// Whether a column of classes holds a positive one.
 pub(super) fn is_positive(columns: &Columns, column: &str, positives: &[&str]) -> String {
-    format!("{} IN ({})", columns.text(column), sql::texts(positives.iter().copied()))
+    columns.is_one_of(column, positives.iter().copied())
 }
 
 /// The score of a binary model's row: its own, else the positive class's probability.

@@ -241,9 +241,9 @@ fn binary_query(columns: &Columns, names: &ClassNames, context: &EvaluationConte
     let is_positive = |column: &str| inputs::is_positive(columns, column, &positives);
     let score = inputs::score(columns, &positives);
     let predicted = inputs::is_predicted(columns, &positives, context.threshold);
-    let known = sql::texts(positives.iter().copied().chain(names.negative.as_deref()));
+    let is_known = |column: &str| columns.is_one_of(column, positives.iter().copied().chain(names.negative.as_deref()));
     let prediction_known = if columns.has("prediction") {
-        format!("coalesce({} IN ({known}), TRUE)", columns.text("prediction"))
+        format!("coalesce({}, TRUE)", is_known("prediction"))
     } else {
         "TRUE".to_owned()
     };
@@ -254,7 +254,7 @@ fn binary_query(columns: &Columns, names: &ClassNames, context: &EvaluationConte
             ("actual", is_positive("label")),
             ("predicted", predicted),
             ("score", score),
-            ("named", format!("{} IN ({known}) AND {prediction_known}", columns.text("label"))),
+            ("named", format!("{} AND {prediction_known}", is_known("label"))),
         ],
         report: with_rate(columns, &format!("binary_report(actual, predicted, score, '{kind}'")),
         misnamed: Some("NOT named"),
