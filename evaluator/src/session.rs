@@ -8,6 +8,7 @@ use arrow::datatypes::DataType;
 use async_trait::async_trait;
 use bytes::Bytes;
 use datafusion::catalog::MemoryCatalogProviderList;
+use datafusion::datasource::MemTable;
 use datafusion::datasource::file_format::parquet::ParquetFormat;
 use datafusion::datasource::listing::{ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl};
 use datafusion::execution::memory_pool::FairSpillPool;
@@ -83,6 +84,25 @@ impl Sessions {
 pub async fn register_objects(session: &SessionContext, table: &str, paths: &[String]) -> Result<(), Error> {
     let urls = paths.iter().map(|path| mounted(path)).collect::<Result<Vec<_>, _>>()?;
     register(session, table, urls, Vec::new()).await
+}
+
+/// Reads a table of few rows into memory. A window is asked a dozen questions: each would open its objects anew, and share few rows
+/// among partitions, which takes longer than to answer it.
+pub async fn hold(session: &SessionContext, table: &str) -> Result<(), Error> {
+    {
+        let state = session.state_ref();
+        let mut state = state.write();
+        let options = state.config_mut().options_mut();
+        options.execution.target_partitions = 1;
+        // What a second look at a plan would better is less than what it takes.
+        options.optimizer.max_passes = 1;
+    }
+    let frame = session.table(table).await?;
+    let schema = Arc::new(frame.schema().as_arrow().clone());
+    let rows = frame.collect().await?;
+    session.deregister_table(table)?;
+    session.register_table(table, Arc::new(MemTable::try_new(schema, vec![rows])?))?;
+    Ok(())
 }
 
 /// Registers all Parquet objects below a folder as one table, with the folder's `key=value` parts as columns.

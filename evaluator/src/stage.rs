@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::figures::Figures;
 use crate::publish::Published;
 use crate::reference::{Terms, path_of};
-use crate::session::{Sessions, register_objects};
+use crate::session::{Sessions, hold, register_objects};
 use crate::{Error, EvaluatedWindow, EvaluationContext, Reference, account, publish, telemetry};
 
 /// The role's name in heartbeats.
@@ -28,6 +28,9 @@ pub const ROLE: &str = "evaluator";
 const WINDOWS_A_STEP: usize = 16;
 /// Windows evaluated at the same time by one process.
 const WINDOWS_AT_ONCE: usize = 2;
+/// Rows of a window up to which it is read into memory as a whole, once. More would show in memory: a row of a hundred features has a
+/// kilobyte or two.
+const ROWS_HELD: u64 = 10_000;
 /// How often the accounts of partitions and models are published while running.
 const ACCOUNTS_EVERY: Duration = Duration::from_secs(300);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
@@ -228,6 +231,10 @@ async fn evaluate_window(
     };
     let session = parts.sessions.open()?;
     register_objects(&session, "rows", &history_paths(&job.model, job.window, job.parts)).await?;
+    let rows: u64 = subject.record.judged.values().map(|part| part.rows).sum();
+    if rows <= ROWS_HELD {
+        hold(&session, "rows").await?;
+    }
     let context = EvaluationContext {
         model: job.model.clone(),
         task: job.task,

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use arrow::array::{ArrayRef, Int64Array, StringArray};
 use datafusion::prelude::{ParquetReadOptions, SessionContext};
 use driftline_evaluator::{EvaluatedWindow, Reference, evaluate, udaf, window::OTHER};
 use driftline_schemas::config::CostMatrix;
@@ -502,6 +503,33 @@ async fn rows_from_a_parquet_file_are_the_rows_in_memory() {
             session.register_parquet("rows", path, ParquetReadOptions::default()).await.expect("registers");
             let window = evaluate(&session, "rows", &context).await.expect("evaluates");
             assert_eq!(window, evaluate_everywhere(&rows, &context).await);
+            driftline_evaluator::session::hold(&session, "rows").await.expect("reads");
+            assert_eq!(window, evaluate(&session, "rows", &context).await.expect("evaluates"), "held in memory");
+        }
+    }
+}
+
+#[tokio::test]
+async fn classes_that_are_numbers_are_judged_as_their_text_is() {
+    let (labels, predictions) =
+        ([Some(1), Some(0), None, Some(2), Some(0)], [Some(1), Some(1), Some(0), None, Some(0)]);
+    let scores = ("score", doubles(&[Some(0.9), Some(0.6), Some(0.1), Some(0.3), None]));
+    let numbers = |values: &[Option<i64>]| -> ArrayRef { Arc::new(Int64Array::from(values.to_vec())) };
+    let spelled = |values: &[Option<i64>]| -> ArrayRef {
+        Arc::new(values.iter().map(|value| value.map(|value| value.to_string())).collect::<StringArray>())
+    };
+    for count in [3, 5] {
+        let cut = |column: &ArrayRef| column.slice(0, count);
+        let rows = |label: &ArrayRef, prediction: &ArrayRef| {
+            batch(vec![("label", cut(label)), ("prediction", cut(prediction)), (scores.0, cut(&scores.1))])
+        };
+        let as_numbers = rows(&numbers(&labels), &numbers(&predictions));
+        let as_texts = rows(&spelled(&labels), &spelled(&predictions));
+        for positive in [None, Some("1"), Some("0"), Some("yes"), Some("01"), Some("2")] {
+            let mut context = context(Task::Binary);
+            context.positive_class = positive.map(str::to_owned);
+            let expected = evaluate_everywhere(&as_texts, &context).await;
+            assert_eq!(evaluate_everywhere(&as_numbers, &context).await, expected, "{positive:?} of {count}");
         }
     }
 }
