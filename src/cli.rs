@@ -235,15 +235,22 @@ pub(crate) struct SqlArgs {
 #[derive(Debug, Args)]
 pub(crate) struct ReportArgs {
     /// Model.
-    #[arg(long)]
-    pub(crate) model: String,
+    #[arg(long, required_unless_present = "name", conflicts_with = "name")]
+    pub(crate) model: Option<String>,
     /// Only windows that start at or after this time (RFC 3339).
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", conflicts_with = "name")]
     pub(crate) from: Option<chrono::DateTime<chrono::Utc>>,
     /// Only windows that start before this time (RFC 3339).
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", conflicts_with = "name")]
     pub(crate) to: Option<chrono::DateTime<chrono::Utc>>,
-    /// Where it is written: .html (one self-contained page), .json or .md; `-` is Markdown on standard output.
+    /// The same as a report of [[reports]] makes by itself, of its last occurrence; nothing is recorded, and nobody is told.
+    #[arg(long, value_name = "REPORT")]
+    pub(crate) name: Option<String>,
+    /// Of its last occurrence until this time (RFC 3339).
+    #[arg(long, value_name = "TIME", requires = "name")]
+    pub(crate) at: Option<chrono::DateTime<chrono::Utc>>,
+    /// Where it is written: .html (one self-contained page), .json or .md; `-` is Markdown on standard output. With --name a
+    /// folder.
     #[arg(long, value_name = "FILE")]
     pub(crate) out: PathBuf,
 }

@@ -3,7 +3,8 @@
 //! ```text
 //!   Kafka ─► collector ─► raw/ ─► aggregator ─► history/ ─► evaluator ─► metrics/ …
 //!                                     └───── ctl/ ─────┘                │     serve: /metrics /livez /readyz
-//!                                                                       └─► alerts ─► alerts/, sinks
+//!                                                                       ├─► alerts ─► alerts/, sinks
+//!                                                                       └─► reports ─► reports/, sinks
 //! ```
 //!
 //! Stages meet only in the store. The first failure cancels the rest; SIGTERM and Ctrl-C let each finish what it holds.
@@ -24,6 +25,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::Role;
+use crate::commands::report::Reporter;
 use crate::reference::Files;
 use crate::serve::{self, Pages};
 
@@ -124,12 +126,23 @@ pub(crate) async fn run(config: &Config, store: Store, plan: Plan, shutdown: Can
         let parts = driftline_alerts::stage::Parts {
             store: store.clone(),
             members: members.clone(),
-            config: config.alerts.clone(),
+            config: config.alerts.of_alerts(),
             poll_interval: config.poll_interval,
             evaluated: until(&evaluated),
         };
         let stop = stages.stop.clone();
         stages.spawn("alerts", async move { Ok(driftline_alerts::stage::run(parts, stop).await?) });
+        let parts = driftline_alerts::reports::Parts {
+            store: store.clone(),
+            members: members.clone(),
+            config: config.alerts.clone(),
+            reports: config.reports.clone(),
+            maker: Arc::new(Reporter::new(sessions_of(config, &store, 2 * SHARE, 1), store.clone())),
+            poll_interval: config.poll_interval,
+            evaluated: until(&evaluated),
+        };
+        let stop = stages.stop.clone();
+        stages.spawn("reports", async move { Ok(driftline_alerts::reports::run(parts, stop).await?) });
     }
     if plan.roles == [Role::Serve] {
         let stop = stages.stop.clone();
@@ -149,7 +162,12 @@ pub(crate) async fn run(config: &Config, store: Store, plan: Plan, shutdown: Can
 /// Sessions within the evaluator's share of the memory.
 pub(crate) fn sessions(config: &Config, store: &Store) -> Sessions {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    Sessions::new(store.clone(), (config.memory_max / SHARE) as usize, cores)
+    sessions_of(config, store, SHARE, cores)
+}
+
+/// Sessions within one of so many shares of the memory.
+fn sessions_of(config: &Config, store: &Store, shares: u64, cores: usize) -> Sessions {
+    Sessions::new(store.clone(), (config.memory_max / shares) as usize, cores)
 }
 
 /// The collector's settings out of the whole configuration.

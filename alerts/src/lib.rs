@@ -6,11 +6,13 @@
 //!                                   ─► life      pending, firing, revised, resolved, withdrawn
 //!                                   ─► log       a chain for each model: what happened, once
 //!                                   ─► table     alerts/, for SQL
-//!                                   ─► deliver   each sink follows the chain; message, send
+//!                                   ─► deliver   each sink follows the chain; message, send (email, smtp)
+//! tables, by the root's Maker       ─► reports   what a schedule asks for, made once and told the same way
 //! ```
 //! A window may be looked at again with each new label, for its evidence is valid at any time; a revision takes an alert back
 //! that it contradicts.
 pub mod deliver;
+mod email;
 mod error;
 pub mod evidence;
 pub mod judge;
@@ -19,9 +21,11 @@ pub mod log;
 pub mod message;
 mod read;
 pub mod replay;
+pub mod reports;
 pub mod send;
 pub mod series;
 pub mod silence;
+mod smtp;
 pub mod stage;
 mod table;
 mod telemetry;

@@ -7,6 +7,7 @@ use ring::hmac;
 use serde_json::{Value, json};
 use xxhash_rust::xxh3::xxh3_128;
 
+use crate::email;
 use crate::life::{Kind, Transition};
 
 /// Alertmanager's word for "not over yet".
@@ -80,6 +81,7 @@ pub fn messages(
             };
             told.chunks(ALERTS_MAX).enumerate().map(part).collect()
         }
+        SinkKind::Email => vec![email::message(sink, &id, at, &email::alert(sink, model, told, external_url))],
         SinkKind::Slack => one(url, "application/json", &slack(sink, model, told, external_url), false),
         SinkKind::Teams => one(url, "application/json", &teams(sink, model, told, external_url), false),
         SinkKind::Cloudevents => {
@@ -248,7 +250,7 @@ fn alertmanager(transition: &Transition, sink: &Sink, external_url: Option<&str>
 }
 
 /// The lines that people read, and what is left out of them.
-fn lines(sink: &Sink, told: &[&Transition]) -> Vec<String> {
+pub(crate) fn lines(sink: &Sink, told: &[&Transition]) -> Vec<String> {
     let mut lines: Vec<String> = told
         .iter()
         .take(SHOWN_MAX)
@@ -260,13 +262,13 @@ fn lines(sink: &Sink, told: &[&Transition]) -> Vec<String> {
     lines
 }
 
-fn title(model: &str, told: &[&Transition]) -> String {
+pub(crate) fn title(model: &str, told: &[&Transition]) -> String {
     let rules: std::collections::BTreeSet<&str> = told.iter().map(|t| t.series.rule.as_str()).collect();
     format!("{model}: {}", rules.into_iter().collect::<Vec<_>>().join(", "))
 }
 
 /// The first characters, at most `most`.
-fn cut(text: &str, most: usize) -> String {
+pub(crate) fn cut(text: &str, most: usize) -> String {
     text.chars().take(most).collect()
 }
 
@@ -356,7 +358,12 @@ pub fn faults(config: &AlertsConfig) -> Vec<String> {
     let signing = |sink: &&Sink| matches!(sink.kind, SinkKind::Webhook | SinkKind::Cloudevents);
     let sinks = config.sinks.iter().filter(signing);
     let wrong = sinks.filter_map(|sink| Some((sink, signing_keys(sink.secret.as_deref()?).err()?)));
-    wrong.map(|(sink, why)| format!("alerts.sinks, {:?}: {why}", sink.name)).collect()
+    let addresses = |sink: &'_ Sink| -> Vec<String> {
+        let typed = sink.email.iter().flat_map(|email| std::iter::once(&email.from).chain(&email.to));
+        typed.filter_map(|text| email::mailbox(text).err()).collect()
+    };
+    let no_address = config.sinks.iter().flat_map(|sink| addresses(sink).into_iter().map(move |why| (sink, why)));
+    wrong.chain(no_address).map(|(sink, why)| format!("alerts.sinks, {:?}: {why}", sink.name)).collect()
 }
 
 /// The header `webhook-signature` of Standard Webhooks: https://www.standardwebhooks.com. `timestamp` in seconds.
@@ -416,6 +423,8 @@ mod tests {
             command: vec![],
             text: None,
             revisions: true,
+            alerts: true,
+            email: None,
         }
     }
 

@@ -7,6 +7,7 @@ use driftline_schemas::clock;
 use driftline_schemas::config::{Sink, SinkKind};
 use tokio::io::AsyncWriteExt;
 
+use crate::email;
 use crate::message::{self, Message};
 
 /// A receiver that takes longer has not answered.
@@ -32,7 +33,7 @@ pub enum Outcome {
     Gone,
 }
 
-fn again(why: impl Into<String>) -> Outcome {
+pub(crate) fn again(why: impl Into<String>) -> Outcome {
     Outcome::Again { why: why.into(), after: None }
 }
 
@@ -40,6 +41,7 @@ fn again(why: impl Into<String>) -> Outcome {
 pub async fn send(sink: &Sink, message: &Message, allow_local: bool) -> Outcome {
     match sink.kind {
         SinkKind::Command => run(sink, message).await,
+        SinkKind::Email => email::send(sink, message, allow_local).await,
         _ => post(sink, message, allow_local).await,
     }
 }
@@ -121,10 +123,15 @@ fn retry_after(value: &str) -> Option<Duration> {
 }
 
 /// The addresses of a URL's host, if they may be sent to.
-async fn resolve(url: &str, allow_local: bool) -> Result<(String, Vec<SocketAddr>), String> {
+pub(crate) async fn resolve(url: &str, allow_local: bool) -> Result<(String, Vec<SocketAddr>), String> {
     let url = url::Url::parse(url).map_err(|error| format!("no URL: {error}"))?;
     let host = url.host_str().ok_or("a URL without a host")?.to_owned();
-    let port = url.port_or_known_default().ok_or("a URL without a port")?;
+    let port = match url.scheme() {
+        "smtps" => url.port().or(Some(465)),
+        "smtp" => url.port().or(Some(587)),
+        _ => url.port_or_known_default(),
+    };
+    let port = port.ok_or("a URL without a port")?;
     let bare = host.trim_start_matches('[').trim_end_matches(']');
     let found = tokio::net::lookup_host((bare, port)).await.map_err(|error| format!("{host} is not found: {error}"))?;
     let addresses: Vec<SocketAddr> = found.collect();
@@ -137,6 +144,11 @@ async fn resolve(url: &str, allow_local: bool) -> Result<(String, Vec<SocketAddr
         _ if addresses.is_empty() => Err(format!("{host} has no address")),
         _ => Ok((host, addresses)),
     }
+}
+
+/// Addresses that never leave this machine.
+pub(crate) fn is_loopback(ip: IpAddr) -> bool {
+    ip.to_canonical().is_loopback()
 }
 
 /// Addresses that lead to this machine, or to whatever answers on its link (the clouds' metadata services do).

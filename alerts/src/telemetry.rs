@@ -11,6 +11,7 @@ use crate::send::Outcome;
 struct Instruments {
     transitions: Counter<u64>,
     deliveries: Counter<u64>,
+    reports: Counter<u64>,
 }
 
 static INSTRUMENTS: OnceLock<Instruments> = OnceLock::new();
@@ -39,6 +40,7 @@ fn instruments() -> &'static Instruments {
                 .u64_counter("driftline_alert_deliveries")
                 .with_description("notifications by sink and outcome")
                 .build(),
+            reports: meter.u64_counter("driftline_reports").with_description("scheduled reports by outcome").build(),
         }
     })
 }
@@ -73,6 +75,24 @@ pub fn delivery(sink: &str, outcome: &Outcome) {
         Outcome::Gone => "gone",
     };
     instruments().deliveries.add(1, &[KeyValue::new("sink", sink.to_owned()), KeyValue::new("outcome", outcome)]);
+}
+
+/// An occurrence of a report was made.
+pub fn report_made(report: &str, made: &crate::reports::Made) {
+    tracing::info!(
+        report,
+        occurrence = driftline_schemas::clock::show(made.occurrence),
+        models = made.models.len(),
+        skipped = made.skipped,
+        "report made"
+    );
+    instruments().reports.add(1, &[KeyValue::new("report", report.to_owned()), KeyValue::new("outcome", "made")]);
+}
+
+/// A report could not be made; it is tried again.
+pub fn report_failed(report: &str, model: &str, why: &str) {
+    tracing::warn!(report, model, why, "a report cannot be made now; it is tried again");
+    instruments().reports.add(1, &[KeyValue::new("report", report.to_owned()), KeyValue::new("outcome", "failed")]);
 }
 
 /// A step failed and will be tried again.

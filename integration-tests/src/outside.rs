@@ -41,12 +41,11 @@ pub async fn accounts(sandbox: &Sandbox, known: Known<'_>) -> Result<()> {
     }
 }
 
-/// The interpreter that has the engines; `None` after a loud word, or an error where nothing may be skipped.
-fn python() -> Result<Option<String>> {
+/// The interpreter that has the engines and the mail server; `None` after a loud word, or an error where nothing may be skipped.
+pub fn python() -> Result<Option<String>> {
     let python = std::env::var("DRIFTLINE_TEST_PYTHON").ok().filter(|python| !python.is_empty());
     if python.is_none() {
-        let reason =
-            "DuckDB and scikit-learn are not asked: set DRIFTLINE_TEST_PYTHON to what scripts/python.sh prints";
+        let reason = "DuckDB, scikit-learn and a mail server are not asked: set DRIFTLINE_TEST_PYTHON to what scripts/python.sh prints";
         ensure!(std::env::var("DRIFTLINE_REQUIRE_ALL").as_deref() != Ok("1"), reason);
         eprintln!("SKIPPED: {reason}");
     }

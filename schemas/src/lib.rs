@@ -2,11 +2,12 @@
 //!
 //! ```text
 //! event ─► canonical ─► raw (collector → aggregator) ─► ledger (decisions) ─► history ─► tables (evaluator → users)
-//!               position · window · config: what each of them is keyed and judged by
+//!               position · window · config · cron: what each of them is keyed, judged and scheduled by
 //! ```
 pub mod canonical;
 pub mod clock;
 pub mod config;
+pub mod cron;
 pub mod event;
 pub mod history;
 pub mod ledger;

@@ -56,6 +56,17 @@ pub(crate) async fn run(global: &Global) -> Result<()> {
         );
         say("alerts", Ok(counts));
     }
+    if !config.reports.is_empty() {
+        let now = driftline_schemas::clock::now_micros();
+        let next = config
+            .reports
+            .iter()
+            .filter_map(|report| Some((report.cron.next_after(report.time_zone, now)?, report.name.as_str())));
+        let next = next.min().map_or_else(String::new, |(at, name)| {
+            format!("; the next is {name:?} at {}", driftline_schemas::clock::show(at))
+        });
+        say("reports", Ok(format!("{} by schedule{next}", config.reports.len())));
+    }
     for location in references(&config) {
         let files = Files::new(&config);
         let found = match files.read_frozen(&location).await {

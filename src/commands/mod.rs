@@ -8,13 +8,14 @@ mod forget;
 mod produce;
 mod reevaluate;
 mod reference;
-mod report;
+pub(crate) mod report;
 mod run;
 mod segments;
 mod sql;
 
 use anyhow::{Context, Result};
 use clap::CommandFactory;
+use driftline_schemas::clock;
 
 use crate::cli::{Cli, Command, ConfigCommand, ReferenceCommand, Role};
 use crate::config;
@@ -84,6 +85,17 @@ fn print_config(global: &crate::cli::Global) -> Result<()> {
         alerts.budget.map_or("none".to_owned(), |budget| format!("{budget:.2} false alarms a month and model"));
     println!("# alerts.budget    = {budget}");
     println!("# alerts           = {} rule(s), {} sink(s)", alerts.rules.len(), alerts.sinks.len());
+    for report in &config.reports {
+        let next = report.cron.next_after(report.time_zone, clock::now_micros());
+        let next = next.map_or_else(|| "never".to_owned(), clock::show);
+        let zone = report.time_zone.name();
+        println!(
+            "# report {:?} at \"{}\" in {zone}: next {next}, {} sink(s)",
+            report.name,
+            report.cron,
+            report.sinks.len()
+        );
+    }
     println!("# serve.listen     = {:?}", config.listen);
     println!("# judging (times in microseconds):");
     for line in judge.lines() {

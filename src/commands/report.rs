@@ -1,43 +1,44 @@
-//! `report`: one model over a period, as a page that a person reads.
+//! `report`: one model over a period, as a page that a person reads; and the maker of those that are made by themselves.
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use async_trait::async_trait;
+use bytes::Bytes;
+use driftline_alerts::reports::{Maker, Told, Written};
 use driftline_evaluator::report::{Report, Subject, gather};
+use driftline_evaluator::session::{REPLACED, Sessions};
 use driftline_ledger::Replica;
-use driftline_schemas::clock;
+use driftline_schemas::clock::{self, Micros};
+use driftline_schemas::config::{Config, ReportFormat};
 use driftline_schemas::tables::Task;
-use driftline_store::{Manifest, Store};
+use driftline_store::{Manifest, Store, encode_segment};
 
 use crate::cli::{Global, ReportArgs};
 use crate::{config, pipeline};
 
+/// Tries to read tables whose objects are being replaced meanwhile.
+const TRIES: usize = 5;
+const PAUSE: Duration = Duration::from_millis(500);
+/// Findings of a model that are kept with a report, for those who are told of it.
+const FINDINGS_MAX: usize = 20;
+
 pub(crate) async fn run(global: &Global, args: &ReportArgs) -> Result<()> {
-    let form = Form::of(&args.out)?;
+    let form = if args.name.is_some() { None } else { Some(Form::of(&args.out)?) };
     let config = config::load(global)?;
     let store = Store::open(&config.store.url, &config.store.options).context("open the store")?;
     let manifest = Manifest::load(&store).await.context("read the manifest")?;
     manifest.with_context(|| format!("there is no Driftline store at {}", config.store.url))?;
-    let replica = Replica::open(&store, "report").await.context("read the ledger")?;
-    let Some(model) = replica.state.models.get(&args.model) else {
+    let reporter = Reporter::new(pipeline::sessions(&config, &store), store);
+    let (Some(form), Some(model)) = (form, &args.model) else { return by_name(&config, &reporter, args).await };
+    let replica = reporter.replica().await?;
+    if !replica.state.models.contains_key(model) {
         let known: Vec<&str> = replica.state.models.keys().map(String::as_str).take(10).collect();
-        bail!("the store knows no model {:?}; it knows {}", args.model, known.join(", "));
-    };
-    // What the ledger has recorded of a model that nobody configured; what was configured comes first.
-    let newest = model.windows.keys().next_back().copied().unwrap_or_default();
-    let settings = replica.state.era_settings(&args.model, newest);
-    let inferred = model.task.clone();
-    let task = settings.task.or(inferred.as_ref().map(|(task, _)| *task)).unwrap_or(Task::Binary);
-    let positive_class = settings.positive_class.clone().or(inferred.and_then(|(_, positive)| positive));
-    let subject = Subject {
-        model: args.model.clone(),
-        task,
-        positive_class,
-        from: args.from.map(|time| time.timestamp_micros()),
-        to: args.to.map(|time| time.timestamp_micros()),
-    };
-    let sessions = pipeline::sessions(&config, &store);
-    let report = gather(&sessions, &subject, clock::now()).await.context("read the tables")?;
-    let report = report.with_context(|| format!("{} has no window in this period", args.model))?;
+        bail!("the store knows no model {model:?}; it knows {}", known.join(", "));
+    }
+    let (from, to) = (args.from.map(|time| time.timestamp_micros()), args.to.map(|time| time.timestamp_micros()));
+    let report = reporter.report(model, from, to).await?;
+    let report = report.with_context(|| format!("{model} has no window in this period"))?;
     let text = form.write(&report)?;
     if args.out == Path::new("-") {
         print!("{text}");
@@ -49,6 +50,121 @@ pub(crate) async fn run(global: &Global, args: &ReportArgs) -> Result<()> {
         eprintln!("  {}", finding.text);
     }
     Ok(())
+}
+
+/// A report of the configuration, as it is made by itself.
+async fn by_name(config: &Config, reporter: &Reporter, args: &ReportArgs) -> Result<()> {
+    let name = args.name.as_deref().unwrap_or_default();
+    let Some(spec) = config.reports.iter().find(|spec| spec.name == name) else {
+        let known: Vec<&str> = config.reports.iter().map(|spec| spec.name.as_str()).collect();
+        let known = if known.is_empty() { "has none".to_owned() } else { format!("knows {}", known.join(", ")) };
+        return Err(
+            crate::BadConfig(format!("there is no [[reports]] named {name:?}; the configuration {known}")).into()
+        );
+    };
+    let until = args.at.unwrap_or_else(clock::now).timestamp_micros();
+    let occurrence = spec.cron.last_until(spec.time_zone, until).context("there is no occurrence before that time")?;
+    let (from, to) = spec.period.of(occurrence, spec.time_zone);
+    eprintln!("{name} of {}: {} to {}", clock::show(occurrence), clock::show(from), clock::show(to));
+    let models = match spec.models.as_slice() {
+        [] => reporter.replica().await?.state.models.keys().cloned().collect(),
+        listed => listed.to_vec(),
+    };
+    std::fs::create_dir_all(&args.out).with_context(|| format!("make {}", args.out.display()))?;
+    let mut count = 0;
+    for model in models {
+        let Some(report) = reporter.report(&model, Some(from), Some(to)).await? else {
+            eprintln!("{model}: no window in this period");
+            continue;
+        };
+        for format in &spec.formats {
+            let file = args.out.join(format!("{}.{}", encode_segment(&model), format.as_str()));
+            let text = Form::from(*format).write(&report)?;
+            std::fs::write(&file, text).with_context(|| format!("write {}", file.display()))?;
+            eprintln!("{}: {} windows", file.display(), report.windows.len());
+            count += 1;
+        }
+    }
+    if count == 0 { bail!("no model has a window in this period") } else { Ok(()) }
+}
+
+/// Makes reports out of a store.
+pub(crate) struct Reporter {
+    sessions: Sessions,
+    store: Store,
+}
+
+impl Reporter {
+    pub(crate) fn new(sessions: Sessions, store: Store) -> Self {
+        Self { sessions, store }
+    }
+
+    async fn replica(&self) -> Result<Replica> {
+        Replica::open(&self.store, "report").await.context("read the ledger")
+    }
+
+    /// One model over a period; `None` if it has no window there.
+    async fn report(&self, name: &str, from: Option<Micros>, to: Option<Micros>) -> Result<Option<Report>> {
+        let replica = self.replica().await?;
+        let Some(model) = replica.state.models.get(name) else { return Ok(None) };
+        // What the ledger has recorded of a model that nobody configured; what was configured comes first.
+        let newest = model.windows.keys().next_back().copied().unwrap_or_default();
+        let settings = replica.state.era_settings(name, newest);
+        let inferred = model.task.clone();
+        let task = settings.task.or(inferred.as_ref().map(|(task, _)| *task)).unwrap_or(Task::Binary);
+        let positive_class = settings.positive_class.clone().or(inferred.and_then(|(_, positive)| positive));
+        let subject = Subject { model: name.to_owned(), task, positive_class, from, to };
+        for _ in 1..TRIES {
+            match gather(&self.sessions, &subject, clock::now()).await.map_err(anyhow::Error::from) {
+                // A new session sees what is there now.
+                Err(error) if format!("{error:#}").contains(REPLACED) => tokio::time::sleep(PAUSE).await,
+                other => return other.context("read the tables"),
+            }
+        }
+        gather(&self.sessions, &subject, clock::now()).await.context("read the tables")
+    }
+}
+
+#[async_trait]
+impl Maker for Reporter {
+    async fn models(&self) -> Result<Vec<String>, String> {
+        let replica = self.replica().await.map_err(|error| format!("{error:#}"))?;
+        Ok(replica.state.models.keys().cloned().collect())
+    }
+
+    async fn make(
+        &self,
+        model: &str,
+        from: Micros,
+        to: Micros,
+        formats: &[ReportFormat],
+    ) -> Result<Option<Written>, String> {
+        let report = self.report(model, Some(from), Some(to)).await.map_err(|error| format!("{error:#}"))?;
+        let Some(report) = report else { return Ok(None) };
+        let told = |finding: &driftline_evaluator::report::Finding| Told {
+            severity: finding.severity.as_str().to_owned(),
+            text: finding.text.clone(),
+        };
+        let write = |format: &ReportFormat| -> Result<(ReportFormat, Bytes), String> {
+            let text = Form::from(*format).write(&report).map_err(|error| format!("{error:#}"))?;
+            Ok((*format, Bytes::from(text)))
+        };
+        Ok(Some(Written {
+            windows: report.windows.len() as u64,
+            findings: report.attention.iter().take(FINDINGS_MAX).map(told).collect(),
+            files: formats.iter().map(write).collect::<Result<_, _>>()?,
+        }))
+    }
+}
+
+impl From<ReportFormat> for Form {
+    fn from(format: ReportFormat) -> Self {
+        match format {
+            ReportFormat::Html => Self::Html,
+            ReportFormat::Json => Self::Json,
+            ReportFormat::Markdown => Self::Markdown,
+        }
+    }
 }
 
 /// What kind of file is written.

@@ -14,6 +14,8 @@
 //! filters/model_name=…/<window>_p<part>_r<revision>.fuse   which ids a part of a window knows
 //! alerting/model_name=…/<seq>.json             what became of a model's alerts; cursor.json and sent/<sink>.json beside it
 //! alerting/silences/<id>.json                  who is not to be told of what, and how long
+//! reporting/<report>/<seq>.json                which occurrences of a report there have been; cursor.json and sent/<sink>.json beside it
+//! reports/<report>/<occurrence>/<model>.<ext>  a report, for people; each is written once
 //! <table>/model_name=…/date=…/<name>.parquet   history, metrics and the other tables
 //! ```
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
@@ -112,6 +114,9 @@ pub const FILTERS: &str = "filters";
 /// The folder of silences.
 pub const SILENCES: &str = "alerting/silences";
 
+/// The folder of the reports that were made by themselves.
+pub const REPORTS: &str = "reports";
+
 /// The folder of a model's chain of alerts.
 pub fn alerting(model: &str) -> String {
     format!("alerting/model_name={}", encode_segment(model))
@@ -130,6 +135,31 @@ pub fn alerting_sent(model: &str, sink: &str) -> String {
 /// One silence.
 pub fn silence(id: &str) -> String {
     format!("{SILENCES}/{}.json", encode_segment(id))
+}
+
+/// The folder of the chain of a report's occurrences.
+pub fn reporting(report: &str) -> String {
+    format!("reporting/{}", encode_segment(report))
+}
+
+/// How many records the chain of a report has had, as advice.
+pub fn reporting_cursor(report: &str) -> String {
+    format!("{}/cursor.json", reporting(report))
+}
+
+/// How far a sink has been told of a report's occurrences.
+pub fn reporting_sent(report: &str, sink: &str) -> String {
+    format!("{}/sent/{}.json", reporting(report), encode_segment(sink))
+}
+
+/// What one model's report of an occurrence says, until the occurrence is recorded.
+pub fn reporting_draft(report: &str, occurrence: &str, model: &str) -> String {
+    format!("{}/drafts/{occurrence}/{}.json", reporting(report), encode_segment(model))
+}
+
+/// A report of one model: its file below [`REPORTS`].
+pub fn report(report: &str, occurrence: &str, model: &str, extension: &str) -> String {
+    format!("{REPORTS}/{}/{occurrence}/{}.{extension}", encode_segment(report), encode_segment(model))
 }
 
 /// A snapshot of the ledger's state after `seq` records.

@@ -73,6 +73,17 @@ pub enum Severity {
     Fine,
 }
 
+impl Severity {
+    /// Its word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Bad => "bad",
+            Self::Notable => "notable",
+            Self::Fine => "fine",
+        }
+    }
+}
+
 /// A window, as in the table `windows`; times in microseconds UTC.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct WindowLine {

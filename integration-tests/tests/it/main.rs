@@ -21,6 +21,7 @@ mod producers;
 mod report;
 mod retention;
 mod revisions;
+mod scheduled;
 mod settings;
 
 // What the tests and `chaos` share.

@@ -29,6 +29,15 @@ pub struct AlertsConfig {
     pub external_url: Option<String>,
 }
 
+impl AlertsConfig {
+    /// The same without sinks that are for reports only.
+    #[must_use]
+    pub fn of_alerts(&self) -> Self {
+        let sinks = self.sinks.iter().filter(|sink| sink.alerts).cloned().collect();
+        Self { sinks, ..self.clone() }
+    }
+}
+
 /// What has to hold, and what happens when it does not.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Rule {
@@ -205,6 +214,36 @@ pub struct Sink {
     pub text: Option<String>,
     /// Revisions of firing alerts are told too.
     pub revisions: bool,
+    /// Alerts are told here, and not reports only.
+    pub alerts: bool,
+    /// What a sink of the kind [`SinkKind::Email`] has besides.
+    pub email: Option<EmailSettings>,
+}
+
+/// Who writes to whom, and how the server is spoken to; its address is the sink's `url`, the password its `secret`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EmailSettings {
+    /// The sender.
+    pub from: String,
+    /// The recipients.
+    pub to: Vec<String>,
+    /// Who we are at the server; `None`: it wants to know nobody.
+    pub username: Option<String>,
+    /// How the connection is kept to the two of us.
+    pub tls: SmtpTls,
+    /// A file of certificates (PEM) that are trusted beside the system's.
+    pub ca_certificate_file: Option<String>,
+}
+
+/// How a connection to a mail server is encrypted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SmtpTls {
+    /// From its first byte: `smtps://`.
+    Implicit,
+    /// From STARTTLS on; a server that does not offer it gets nothing: `smtp://`.
+    Starttls,
+    /// Not at all, which is for servers on this machine.
+    None,
 }
 
 impl std::fmt::Debug for Sink {
@@ -232,6 +271,8 @@ pub enum SinkKind {
     Cloudevents,
     /// A program, which gets the webhook's body on its standard input.
     Command,
+    /// E-mail, by SMTP.
+    Email,
 }
 
 impl SinkKind {
@@ -245,6 +286,7 @@ impl SinkKind {
             Self::Teams => "teams",
             Self::Cloudevents => "cloudevents",
             Self::Command => "command",
+            Self::Email => "email",
         }
     }
 }
@@ -270,7 +312,8 @@ pub(super) fn read_alerts(section: &mut Reader) -> AlertsConfig {
             if rules.iter().any(|other| other.name == rule.name) {
                 part.fault("name", format!("{:?} is listed twice", rule.name));
             }
-            for name in rule.sinks.iter().filter(|name| !sinks.iter().any(|sink| sink.name == **name)) {
+            let takes_alerts = |name: &String| sinks.iter().any(|sink| sink.name == *name && sink.alerts);
+            for name in rule.sinks.iter().filter(|name| !takes_alerts(name)) {
                 part.fault("sinks", format!("there is no sink {name:?}"));
             }
             rules.push(rule);
@@ -313,6 +356,7 @@ fn read_sink(section: &mut Reader) -> Option<Sink> {
         SinkKind::Teams,
         SinkKind::Cloudevents,
         SinkKind::Command,
+        SinkKind::Email,
     ];
     let choices: Vec<(&str, SinkKind)> = kinds.iter().map(|kind| (kind.as_str(), *kind)).collect();
     let name = section.text("name");
@@ -323,6 +367,12 @@ fn read_sink(section: &mut Reader) -> Option<Sink> {
     let command = section.list("command").unwrap_or_default();
     let text = section.text("text");
     let revisions = section.boolean("revisions", true);
+    let alerts = section.boolean("alerts", true);
+    let from = section.text("from");
+    let to = section.list("to");
+    let username = section.text("username");
+    let tls = section.choice("tls", &[("starttls", SmtpTls::Starttls), ("none", SmtpTls::None)]);
+    let ca_certificate_file = section.text("ca_certificate_file");
     if name.is_none() {
         section.fault("name", "is missing".into());
     }
@@ -335,6 +385,12 @@ fn read_sink(section: &mut Reader) -> Option<Sink> {
         (SinkKind::Command, None) => String::new(),
         (SinkKind::Command, Some(_)) => {
             section.fault("url", "has no effect: a command has `command`".into());
+            String::new()
+        }
+        (SinkKind::Email, Some(url)) if url.starts_with("smtps://") || url.starts_with("smtp://") => url,
+        (SinkKind::Email, _) => {
+            let wanted = "must be smtps://host (port 465), or smtp://host (port 587, with STARTTLS)";
+            section.fault("url", wanted.into());
             String::new()
         }
         (SinkKind::Pagerduty, None) => "https://events.pagerduty.com/v2/enqueue".into(),
@@ -351,12 +407,18 @@ fn read_sink(section: &mut Reader) -> Option<Sink> {
     if kind == SinkKind::Command && command.is_empty() {
         section.fault("command", "is missing: a list of the program and its arguments".into());
     }
-    let signs = matches!(kind, SinkKind::Webhook | SinkKind::Cloudevents | SinkKind::Pagerduty);
-    let is_http = kind != SinkKind::Command;
+    let is_email = kind == SinkKind::Email;
+    let has_secret = matches!(kind, SinkKind::Webhook | SinkKind::Cloudevents | SinkKind::Pagerduty | SinkKind::Email);
+    let is_http = !matches!(kind, SinkKind::Command | SinkKind::Email);
     for (key, is_set, has_effect) in [
-        ("secret", secret.is_some(), signs),
+        ("secret", secret.is_some(), has_secret),
         ("headers", !headers.is_empty(), is_http),
-        ("command", !command.is_empty(), !is_http),
+        ("command", !command.is_empty(), kind == SinkKind::Command),
+        ("from", from.is_some(), is_email),
+        ("to", to.is_some(), is_email),
+        ("username", username.is_some(), is_email),
+        ("tls", tls.is_some(), is_email),
+        ("ca_certificate_file", ca_certificate_file.is_some(), is_email),
     ] {
         if is_set && !has_effect {
             section.fault(key, format!("has no effect on a sink of type {:?}", kind.as_str()));
@@ -365,7 +427,47 @@ fn read_sink(section: &mut Reader) -> Option<Sink> {
     if kind == SinkKind::Pagerduty && secret.is_none() {
         section.fault("secret", "is missing: the routing key of the integration".into());
     }
-    Some(Sink { name: name?, kind, url, secret, headers, command, text, revisions })
+    let email = if is_email {
+        Some(read_email(section, &url, secret.is_some(), (from, to, username, tls, ca_certificate_file))?)
+    } else {
+        None
+    };
+    Some(Sink { name: name?, kind, url, secret, headers, command, text, revisions, alerts, email })
+}
+
+/// What was typed of an e-mail sink: `from`, `to`, `username`, `tls`, `ca_certificate_file`.
+type TypedEmail = (Option<String>, Option<Vec<String>>, Option<String>, Option<SmtpTls>, Option<String>);
+
+fn read_email(
+    section: &mut Reader,
+    url: &str,
+    has_secret: bool,
+    (from, to, username, tls, ca_certificate_file): TypedEmail,
+) -> Option<EmailSettings> {
+    if from.is_none() {
+        section.fault("from", "is missing: the sender, like \"Driftline <driftline@example.org>\"".into());
+    }
+    let to = to.unwrap_or_default();
+    if to.is_empty() {
+        section.fault("to", "is missing: a list of recipients".into());
+    }
+    match (&username, has_secret) {
+        (Some(_), false) => section.fault("secret", "is missing (or secret_file): the password of `username`".into()),
+        (None, true) => section.fault("username", "is missing: whose password is `secret`?".into()),
+        _ => {}
+    }
+    if url.contains('@') {
+        section.fault("url", "names a user: set `username`, and `secret` or secret_file".into());
+    }
+    let is_implicit = url.starts_with("smtps://");
+    if is_implicit && tls.is_some() {
+        section.fault("tls", "has no effect on smtps://, which is TLS from the first byte".into());
+    }
+    if tls == Some(SmtpTls::None) && has_secret {
+        section.fault("tls", "would send the password in the clear".into());
+    }
+    let tls = if is_implicit { SmtpTls::Implicit } else { tls.unwrap_or(SmtpTls::Starttls) };
+    Some(EmailSettings { from: from?, to, username, tls, ca_certificate_file })
 }
 
 fn read_rule(section: &mut Reader) -> Option<Rule> {
@@ -608,6 +710,18 @@ mod tests {
             (sink("type = \"pagerduty\""), "alerts.sinks[0].secret: is missing"),
             (sink("type = \"command\""), "alerts.sinks[0].command: is missing"),
             (sink("type = \"slack\"\nurl = \"https://x\"\nsecret = \"s\""), "alerts.sinks[0].secret: has no effect"),
+            (sink("type = \"slack\"\nurl = \"https://x\"\nto = [\"a@b\"]"), "alerts.sinks[0].to: has no effect"),
+            (sink("type = \"email\"\nurl = \"https://x\""), "alerts.sinks[0].url: must be smtps://host"),
+            (sink("type = \"email\"\nurl = \"smtp://x\""), "alerts.sinks[0].from: is missing"),
+            (sink("type = \"email\"\nurl = \"smtp://x\""), "alerts.sinks[0].to: is missing"),
+            (sink("type = \"email\"\nurl = \"smtp://me:pw@x\""), "alerts.sinks[0].url: names a user"),
+            (sink("type = \"email\"\nurl = \"smtp://x\"\nusername = \"me\""), "alerts.sinks[0].secret: is missing"),
+            (sink("type = \"email\"\nurl = \"smtp://x\"\nsecret = \"s\""), "alerts.sinks[0].username: is missing"),
+            (sink("type = \"email\"\nurl = \"smtps://x\"\ntls = \"none\""), "alerts.sinks[0].tls: has no effect"),
+            (
+                sink("type = \"email\"\nurl = \"smtp://x\"\ntls = \"none\"\nusername = \"a\"\nsecret = \"b\""),
+                "alerts.sinks[0].tls: would send the password in the clear",
+            ),
             (
                 sink("type = \"slack\"\nurl = \"https://x\"\ncommand = [\"s\"]"),
                 "alerts.sinks[0].command: has no effect",

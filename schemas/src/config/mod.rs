@@ -2,6 +2,7 @@
 //! all faults at once, each by its key.
 mod alerts;
 mod reader;
+mod reports;
 mod retention;
 
 use std::collections::BTreeMap;
@@ -13,8 +14,11 @@ use chrono_tz::Tz;
 use serde::{Deserialize, Serialize};
 use toml::Table;
 
-pub use self::alerts::{AlertsConfig, Decide, Learned, Level, MONTH, Rule, Severity, Side, Sink, SinkKind, Subject};
+pub use self::alerts::{
+    AlertsConfig, Decide, EmailSettings, Learned, Level, MONTH, Rule, Severity, Side, Sink, SinkKind, SmtpTls, Subject,
+};
 use self::reader::Reader;
+pub use self::reports::{Period, ReportFormat, ReportSpec};
 pub use self::retention::RetentionConfig;
 use crate::clock::{DAY, MINUTE, Micros};
 use crate::tables::{ScoreKind, Task};
@@ -58,6 +62,8 @@ pub struct Config {
     pub retention: RetentionConfig,
     /// When people are told.
     pub alerts: AlertsConfig,
+    /// Reports that are made by themselves.
+    pub reports: Vec<ReportSpec>,
 }
 
 /// Kafka settings.
@@ -286,6 +292,7 @@ fn read_config(root: &mut Reader) -> Config {
     let judge = read_judge(root);
     let retention = root.section("retention", retention::read_retention);
     let alerts = root.section("alerts", alerts::read_alerts);
+    let reports = reports::read_reports(root, &alerts);
     Config {
         memory_max,
         kafka,
@@ -297,6 +304,7 @@ fn read_config(root: &mut Reader) -> Config {
         judge,
         retention,
         alerts,
+        reports,
     }
 }
 

@@ -1,0 +1,505 @@
+//! The loop: occurrences that are due are made, recorded once, and told.
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use driftline_ledger::Members;
+use driftline_schemas::clock::{self, Micros, time_of};
+use driftline_schemas::config::{AlertsConfig, ReportFormat, ReportSpec, Sink};
+use driftline_store::{Created, Store, paths};
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+
+use super::due::due;
+use super::log::{Filed, Log, Made};
+use super::tell::{self, Sinks};
+use super::{Maker, Told, Written};
+use crate::{Error, telemetry};
+
+/// The role whose processes do this beside their other work.
+const ROLE: &str = "evaluator";
+const PAUSE_MAX: Duration = Duration::from_secs(30);
+/// How long a run that ends by itself waits for what does not go now.
+const LAST_TRIES: Duration = Duration::from_secs(20);
+/// How long it is tried to make a model's report until the others are told without it: longer holds them up, shorter gives up while
+/// a store is away.
+const GIVEN_UP_AFTER: Duration = Duration::from_secs(3_600);
+/// Between two tries to make a report.
+const AGAIN_AFTER: Duration = Duration::from_secs(30);
+
+/// What the stage works with.
+pub struct Parts {
+    /// The store.
+    pub store: Store,
+    /// Who shares the work.
+    pub members: Arc<Members>,
+    /// The sinks.
+    pub config: AlertsConfig,
+    /// What is to be made, and when.
+    pub reports: Vec<ReportSpec>,
+    /// Who makes them.
+    pub maker: Arc<dyn Maker>,
+    /// How long to wait when there was nothing to do.
+    pub poll_interval: Duration,
+    /// Fires when no more windows will be published: the stage then comes to its end.
+    pub evaluated: Option<CancellationToken>,
+}
+
+/// Runs until `shutdown`, or until all that is due is made and told.
+pub async fn run(parts: Parts, shutdown: CancellationToken) -> Result<(), Error> {
+    let mut pause = Duration::from_millis(200);
+    loop {
+        match run_once(&parts, &shutdown, &mut pause).await {
+            Err(error) if error.is_transient() => {
+                telemetry::step_failed(&error, pause);
+                tokio::select! { () = tokio::time::sleep(pause) => {}, () = shutdown.cancelled() => return Ok(()) }
+                pause = (pause * 2).min(PAUSE_MAX);
+            }
+            other => return other,
+        }
+    }
+}
+
+async fn run_once(parts: &Parts, shutdown: &CancellationToken, pause: &mut Duration) -> Result<(), Error> {
+    if parts.reports.is_empty() {
+        let ends = parts.evaluated.clone().unwrap_or_else(|| shutdown.clone());
+        tokio::select! { () = ends.cancelled() => {}, () = shutdown.cancelled() => {} }
+        return Ok(());
+    }
+    let mut followers: HashMap<&str, Follower<'_>> = HashMap::new();
+    let mut waiting_since: Option<Instant> = None;
+    while !shutdown.is_cancelled() {
+        let was_evaluated = parts.evaluated.as_ref().is_some_and(CancellationToken::is_cancelled);
+        let mut did_something = false;
+        let mut waits = false;
+        for spec in &parts.reports {
+            // A run that ends by itself leaves nothing to another that may be dead: whoever is second changes nothing.
+            if !was_evaluated && !parts.members.is_mine(ROLE, &format!("reports/{}", spec.name)) {
+                followers.remove(spec.name.as_str());
+                continue;
+            }
+            // What a run that ends by itself is yet to publish belongs into its reports.
+            let is_early = parts.evaluated.is_some() && !was_evaluated;
+            if !followers.contains_key(spec.name.as_str()) {
+                followers.insert(&spec.name, Follower::open(parts, spec).await?);
+            }
+            let Some(follower) = followers.get_mut(spec.name.as_str()) else { continue };
+            if !is_early {
+                match follower.step(parts, clock::now_micros()).await? {
+                    Step::Done => did_something = true,
+                    Step::Waiting => waits = true,
+                    Step::Nothing => {}
+                }
+            }
+            waits |= follower.tell(parts).await?;
+        }
+        *pause = Duration::from_millis(200);
+        if !waits || did_something {
+            waiting_since = None;
+        }
+        if was_evaluated && !did_something {
+            let since = *waiting_since.get_or_insert_with(Instant::now);
+            if !waits || since.elapsed() > LAST_TRIES {
+                return Ok(());
+            }
+        }
+        if !did_something {
+            tokio::select! { () = tokio::time::sleep(parts.poll_interval) => {}, () = shutdown.cancelled() => {} }
+        }
+    }
+    Ok(())
+}
+
+/// What came of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// Something was made, or noted.
+    Done,
+    /// Nothing is due.
+    Nothing,
+    /// Something is due and cannot be made now.
+    Waiting,
+}
+
+/// One report.
+struct Follower<'a> {
+    store: Store,
+    spec: &'a ReportSpec,
+    log: Log,
+    sinks: Sinks,
+    /// Models whose report could not be made, and since when.
+    failing: HashMap<String, (Instant, String)>,
+    again_at: Option<Instant>,
+}
+
+impl<'a> Follower<'a> {
+    async fn open(parts: &Parts, spec: &'a ReportSpec) -> Result<Self, Error> {
+        let log = Log::open(&parts.store, &spec.name).await?;
+        let sinks = Sinks::default();
+        let follower = Self { store: parts.store.clone(), spec, log, sinks, failing: HashMap::new(), again_at: None };
+        // Whoever recorded it may have died before it was tidied up.
+        if let Some(made) = follower.log.last.as_ref().and_then(|last| last.made.as_ref()) {
+            follower.tidy(made).await?;
+        }
+        tell::enrol(&parts.store, &spec.name, &sinks_of(spec, parts), follower.log.next).await?;
+        Ok(follower)
+    }
+
+    /// Tells the sinks what they have not been told; whether one of them is tried again later.
+    async fn tell(&mut self, parts: &Parts) -> Result<bool, Error> {
+        let sinks = sinks_of(self.spec, parts);
+        self.sinks.tell(&self.store, self.spec, &self.log, &sinks, parts.config.allow_local).await
+    }
+
+    /// Makes the next occurrence that is due.
+    async fn step(&mut self, parts: &Parts, now: Micros) -> Result<Step, Error> {
+        let me = parts.members.me();
+        if !self.log.follows(self.spec) {
+            self.log.catch_up().await?;
+            if !self.log.follows(self.spec) {
+                // A schedule holds from when it is first seen: it makes nothing of the time before.
+                let from = self.log.done_to().map_or(now, |done_to| done_to.max(now));
+                self.log.append(me, self.spec, now, from, None).await?;
+                return Ok(Step::Done);
+            }
+        }
+        let is_due = |log: &Log| log.done_to().and_then(|done_to| due(self.spec, done_to, now));
+        if is_due(&self.log).is_none() {
+            return Ok(Step::Nothing);
+        }
+        if self.again_at.is_some_and(|at| at > Instant::now()) {
+            return Ok(Step::Waiting);
+        }
+        // Another process may have made it.
+        self.log.catch_up().await?;
+        let Some(due) = is_due(&self.log) else { return Ok(Step::Done) };
+        let (from, to) = self.spec.period.of(due.occurrence, self.spec.time_zone);
+        let made = Made {
+            occurrence: due.occurrence,
+            from,
+            to,
+            skipped: due.skipped,
+            models: BTreeMap::new(),
+            empty: Vec::new(),
+            failed: BTreeMap::new(),
+        };
+        let Some(made) = self.make(parts, made).await? else {
+            self.again_at = Some(Instant::now() + AGAIN_AFTER);
+            return Ok(Step::Waiting);
+        };
+        self.failing.clear();
+        self.again_at = None;
+        if self.log.append(me, self.spec, clock::now_micros(), due.occurrence, Some(made.clone())).await? {
+            telemetry::report_made(&self.spec.name, &made);
+        }
+        self.tidy(&made).await?;
+        Ok(Step::Done)
+    }
+
+    /// Makes the reports of all models and files them. `None`: not all can be made now.
+    async fn make(&mut self, parts: &Parts, mut made: Made) -> Result<Option<Made>, Error> {
+        let models = match self.spec.models.as_slice() {
+            [] => match parts.maker.models().await {
+                Ok(models) => models,
+                Err(why) => {
+                    telemetry::report_failed(&self.spec.name, "all models", &why);
+                    return Ok(None);
+                }
+            },
+            listed => listed.to_vec(),
+        };
+        let mut is_whole = true;
+        for model in models {
+            match self.draft(parts, &made, &model).await? {
+                Ok(Some(draft)) => {
+                    let filed = self.file(made.occurrence, &model, draft).await?;
+                    made.models.insert(model, filed);
+                }
+                Ok(None) => made.empty.push(model),
+                Err(why) => {
+                    telemetry::report_failed(&self.spec.name, &model, &why);
+                    let (since, last) =
+                        self.failing.entry(model.clone()).or_insert_with(|| (Instant::now(), why.clone()));
+                    last.clone_from(&why);
+                    if since.elapsed() < GIVEN_UP_AFTER {
+                        is_whole = false;
+                    } else {
+                        made.failed.insert(model, why);
+                    }
+                }
+            }
+        }
+        Ok(is_whole.then_some(made))
+    }
+
+    /// What a model's report says: decided by whoever is first, so that all its files are of one making.
+    async fn draft(&self, parts: &Parts, made: &Made, model: &str) -> Result<Result<Option<Draft>, String>, Error> {
+        let path = draft_path(&self.spec.name, made.occurrence, model);
+        let parse = |bytes: &Bytes| -> Result<Draft, Error> {
+            serde_json::from_slice(bytes).map_err(|source| Error::Json { path: path.clone(), source })
+        };
+        if let Some(object) = self.store.get(&path).await? {
+            return Ok(Ok(Some(parse(&object.bytes)?)));
+        }
+        let written = match parts.maker.make(model, made.from, made.to, &self.spec.formats).await {
+            Ok(Some(written)) => written,
+            Ok(None) => return Ok(Ok(None)),
+            Err(why) => return Ok(Err(why)),
+        };
+        let draft = Draft::of(written);
+        let bytes = serde_json::to_vec(&draft).map_err(|source| Error::Json { path: path.clone(), source })?;
+        Ok(Ok(Some(match self.store.create(&path, bytes.into()).await? {
+            Created::New(_) => draft,
+            Created::Exists(theirs) => parse(&theirs.bytes)?,
+        })))
+    }
+
+    /// Writes a model's files where people find them; one that is there already stays.
+    async fn file(&self, occurrence: Micros, model: &str, draft: Draft) -> Result<Filed, Error> {
+        let mut files = BTreeMap::new();
+        for (format, text) in draft.files {
+            let path = paths::report(&self.spec.name, &folder(occurrence), model, &format);
+            let bytes =
+                STANDARD.decode(text).map_err(|error| Error::Table { path: path.clone(), source: error.into() })?;
+            let (Created::New(_) | Created::Exists(_)) = self.store.create(&path, bytes.into()).await?;
+            files.insert(format, path);
+        }
+        Ok(Filed { windows: draft.windows, findings: draft.findings, files })
+    }
+
+    /// Drafts are of no use once their occurrence is recorded.
+    async fn tidy(&self, made: &Made) -> Result<(), Error> {
+        for model in made.models.keys() {
+            self.store.delete(&draft_path(&self.spec.name, made.occurrence, model)).await?;
+        }
+        Ok(())
+    }
+}
+
+fn sinks_of<'p>(spec: &ReportSpec, parts: &'p Parts) -> Vec<&'p Sink> {
+    parts.config.sinks.iter().filter(|sink| spec.sinks.contains(&sink.name)).collect()
+}
+
+/// A model's report before it is filed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Draft {
+    windows: u64,
+    findings: Vec<Told>,
+    /// Extension → the file, as base64.
+    files: BTreeMap<String, String>,
+}
+
+impl Draft {
+    fn of(written: Written) -> Self {
+        let encoded = |(format, bytes): (ReportFormat, Bytes)| (format.as_str().to_owned(), STANDARD.encode(bytes));
+        Self {
+            windows: written.windows,
+            findings: written.findings,
+            files: written.files.into_iter().map(encoded).collect(),
+        }
+    }
+}
+
+/// The folder of an occurrence: `2026-11-23T0600Z`.
+fn folder(occurrence: Micros) -> String {
+    time_of(occurrence).format("%Y-%m-%dT%H%MZ").to_string()
+}
+
+fn draft_path(report: &str, occurrence: Micros, model: &str) -> String {
+    paths::reporting_draft(report, &folder(occurrence), model)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use async_trait::async_trait;
+    use driftline_schemas::clock::{DAY, MINUTE};
+    use driftline_schemas::config::Config;
+    use driftline_store::{FaultPlan, RetryPolicy};
+
+    use super::super::log::Record;
+    use super::*;
+
+    /// Makes reports that differ each time, so that two makings show.
+    #[derive(Default)]
+    struct Counting {
+        made: AtomicU64,
+        fails: bool,
+    }
+
+    #[async_trait]
+    impl Maker for Counting {
+        async fn models(&self) -> Result<Vec<String>, String> {
+            Ok(vec!["churn".into(), "fraud".into(), "idle".into()])
+        }
+
+        async fn make(
+            &self,
+            model: &str,
+            from: Micros,
+            to: Micros,
+            formats: &[ReportFormat],
+        ) -> Result<Option<Written>, String> {
+            if model == "idle" {
+                return Ok(None);
+            }
+            if self.fails && model == "fraud" {
+                return Err("its table is away".into());
+            }
+            // Another process makes another number, too.
+            let making = self.made.fetch_add(1, Ordering::SeqCst) + clock::now_micros() as u64;
+            let text = format!("{model} {from} {to} {making}");
+            Ok(Some(Written {
+                windows: 1,
+                findings: vec![Told { severity: "fine".into(), text: making.to_string() }],
+                files: formats.iter().map(|format| (*format, Bytes::from(text.clone()))).collect(),
+            }))
+        }
+    }
+
+    fn config() -> Config {
+        let text = "[[reports]]\nname = \"daily\"\ncron = \"0 7 * * *\"\nformats = [\"html\", \"md\"]";
+        Config::from_table(text.parse().expect("TOML")).expect("a good file")
+    }
+
+    fn parts(store: &Store, me: &str, maker: Counting) -> Parts {
+        let config = config();
+        Parts {
+            store: store.clone(),
+            members: Members::new(me, vec![ROLE.into()]),
+            config: config.alerts,
+            reports: config.reports,
+            maker: Arc::new(maker),
+            poll_interval: Duration::from_millis(1),
+            evaluated: None,
+        }
+    }
+
+    /// Steps until nothing is left.
+    async fn work(parts: &Parts, now: Micros) -> Result<(), Error> {
+        let mut follower = Follower::open(parts, &parts.reports[0]).await?;
+        while follower.step(parts, now).await? == Step::Done {}
+        Ok(())
+    }
+
+    async fn records(store: &Store) -> Vec<Record> {
+        let log = Log::open(store, "daily").await.expect("a chain");
+        let mut records = Vec::new();
+        for seq in 0..log.next {
+            records.push(log.read(seq).await.expect("readable").expect("there"));
+        }
+        records
+    }
+
+    /// The files of each occurrence and model are of one making, and the record tells of that.
+    async fn check(store: &Store, occurrences: usize) {
+        let records = records(store).await;
+        let made: Vec<&Made> = records.iter().filter_map(|record| record.made.as_ref()).collect();
+        let distinct: BTreeSet<Micros> = made.iter().map(|made| made.occurrence).collect();
+        assert_eq!((made.len(), distinct.len()), (occurrences, occurrences), "each once: {made:?}");
+        let mut named = BTreeSet::new();
+        for made in made {
+            assert_eq!((made.models.len(), made.empty.as_slice()), (2, ["idle".to_owned()].as_slice()));
+            for filed in made.models.values() {
+                assert_eq!(filed.files.len(), 2);
+                for path in filed.files.values() {
+                    let text = store.get(path).await.expect("readable").expect("there").bytes;
+                    let text = String::from_utf8(text.to_vec()).expect("text");
+                    assert!(text.ends_with(&filed.findings[0].text), "{path} is of another making: {text}");
+                    named.insert(path.clone());
+                }
+            }
+        }
+        let there: BTreeSet<String> =
+            store.list("reports").await.expect("a list").into_iter().map(|object| object.path).collect();
+        assert_eq!(there, named, "no file that no record names");
+    }
+
+    const START: Micros = 20_000 * DAY;
+    const SEVEN: Micros = 7 * 60 * MINUTE;
+
+    #[tokio::test]
+    async fn a_schedule_holds_from_when_it_is_first_seen_and_is_caught_up_after_downtime() {
+        let store = Store::in_memory();
+        let one = parts(&store, "one", Counting::default());
+        work(&one, START).await.expect("works");
+        check(&store, 0).await;
+        work(&one, START + SEVEN - 1).await.expect("works");
+        check(&store, 0).await;
+        work(&one, START + SEVEN).await.expect("works");
+        check(&store, 1).await;
+        // Six days of downtime: the newest three are made.
+        work(&one, START + SEVEN + 6 * DAY).await.expect("works");
+        check(&store, 4).await;
+        let skipped: Vec<u64> =
+            records(&store).await.iter().filter_map(|record| record.made.as_ref()).map(|made| made.skipped).collect();
+        assert_eq!(skipped, [0, 3, 0, 0]);
+        assert!(store.list("reporting/daily/drafts").await.expect("a list").is_empty(), "drafts are gone");
+    }
+
+    #[tokio::test]
+    async fn a_changed_schedule_makes_nothing_of_the_time_before() {
+        let store = Store::in_memory();
+        let mut one = parts(&store, "one", Counting::default());
+        work(&one, START).await.expect("works");
+        let hourly = "[[reports]]\nname = \"daily\"\ncron = \"@hourly\"\nformats = [\"html\", \"md\"]";
+        one.reports = Config::from_table(hourly.parse().expect("TOML")).expect("a good file").reports;
+        work(&one, START + SEVEN + 1).await.expect("works");
+        check(&store, 0).await;
+        work(&one, START + SEVEN + 61 * MINUTE).await.expect("works");
+        check(&store, 1).await;
+    }
+
+    #[tokio::test]
+    async fn workers_at_the_same_time_make_one() {
+        let store = Store::in_memory();
+        work(&parts(&store, "first", Counting::default()), START).await.expect("works");
+        let now = START + SEVEN + 2 * DAY;
+        let workers = (0..8).map(|at| {
+            let parts = parts(&store, &format!("w{at}"), Counting::default());
+            tokio::spawn(async move { work(&parts, now).await })
+        });
+        for worker in workers.collect::<Vec<_>>() {
+            worker.await.expect("no panic").expect("works");
+        }
+        check(&store, 3).await;
+    }
+
+    /// Dies at each request in turn; whoever comes after finishes, and nothing is there twice.
+    #[tokio::test]
+    async fn a_worker_that_dies_anywhere_leaves_what_the_next_one_finishes() {
+        let mut deaths = 0;
+        for calls in 0.. {
+            let store = Store::in_memory();
+            work(&parts(&store, "first", Counting::default()), START).await.expect("works");
+            let policy = RetryPolicy { max_elapsed: Duration::ZERO, ..RetryPolicy::default() };
+            let dying = store.clone().with_faults(FaultPlan::new(1).down_after(calls)).with_retry(policy);
+            let died = work(&parts(&dying, "dying", Counting::default()), START + SEVEN).await.is_err();
+            work(&parts(&store, "next", Counting::default()), START + SEVEN).await.expect("works");
+            check(&store, 1).await;
+            assert!(store.list("reporting/daily/drafts").await.expect("a list").is_empty(), "{calls}: drafts are left");
+            if !died {
+                break;
+            }
+            deaths += 1;
+        }
+        assert!(deaths > 10, "it died at {deaths} requests only");
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_made_now_holds_the_occurrence_back() {
+        let store = Store::in_memory();
+        work(&parts(&store, "one", Counting::default()), START).await.expect("works");
+        work(&parts(&store, "one", Counting { fails: true, ..Counting::default() }), START + SEVEN)
+            .await
+            .expect("works");
+        assert!(records(&store).await.iter().all(|record| record.made.is_none()), "it is not recorded");
+        work(&parts(&store, "one", Counting::default()), START + SEVEN).await.expect("works");
+        check(&store, 1).await;
+    }
+}
