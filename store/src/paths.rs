@@ -112,6 +112,9 @@ pub const FILTERS: &str = "filters";
 /// The folder of silences.
 pub const SILENCES: &str = "alerting/silences";
 
+/// Stands where a model's name would, for what is no model's: accounts of partitions, alerts of the pipeline.
+pub const NO_MODEL: &str = "__none__";
+
 /// The folder of a model's chain of alerts.
 pub fn alerting(model: &str) -> String {
     format!("alerting/model_name={}", encode_segment(model))

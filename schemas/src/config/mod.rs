@@ -13,7 +13,10 @@ use chrono_tz::Tz;
 use serde::{Deserialize, Serialize};
 use toml::Table;
 
-pub use self::alerts::{AlertsConfig, Decide, Learned, Level, MONTH, Rule, Severity, Side, Sink, SinkKind, Subject};
+pub use self::alerts::{
+    AlertsConfig, Decide, GROUP_BY, LABEL_LAGS, Learned, Level, MONTH, Rule, Severity, Side, Signal, Sink, SinkKind,
+    Subject,
+};
 use self::reader::Reader;
 pub use self::retention::RetentionConfig;
 use crate::clock::{DAY, MINUTE, Micros};
