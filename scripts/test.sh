@@ -159,6 +159,9 @@ else
   skip "example producers, Spark" "a JDK, Maven or Python is missing"
 fi
 
+check "Alertmanager" scripts/prometheus.sh alertmanager
+DRIFTLINE_TEST_ALERTMANAGER=$(scripts/prometheus.sh alertmanager 2>/dev/null) && export DRIFTLINE_TEST_ALERTMANAGER
+
 check "cargo test" run_cargo_tests
 
 check "demo" run_demo

@@ -1,14 +1,18 @@
 //! Delivery: each sink follows each model's chain of alerts, and goes on when it was told. How far it is lies in the store, so a
 //! message is sent at least once whatever dies, and every copy has the same id.
-use std::collections::HashMap;
+//!
+//! Each sink is told beside the loop and beside the others: one that hangs holds up nothing but itself.
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use driftline_schemas::clock::{self, DAY};
 use driftline_schemas::config::{AlertsConfig, Sink};
-use driftline_store::{Expected, Replaced, Store, paths};
+use driftline_store::{Expected, Replaced, Store, Version, paths};
 use rand::Rng;
 use serde::{Deserialize, Serialize};
+use tokio::task::JoinSet;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::log::Log;
@@ -26,13 +30,22 @@ const PAUSES: [Duration; 7] = [
     Duration::from_secs(1_800),
     Duration::from_secs(3_600),
 ];
+/// Models that one sink is told of at a time. More burden a receiver that is slow; fewer let one model's trouble hold up others.
+const AT_ONCE: usize = 4;
+/// A sink's turn at one model: what it has not been told by then waits until other models had theirs.
+const TURN: Duration = Duration::from_secs(30);
+/// Tries before a message that is older than a day is given up.
+const TRIES_MIN: usize = 3;
 
 /// How far a sink has been told of a model.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Sent {
     /// The first record that it has not been told of.
     next: u64,
-    /// Messages that it did not take within a day.
+    /// Messages of that record that it has taken.
+    #[serde(default)]
+    taken: usize,
+    /// Records that it did not take within a day.
     #[serde(default)]
     given_up: u64,
     /// Hash of the address that answered 410.
@@ -40,27 +53,52 @@ struct Sent {
     gone: Option<String>,
 }
 
+/// A model and a sink.
+type Key = (String, String);
+
 /// Tries that failed, of one sink and model.
 struct Failing {
     tries: usize,
     next: Instant,
 }
 
-/// What this process remembers of deliveries; all of it can be lost.
+/// What this process does and remembers of deliveries; all of it can be lost.
 #[derive(Default)]
 pub struct Deliveries {
-    failing: HashMap<(String, String), Failing>,
+    running: JoinSet<(Key, Result<Ended, Error>)>,
+    in_flight: HashSet<Key>,
+    failing: HashMap<Key, Failing>,
+    /// Receivers that have said when to come again (429, 503): nothing is sent to them before.
+    resting: HashMap<String, Instant>,
     /// Up to which record a sink has surely been told of a model: spares a request each round.
-    told_to: HashMap<(String, String), u64>,
+    told_to: HashMap<Key, u64>,
+}
+
+/// How a turn ended.
+#[derive(Debug, PartialEq, Eq)]
+enum Ended {
+    /// All records before this one are told.
+    UpToDate(u64),
+    /// There is more, and other models come first.
+    More,
+    /// It is tried again later.
+    Again {
+        /// Tries that failed so far.
+        tries: usize,
+        /// What the receiver said of when.
+        after: Option<Duration>,
+    },
 }
 
 /// What came of a round.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Progress {
     /// Every sink has been told all.
     UpToDate,
     /// A sink is tried again later.
     Waiting,
+    /// A sink is being told.
+    Busy,
 }
 
 /// Notes where a model's new sinks begin: with what happens from now on. Before its first record this is its beginning.
@@ -68,8 +106,7 @@ pub async fn enrol(store: &Store, model: &str, sinks: &[Sink], next: u64) -> Res
     for sink in sinks {
         let path = paths::alerting_sent(model, &sink.name);
         if store.get(&path).await?.is_none() {
-            let sent = Sent { next, given_up: 0, gone: None };
-            let bytes = to_json(&path, &sent)?;
+            let bytes = to_json(&path, &Sent { next, ..Sent::default() })?;
             // Whoever was first has said where it begins.
             let (Replaced::Done(_) | Replaced::Conflict(_)) = store.replace(&path, bytes, Expected::Absent).await?;
         }
@@ -78,97 +115,169 @@ pub async fn enrol(store: &Store, model: &str, sinks: &[Sink], next: u64) -> Res
 }
 
 impl Deliveries {
-    /// Tells all sinks what they have not been told of a model.
-    pub async fn deliver(
+    /// Sees to it that all sinks are told what they have not been told of a model. Waits for none of them.
+    ///
+    /// # Errors
+    /// What a delivery has met that no second try mends.
+    pub fn deliver(
         &mut self,
         store: &Store,
         model: &str,
-        log: &Log,
-        config: &AlertsConfig,
+        next: u64,
+        config: &Arc<AlertsConfig>,
     ) -> Result<Progress, Error> {
+        self.take_ended()?;
         let mut progress = Progress::UpToDate;
+        let now = Instant::now();
         for sink in &config.sinks {
             let key = (model.to_owned(), sink.name.clone());
-            if self.told_to.get(&key).is_some_and(|next| *next >= log.next) {
+            if self.told_to.get(&key).is_some_and(|told| *told >= next) {
                 continue;
             }
-            if self.failing.get(&key).is_some_and(|failing| failing.next > Instant::now()) {
-                progress = Progress::Waiting;
+            if self.in_flight.contains(&key) {
+                progress = Progress::Busy;
                 continue;
             }
-            if self.deliver_to(store, model, log, config, sink, &key).await? == Progress::Waiting {
-                progress = Progress::Waiting;
+            let rests = self.resting.get(&sink.name).is_some_and(|until| *until > now);
+            let waits = self.failing.get(&key).is_some_and(|failing| failing.next > now);
+            if rests || waits {
+                progress = progress.max(Progress::Waiting);
+                continue;
+            }
+            progress = Progress::Busy;
+            if self.in_flight.iter().filter(|(_, other)| *other == sink.name).count() < AT_ONCE {
+                let tries = self.failing.get(&key).map_or(0, |failing| failing.tries);
+                let turn = Turn { store: store.clone(), config: config.clone(), sink: sink.clone(), next, tries };
+                self.in_flight.insert(key.clone());
+                self.running.spawn(async move {
+                    let ended = turn.run(&key.0).await;
+                    (key, ended)
+                });
             }
         }
         Ok(progress)
     }
 
-    async fn deliver_to(
-        &mut self,
-        store: &Store,
-        model: &str,
-        log: &Log,
-        config: &AlertsConfig,
-        sink: &Sink,
-        key: &(String, String),
-    ) -> Result<Progress, Error> {
-        let path = paths::alerting_sent(model, &sink.name);
-        loop {
-            let Some(object) = store.get(&path).await? else { return Ok(Progress::UpToDate) };
+    /// Returns once a delivery has ended; never while there is none.
+    pub async fn ended(&mut self) -> Result<(), Error> {
+        match self.running.join_next().await {
+            Some(ended) => self.take(ended),
+            None => std::future::pending().await,
+        }
+    }
+
+    fn take_ended(&mut self) -> Result<(), Error> {
+        while let Some(ended) = self.running.try_join_next() {
+            self.take(ended)?;
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, ended: Result<(Key, Result<Ended, Error>), tokio::task::JoinError>) -> Result<(), Error> {
+        let (key, ended) = match ended {
+            Ok(ended) => ended,
+            // Nobody aborts them: it has panicked, which is no message's fault.
+            Err(error) => std::panic::resume_unwind(error.into_panic()),
+        };
+        self.in_flight.remove(&key);
+        match ended {
+            Ok(Ended::UpToDate(told)) => {
+                self.failing.remove(&key);
+                self.told_to.insert(key, told);
+            }
+            Ok(Ended::More) => drop(self.failing.remove(&key)),
+            Ok(Ended::Again { tries, after }) => {
+                let now = Instant::now();
+                if let Some(after) = after {
+                    self.resting.insert(key.1.clone(), now + after);
+                }
+                let next = now + pause(tries - 1).max(after.unwrap_or_default());
+                self.failing.insert(key, Failing { tries, next });
+            }
+            Err(error) if error.is_transient() => {
+                let tries = self.failing.get(&key).map_or(0, |failing| failing.tries);
+                let pause = pause(0);
+                telemetry::step_failed(&error, pause);
+                self.failing.insert(key, Failing { tries, next: Instant::now() + pause });
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+}
+
+/// One sink being told of one model.
+struct Turn {
+    store: Store,
+    config: Arc<AlertsConfig>,
+    sink: Sink,
+    /// The first record that has not been written.
+    next: u64,
+    /// Tries of its first message that have failed.
+    tries: usize,
+}
+
+impl Turn {
+    async fn run(mut self, model: &str) -> Result<Ended, Error> {
+        let (sink, path) = (self.sink.clone(), paths::alerting_sent(model, &self.sink.name));
+        let address = address_of(&sink);
+        let log = Log::reader(&self.store, model);
+        let begin = Instant::now();
+        while let Some(object) = self.store.get(&path).await? {
             let mut sent: Sent =
                 serde_json::from_slice(&object.bytes).map_err(|source| Error::Json { path: path.clone(), source })?;
-            let address = address_of(sink);
-            if sent.next >= log.next || sent.gone.as_ref() == Some(&address) {
-                self.failing.remove(key);
-                self.told_to.insert(key.clone(), log.next);
-                return Ok(Progress::UpToDate);
+            if sent.next >= self.next || sent.gone.as_ref() == Some(&address) {
+                break;
             }
-            let Some(record) = log.read(sent.next).await? else { return Ok(Progress::UpToDate) };
-            let told = told(sink, &record.transitions);
+            let Some(record) = log.read(sent.next).await? else { break };
+            let told = told(&sink, &record.transitions);
+            let url = self.config.external_url.as_deref();
+            let messages = messages(&sink, model, record.seq, record.at, &told, &record.state, url);
             let mut outcome = Outcome::Done;
-            if !told.is_empty() {
-                let url = config.external_url.as_deref();
-                for message in messages(sink, model, record.seq, record.at, &told, url) {
-                    outcome = send(sink, &message, config.allow_local).await;
-                    if outcome != Outcome::Done {
-                        break;
-                    }
+            for message in messages.iter().skip(sent.taken) {
+                if begin.elapsed() > TURN {
+                    self.note(&path, &sent, object.version).await?;
+                    return Ok(Ended::More);
                 }
+                outcome = send(&sink, message, self.config.allow_local).await;
                 telemetry::delivery(&sink.name, &outcome);
+                if outcome != Outcome::Done {
+                    break;
+                }
+                (sent.taken, self.tries) = (sent.taken + 1, 0);
             }
             match outcome {
-                Outcome::Done => {
-                    self.failing.remove(key);
-                    sent.next += 1;
-                }
+                Outcome::Done => (sent.next, sent.taken) = (sent.next + 1, 0),
                 Outcome::Gone => {
                     tracing::warn!(
                         sink = sink.name,
                         "the receiver is gone (410): it is told nothing more under this address"
                     );
-                    sent.gone = Some(address);
+                    sent.gone = Some(address.clone());
                 }
                 Outcome::Again { why, after } => {
                     let is_old = clock::now_micros() - record.at > DAY;
-                    let tries = self.failing.get(key).map_or(0, |failing| failing.tries);
-                    if !is_old || tries < 3 {
-                        let pause = pause(tries).max(after.unwrap_or_default());
+                    if !is_old || self.tries < TRIES_MIN {
                         tracing::warn!(sink = sink.name, model, why, "notification not delivered; it is tried again");
-                        let failing = Failing { tries: tries + 1, next: Instant::now() + pause };
-                        self.failing.insert(key.clone(), failing);
-                        return Ok(Progress::Waiting);
+                        self.note(&path, &sent, object.version).await?;
+                        return Ok(Ended::Again { tries: self.tries + 1, after });
                     }
                     tracing::error!(sink = sink.name, model, why, "notification given up after a day");
-                    self.failing.remove(key);
-                    sent.next += 1;
-                    sent.given_up += 1;
+                    self.tries = 0;
+                    (sent.next, sent.taken, sent.given_up) = (sent.next + 1, 0, sent.given_up + 1);
                 }
             }
-            let bytes = to_json(&path, &sent)?;
-            // Another process that has told it too has noted the same, or more.
-            let (Replaced::Done(_) | Replaced::Conflict(_)) =
-                store.replace(&path, bytes, Expected::Version(object.version)).await?;
+            self.note(&path, &sent, object.version).await?;
         }
+        Ok(Ended::UpToDate(self.next))
+    }
+
+    /// Notes how far it is. Another process that has told it too has noted the same, or more.
+    async fn note(&self, path: &str, sent: &Sent, version: Version) -> Result<(), Error> {
+        let bytes = to_json(path, sent)?;
+        let (Replaced::Done(_) | Replaced::Conflict(_)) =
+            self.store.replace(path, bytes, Expected::Version(version)).await?;
+        Ok(())
     }
 }
 
@@ -185,4 +294,208 @@ fn address_of(sink: &Sink) -> String {
 fn pause(tries: usize) -> Duration {
     let most = PAUSES[tries.min(PAUSES.len() - 1)];
     most.mul_f64(rand::rng().random_range(0.5..=1.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use driftline_schemas::clock::Micros;
+    use driftline_schemas::config::SinkKind;
+
+    use super::*;
+    use crate::life::{Kind, State};
+    use crate::message::{example, message_id};
+    use crate::receiver::Receiver;
+
+    fn sink(name: &str, url: &str) -> Sink {
+        Sink {
+            name: name.into(),
+            kind: SinkKind::Webhook,
+            url: format!("{url}/{name}"),
+            secret: None,
+            headers: [].into(),
+            command: vec![],
+            text: None,
+            revisions: true,
+            alerts: true,
+            email: None,
+            group_by: vec![],
+        }
+    }
+
+    fn config(sinks: Vec<Sink>) -> Arc<AlertsConfig> {
+        Arc::new(AlertsConfig { sinks, allow_local: true, ..AlertsConfig::default() })
+    }
+
+    /// Writes records, each of which tells of so many segments.
+    async fn write(store: &Store, model: &str, at: Micros, segments: &[usize]) -> u64 {
+        let (mut log, _) = Log::open(store, model, 0).await.expect("opened");
+        for count in segments {
+            let of = |segment: usize| {
+                let mut transition = example(Kind::Firing);
+                transition.series.segment_value = Some(segment.to_string());
+                transition
+            };
+            let told: Vec<_> = (0..*count).map(of).collect();
+            log.append("w", at, &told, vec![], &State::default()).await.expect("the store").expect("nobody else");
+        }
+        log.next
+    }
+
+    async fn sent(store: &Store, model: &str, sink: &str) -> Sent {
+        let object = store.get(&paths::alerting_sent(model, sink)).await.expect("read").expect("enrolled");
+        serde_json::from_slice(&object.bytes).expect("JSON")
+    }
+
+    fn turn(store: &Store, config: &Arc<AlertsConfig>, next: u64, tries: usize) -> Turn {
+        Turn { store: store.clone(), config: config.clone(), sink: config.sinks[0].clone(), next, tries }
+    }
+
+    #[tokio::test]
+    async fn a_receiver_that_never_answers_holds_up_nobody_else() {
+        let (store, receiver) = (Store::in_memory(), Receiver::default());
+        let url = receiver.start().await;
+        let config = config(vec![sink("hangs", &url), sink("works", &url), sink("refuses", &url)]);
+        receiver.will_answer("/hangs", &vec![(0, None); 50]);
+        receiver.will_answer("/refuses", &vec![(500, None); 50]);
+        let models: Vec<String> = (0..10).map(|at| format!("m{at}")).collect();
+        for model in &models {
+            enrol(&store, model, &config.sinks, 0).await.expect("enrolled");
+            write(&store, model, clock::now_micros(), &[1, 1]).await;
+        }
+        let mut deliveries = Deliveries::default();
+        let begin = Instant::now();
+        while receiver.at("/works").len() < 20 {
+            for model in &models {
+                let asked = Instant::now();
+                assert_ne!(deliveries.deliver(&store, model, 2, &config).expect("no error"), Progress::UpToDate);
+                assert!(asked.elapsed() < Duration::from_millis(500), "the loop was held up");
+            }
+            assert!(begin.elapsed() < Duration::from_secs(10), "{} told", receiver.at("/works").len());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(
+            receiver.at("/hangs").len() <= AT_ONCE,
+            "a sink is asked {} times at once",
+            receiver.at("/hangs").len()
+        );
+        let refused = receiver.at("/refuses").len();
+        assert!((AT_ONCE..=10).contains(&refused), "each model's is tried once, and then waits: {refused}");
+        for model in &models {
+            assert_eq!(sent(&store, model, "hangs").await.next, 0, "it has taken nothing");
+        }
+    }
+
+    #[tokio::test]
+    async fn records_are_told_once_in_their_order_and_again_only_after_a_loss() {
+        let (store, receiver) = (Store::in_memory(), Receiver::default());
+        let config = config(vec![sink("ops", &receiver.start().await)]);
+        enrol(&store, "m", &config.sinks, 0).await.expect("enrolled");
+        let next = write(&store, "m", clock::now_micros(), &[1, 0, 2]).await;
+        assert_eq!(turn(&store, &config, next, 0).run("m").await.expect("told"), Ended::UpToDate(3));
+        let ids = || receiver.at("/ops").iter().map(|one| one.headers["webhook-id"].clone()).collect::<Vec<_>>();
+        let wanted = [message_id("m", 0, "ops"), message_id("m", 2, "ops")];
+        assert_eq!(ids(), wanted, "what tells nobody anything is no message");
+        turn(&store, &config, next, 0).run("m").await.expect("nothing to do");
+        assert_eq!(ids(), wanted);
+        // It died after the receiver had the message, and before that was noted.
+        let path = paths::alerting_sent("m", "ops");
+        store.put(&path, to_json(&path, &Sent { next: 2, ..Sent::default() }).expect("JSON")).await.expect("written");
+        turn(&store, &config, next, 0).run("m").await.expect("told again");
+        assert_eq!(ids()[2], wanted[1], "every copy has the same id");
+        // A new sink begins with what happens from now on.
+        let late = [sink("late", "http://127.0.0.1:1")];
+        enrol(&store, "m", &late, next).await.expect("enrolled");
+        enrol(&store, "m", &late, 0).await.expect("enrolled already");
+        assert_eq!(sent(&store, "m", "late").await.next, 3);
+    }
+
+    #[tokio::test]
+    async fn a_record_goes_on_where_it_was_refused() {
+        let (store, receiver) = (Store::in_memory(), Receiver::default());
+        let mut of = sink("ops", &receiver.start().await);
+        of.group_by = vec!["segment_value".into()];
+        let config = config(vec![of]);
+        enrol(&store, "m", &config.sinks, 0).await.expect("enrolled");
+        write(&store, "m", clock::now_micros(), &[5]).await;
+        receiver.will_answer("/ops", &[(200, None), (200, None), (429, Some(("retry-after", "9".into())))]);
+        let ended = turn(&store, &config, 1, 0).run("m").await.expect("tried");
+        assert_eq!(ended, Ended::Again { tries: 1, after: Some(Duration::from_secs(9)) });
+        assert_eq!(sent(&store, "m", "ops").await, Sent { taken: 2, ..Sent::default() });
+        assert_eq!(turn(&store, &config, 1, 1).run("m").await.expect("told"), Ended::UpToDate(1));
+        let ids: Vec<String> = receiver.at("/ops").iter().map(|one| one.headers["webhook-id"].clone()).collect();
+        assert_eq!(ids.len(), 6, "{ids:?}");
+        assert_eq!((ids.iter().collect::<HashSet<_>>().len(), &ids[2]), (5, &ids[3]), "the third one came twice");
+    }
+
+    #[tokio::test]
+    async fn a_receiver_says_for_all_models_when_it_can_be_told_again() {
+        let (store, receiver) = (Store::in_memory(), Receiver::default());
+        let config = config(vec![sink("ops", &receiver.start().await)]);
+        for model in ["a", "b"] {
+            enrol(&store, model, &config.sinks, 0).await.expect("enrolled");
+            write(&store, model, clock::now_micros(), &[1]).await;
+        }
+        receiver.will_answer("/ops", &[(429, Some(("retry-after", "60".into())))]);
+        let mut deliveries = Deliveries::default();
+        assert_eq!(deliveries.deliver(&store, "a", 1, &config).expect("begun"), Progress::Busy);
+        deliveries.ended().await.expect("ended");
+        for model in ["a", "b"] {
+            assert_eq!(deliveries.deliver(&store, model, 1, &config).expect("asked"), Progress::Waiting, "{model}");
+        }
+        assert!(deliveries.resting["ops"] > Instant::now() + Duration::from_secs(50));
+        assert!(deliveries.running.is_empty());
+        assert_eq!(receiver.at("/ops").len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_receiver_that_is_gone_is_told_no_more_until_it_has_another_address() {
+        let (store, receiver) = (Store::in_memory(), Receiver::default());
+        let url = receiver.start().await;
+        let old = config(vec![sink("ops", &url)]);
+        enrol(&store, "m", &old.sinks, 0).await.expect("enrolled");
+        write(&store, "m", clock::now_micros(), &[1, 1]).await;
+        receiver.will_answer("/ops", &[(410, None)]);
+        for _ in 0..2 {
+            assert_eq!(turn(&store, &old, 2, 0).run("m").await.expect("ended"), Ended::UpToDate(2));
+        }
+        assert_eq!((receiver.at("/ops").len(), sent(&store, "m", "ops").await.next), (1, 0));
+        let mut moved = sink("ops", &url);
+        moved.url = format!("{url}/new");
+        turn(&store, &config(vec![moved]), 2, 0).run("m").await.expect("told");
+        assert_eq!(receiver.at("/new").len(), 2, "what it missed is told at the new address");
+    }
+
+    #[tokio::test]
+    async fn what_is_not_taken_is_tried_for_a_day_and_then_given_up() {
+        let (store, receiver) = (Store::in_memory(), Receiver::default());
+        let config = config(vec![sink("ops", &receiver.start().await)]);
+        enrol(&store, "m", &config.sinks, 0).await.expect("enrolled");
+        let yesterday = clock::now_micros() - DAY - 1_000_000;
+        write(&store, "m", yesterday, &[1]).await;
+        write(&store, "m", clock::now_micros(), &[1]).await;
+        receiver.will_answer("/ops", &vec![(500, None); 4]);
+        for tries in 0..TRIES_MIN {
+            let ended = turn(&store, &config, 2, tries).run("m").await.expect("tried");
+            assert_eq!(ended, Ended::Again { tries: tries + 1, after: None }, "old, and hardly tried");
+            assert_eq!(sent(&store, "m", "ops").await, Sent::default());
+        }
+        assert_eq!(turn(&store, &config, 2, TRIES_MIN).run("m").await.expect("told"), Ended::UpToDate(2));
+        let noted = sent(&store, "m", "ops").await;
+        assert_eq!((noted.next, noted.given_up, receiver.at("/ops").len()), (2, 1, 5));
+        // A young one is never given up.
+        write(&store, "m", clock::now_micros(), &[1]).await;
+        receiver.will_answer("/ops", &[(500, None)]);
+        let ended = turn(&store, &config, 3, 50).run("m").await.expect("tried");
+        assert_eq!(ended, Ended::Again { tries: 51, after: None });
+    }
+
+    #[test]
+    fn pauses_grow_to_an_hour_and_differ() {
+        for tries in 0..100 {
+            let (most, drawn) = (PAUSES[tries.min(PAUSES.len() - 1)], pause(tries));
+            assert!(drawn >= most / 2 && drawn <= most, "{tries}: {drawn:?}");
+        }
+        assert!(PAUSES.is_sorted() && PAUSES[0] >= Duration::from_secs(1));
+        assert!((0..20).map(|_| pause(3)).collect::<HashSet<_>>().len() > 1, "all at once is what broke it");
+    }
 }

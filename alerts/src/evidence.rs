@@ -11,7 +11,7 @@
 use statrs::function::erf::erfc;
 
 /// 97.5 % of a normal distribution lie below it: half of an interval at 95 % is so many standard errors.
-const Z95: f64 = 1.959_963_984_540_054;
+pub const Z95: f64 = 1.959_963_984_540_054;
 /// A p-value that has no digits left.
 const P_MIN: f64 = 1e-300;
 

@@ -2,8 +2,10 @@
 use std::collections::BTreeMap;
 
 use driftline_schemas::clock::{DAY, Micros};
-use driftline_schemas::config::{AlertsConfig, Decide, Learned, Level, MONTH, Rule, Severity, Side, Subject};
-use driftline_schemas::tables::{DriftRow, MetricRow, QualityRow, WindowRow};
+use driftline_schemas::config::{
+    AlertsConfig, Decide, LABEL_LAGS, Learned, Level, MONTH, Rule, Severity, Side, Subject,
+};
+use driftline_schemas::tables::{ComparisonRow, DriftRow, MetricRow, QualityRow, WindowRow};
 
 use crate::evidence;
 use crate::series::{Evidence, Series};
@@ -14,14 +16,21 @@ const SCALE_OF_LEVEL: f64 = 0.1;
 /// Windows before one whose evidence adds to its own. More find smaller drops that last longer, and each costs a little of a
 /// window's own evidence.
 pub const MEMORY: usize = 23;
+/// Reference windows that a level is learned from at least.
+const REFERENCE_WINDOWS_MIN: usize = 5;
+/// A level that is learned is not known better than this many standard errors when a run of windows is held against it: the
+/// error is the same for all of them, so it would add up like evidence.
+const LEVEL_ERRORS: f64 = 3.0;
 /// Findings of one window at most; a rule on more series than this is cut off, in the order of their names.
 const FINDINGS_MAX: usize = 20_000;
 
 /// What is published of one window at one revision.
 #[derive(Debug, Clone, Default)]
 pub struct Published {
-    /// Its rows in `metrics`, and those in `serving`.
+    /// Its rows in `metrics`, and as such those in `serving`, `estimates` and `label_lag`.
     pub metrics: Vec<MetricRow>,
+    /// In `comparisons`.
+    pub comparisons: Vec<ComparisonRow>,
     /// In `drift`.
     pub drift: Vec<DriftRow>,
     /// In `quality`.
@@ -55,12 +64,28 @@ pub struct Finding {
 }
 
 /// Before the family has been looked at.
-struct Candidate<'a> {
-    rule: &'a Rule,
-    series: Series,
-    evidence: Evidence,
-    is_beyond: bool,
+pub(crate) struct Candidate<'a> {
+    pub(crate) rule: &'a Rule,
+    pub(crate) series: Series,
+    pub(crate) evidence: Evidence,
+    pub(crate) is_beyond: bool,
+    /// Where the value may lie, the level's own error included; decides where there is no budget.
+    pub(crate) interval: Option<(f64, f64)>,
 }
+
+/// The name that an estimate goes by among the metrics.
+pub(crate) fn estimate_name(metric: &str, method: &str) -> String {
+    format!("{metric} ({method})")
+}
+
+/// The name of the share of predictions that have a label within so many seconds.
+pub(crate) fn label_lag_name(within_seconds: i64) -> String {
+    let typed = LABEL_LAGS.iter().find(|(_, seconds)| *seconds == within_seconds).map(|(typed, _)| *typed);
+    typed.map_or_else(|| format!("labelled_within_{within_seconds}s"), |typed| format!("labelled_within_{typed}"))
+}
+
+/// The name of the median of the labels' delays.
+pub(crate) const LABEL_LAG_MEDIAN: &str = "label_lag_median_seconds";
 
 /// The share of false findings, and the chance of any while all is well, that one window may have: the budget, spread evenly
 /// over windows. An online procedure that spends a finite sum (LOND, LORD) would get ever less sensitive over the years.
@@ -72,23 +97,37 @@ pub fn share_of_budget(config: &AlertsConfig, length: Micros) -> Option<f64> {
 pub fn judge(config: &AlertsConfig, model: &str, published: &Published, past: &Past) -> Vec<Finding> {
     let mut candidates = Vec::new();
     for rule in config.rules.iter().filter(|rule| rule.is_for(model)) {
+        let of_metrics = |names: &[String], class| metrics(rule, names, class, published, past);
         let mut found = match &rule.subject {
-            Subject::Metric { metric, class } => metrics(rule, metric, class.as_deref(), published, past),
+            Subject::Metric { metric, class } => of_metrics(std::slice::from_ref(metric), class.as_deref()),
+            Subject::Estimate { metric, method: Some(method) } => of_metrics(&[estimate_name(metric, method)], None),
+            Subject::Estimate { metric, method: None } => {
+                of_metrics(&["cbpe", "dle"].map(|method| estimate_name(metric, method)), None)
+            }
+            Subject::LabelLag { within_seconds: Some(within) } => of_metrics(&[label_lag_name(*within)], None),
+            Subject::LabelLag { within_seconds: None } => of_metrics(&[LABEL_LAG_MEDIAN.to_owned()], None),
             Subject::Drift { column } => drift(rule, column, published),
             Subject::Quality { check, column } => quality(rule, check, column, published),
             Subject::Coverage => coverage(rule, published),
+            // Not of a window: `pipeline` judges it by the clock.
+            Subject::Pipeline(_) => Vec::new(),
         };
         found.sort_by(|a, b| a.series.cmp(&b.series));
         found.truncate(FINDINGS_MAX - candidates.len().min(FINDINGS_MAX));
         candidates.extend(found);
     }
-    let length =
-        published.window.as_ref().map_or(DAY, |w| (w.window_end - w.window_start).num_microseconds().unwrap_or(DAY));
-    decide(share_of_budget(config, length), candidates)
+    decide(share_of_budget(config, length_of(published)), candidates)
+}
+
+/// How long the window is.
+fn length_of(published: &Published) -> Micros {
+    let row = published.metrics.first().map(|row| row.window_end - row.window_start);
+    let length = published.window.as_ref().map(|row| row.window_end - row.window_start).or(row);
+    length.and_then(|length| length.num_microseconds()).unwrap_or(DAY)
 }
 
 /// The family's decision: each series that the budget pays for is one of its members, whatever its rule.
-fn decide(share: Option<f64>, candidates: Vec<Candidate<'_>>) -> Vec<Finding> {
+pub(crate) fn decide(share: Option<f64>, candidates: Vec<Candidate<'_>>) -> Vec<Finding> {
     let charged: Vec<f64> = candidates.iter().filter_map(|c| c.evidence.ln_e).collect();
     let mut rejected = share.map(|q| evidence::rejected(&charged, q)).into_iter().flatten();
     let finding = |candidate: Candidate<'_>| {
@@ -113,11 +152,11 @@ fn decide(share: Option<f64>, candidates: Vec<Candidate<'_>>) -> Vec<Finding> {
 
 /// Without a budget: all of the interval lies beyond the level; drift has none, and its own test has decided.
 fn is_clear(candidate: &Candidate<'_>) -> bool {
-    let Evidence { ci_low, ci_high, level, .. } = candidate.evidence;
-    match candidate.rule.side {
-        Side::Below => ci_high.is_none_or(|high| high < level),
-        Side::Above => ci_low.is_none_or(|low| low > level),
-    }
+    let level = candidate.evidence.level;
+    candidate.interval.is_none_or(|(low, high)| match candidate.rule.side {
+        Side::Below => high < level,
+        Side::Above => low > level,
+    })
 }
 
 /// Whether a group of rows is one that a rule looks at.
@@ -127,14 +166,14 @@ fn is_wanted(rule: &Rule, version: Option<&String>, segment: Option<&String>) ->
 }
 
 /// How far a value lies beyond the level, negative on the good side.
-fn beyond(side: Side, value: f64, level: f64) -> f64 {
+pub(crate) fn beyond(side: Side, value: f64, level: f64) -> f64 {
     match side {
         Side::Below => level - value,
         Side::Above => value - level,
     }
 }
 
-fn scale_of(rule: &Rule, level: f64) -> f64 {
+pub(crate) fn scale_of(rule: &Rule, level: f64) -> f64 {
     let usual = if level.abs() <= 1.0 { SCALE } else { SCALE_OF_LEVEL * level.abs() };
     usual.max(rule.min_effect)
 }
@@ -171,46 +210,69 @@ macro_rules! found_in {
 
 fn metrics<'a>(
     rule: &'a Rule,
-    metric: &str,
+    names: &[String],
     class: Option<&str>,
     published: &Published,
     past: &Past,
 ) -> Vec<Candidate<'a>> {
     let mut found = Vec::new();
-    let rows = published.metrics.iter().filter(|row| row.metric == metric && row.class.as_deref() == class);
+    let rows = published.metrics.iter().filter(|row| names.contains(&row.metric) && row.class.as_deref() == class);
     for row in rows.filter(|row| is_wanted(rule, row.model_version.as_ref(), row.segment.as_ref())) {
-        let Some(value) = row.value.filter(|value| value.is_finite()) else { continue };
-        let n = if counts_all_rows(metric) { row.n } else { row.n_labelled };
-        if n < rule.min_rows as i64 {
+        let Some(own) = row.value.filter(|value| value.is_finite()) else { continue };
+        if rows_of(row) < rule.min_rows as i64 {
             continue;
         }
-        let Some(level) = level_of(rule, row, past) else { continue };
-        let interval = row.ci_low.zip(row.ci_high);
+        let Some(tolerated) = tolerated(rule, row, published, past) else { continue };
+        let (value, level) = (tolerated.value.unwrap_or(own), tolerated.level);
+        let interval = tolerated.interval.or_else(|| {
+            let (low, high) = row.ci_low.zip(row.ci_high)?;
+            Some(widened(value, (low, high), tolerated.error))
+        });
         let ln_e = match (rule.decide, interval) {
             (Decide::Point, _) => None,
             // Nobody knows how far to trust the value: it decides nothing.
             (Decide::Interval, None) => continue,
             (Decide::Interval, Some(interval)) => {
-                let earlier = run_before(rule, row, level, past);
-                Some(evidence::of_run(of_row(rule, value, interval, level), &earlier, MEMORY))
+                let newest = of_row(rule, value, interval, level);
+                if adds_up(row, &tolerated) {
+                    let earlier = run_before(rule, row, &tolerated, past);
+                    Some(evidence::of_run(newest, &earlier, MEMORY))
+                } else {
+                    Some(newest)
+                }
             }
         };
         let beyond = beyond(rule.side, value, level);
-        let (series, evidence) = found_in!(row, rule, metric, value, level);
+        let (series, evidence) = found_in!(row, rule, row.metric, value, level);
+        let published = tolerated.interval.or_else(|| row.ci_low.zip(row.ci_high));
         found.push(Candidate {
             rule,
             series: Series { class: row.class.clone(), ..series },
             evidence: Evidence {
-                ci_low: row.ci_low,
-                ci_high: row.ci_high,
+                ci_low: published.map(|(low, _)| low),
+                ci_high: published.map(|(_, high)| high),
                 n_labelled: row.n_labelled,
                 ln_e,
                 ..evidence
             },
             is_beyond: beyond > 0.0 && beyond >= rule.min_effect,
+            interval,
         });
     }
     found
+}
+
+/// An interval with the level's own error in it: errors that know nothing of each other add up as squares.
+fn widened(value: f64, (low, high): (f64, f64), error: f64) -> (f64, f64) {
+    let half = |half: f64| half.max(0.0).hypot(evidence::Z95 * error);
+    (value - half(value - low), value + half(high - value))
+}
+
+/// Whether the evidence of successive windows may be multiplied: their errors know nothing of each other. Those of estimates
+/// share the reference's, and the pairs of versions of earlier windows are not read.
+fn adds_up(row: &MetricRow, tolerated: &Tolerated) -> bool {
+    let is_of_reference = ["cbpe", "dle"].iter().any(|method| row.metric.ends_with(&format!("({method})")));
+    !is_of_reference && tolerated.interval.is_none()
 }
 
 /// The evidence of one window by itself.
@@ -220,15 +282,16 @@ fn of_row(rule: &Rule, value: f64, interval: (f64, f64), level: f64) -> f64 {
 
 /// The evidence of the windows right before one, the newest first, as long as they lie on the bad side too: with one that does
 /// not, whatever came before is over.
-fn run_before(rule: &Rule, row: &MetricRow, level: f64, past: &Past) -> Vec<f64> {
+fn run_before(rule: &Rule, row: &MetricRow, tolerated: &Tolerated, past: &Past) -> Vec<f64> {
     let start = row.window_start.timestamp_micros();
+    let away = if rule.side == Side::Below { -LEVEL_ERRORS } else { LEVEL_ERRORS };
+    let level = tolerated.level + away * tolerated.error;
     let mut run = Vec::new();
     for (_, rows) in past.range(..start).rev().take(MEMORY) {
         let Some(before) = rows.iter().find(|other| is_same_series(row, other)) else { break };
         let (Some(value), Some(interval)) = (before.value, before.ci_low.zip(before.ci_high)) else { break };
-        let n = if counts_all_rows(&row.metric) { before.n } else { before.n_labelled };
         let level = if rule.level == Level::Baseline { before.baseline.unwrap_or(level) } else { level };
-        if beyond(rule.side, value, level) <= 0.0 || n < rule.min_rows as i64 {
+        if beyond(rule.side, value, level) <= 0.0 || rows_of(before) < rule.min_rows as i64 {
             break;
         }
         run.push(of_row(rule, value, interval, level));
@@ -244,43 +307,171 @@ fn is_same_series(row: &MetricRow, other: &MetricRow) -> bool {
         && other.segment_value == row.segment_value
 }
 
-/// Metrics of serving rest on all rows, labelled or not.
-fn counts_all_rows(metric: &str) -> bool {
-    metric.starts_with("latency") || matches!(metric, "error_rate" | "error_count" | "requests" | "requests_per_second")
+/// The rows that a value rests on: labelled ones, but of serving, of estimates and of labels' delays all that are counted.
+fn rows_of(row: &MetricRow) -> i64 {
+    let counts_all = row.metric.starts_with("latency")
+        || row.metric.starts_with("labelled_within_")
+        || row.metric.ends_with("(cbpe)")
+        || row.metric.ends_with("(dle)")
+        || row.metric == LABEL_LAG_MEDIAN
+        || matches!(row.metric.as_str(), "error_rate" | "error_count" | "requests" | "requests_per_second");
+    if counts_all { row.n } else { row.n_labelled }
 }
 
-fn level_of(rule: &Rule, row: &MetricRow, past: &Past) -> Option<f64> {
+/// What is tolerated of one row.
+struct Tolerated {
+    level: f64,
+    /// The level's standard error; 0 of one that somebody has set.
+    error: f64,
+    /// Of versions compared in the same window: the value on the rows that are compared, and where it may lie if the other
+    /// version's stands still.
+    value: Option<f64>,
+    interval: Option<(f64, f64)>,
+}
+
+impl Tolerated {
+    fn at(level: f64, error: f64) -> Self {
+        Self { level, error, value: None, interval: None }
+    }
+}
+
+fn tolerated(rule: &Rule, row: &MetricRow, published: &Published, past: &Past) -> Option<Tolerated> {
     let side = if rule.side == Side::Below { -1.0 } else { 1.0 };
     match rule.level {
-        Level::Value(level) => Some(level),
-        Level::Baseline => row.baseline,
-        Level::OfDrift => None,
+        Level::Value(level) => Some(Tolerated::at(level, 0.0)),
+        Level::Baseline => Some(Tolerated::at(row.baseline?, 0.0)),
+        // Of drift and quality, which look at other rows.
+        Level::OfDrift | Level::Reference { .. } => None,
         Level::Sigmas { sigmas, from } => {
             let values = learned(row, past, from)?;
             let (mean, deviation) = moments(&values);
-            Some(mean + side * sigmas * deviation)
+            let n = values.len() as f64;
+            // Of mean and deviation of a normal sample, which know nothing of each other.
+            let error = deviation * (1.0 / n + sigmas * sigmas / (2.0 * (n - 1.0))).sqrt();
+            Some(Tolerated::at(mean + side * sigmas * deviation, error))
         }
-        Level::Change { change, from } => Some(moments(&learned(row, past, from)?).0 + side * change),
+        Level::Change { change, from } => {
+            let (mean, error) = mean_and_error(&learned(row, past, from)?);
+            Some(Tolerated::at(mean + side * change, error))
+        }
         Level::Quantile { quantile, from } => {
             let mut values = learned(row, past, from)?;
             values.sort_by(f64::total_cmp);
-            // NumPy's `linear`: https://numpy.org/doc/stable/reference/generated/numpy.quantile.html
-            let at = quantile * (values.len() - 1) as f64;
-            let (low, high) = (values[at.floor() as usize], values[at.ceil() as usize]);
-            Some(low + (high - low) * at.fract())
+            // So many values lie below the true quantile, give or take a binomial deviation.
+            let spread = (quantile * (1.0 - quantile) / values.len() as f64).sqrt();
+            let (low, high) = (quantile_of(&values, quantile - spread), quantile_of(&values, quantile + spread));
+            Some(Tolerated::at(quantile_of(&values, quantile), (high - low) / 2.0))
+        }
+        Level::PreviousVersion { change, from } => {
+            let previous = previous_version(row, published, past)?;
+            if let Some(side_by_side) = side_by_side(row, &previous, published, side * change) {
+                return Some(side_by_side);
+            }
+            let of_previous = MetricRow { model_version: Some(previous), ..row.clone() };
+            let (mean, error) = mean_and_error(&learned(&of_previous, past, from)?);
+            Some(Tolerated::at(mean + side * change, error))
         }
     }
 }
 
-/// Values of the same series in earlier windows that are complete. At least half of those asked for, and two, or nothing.
+/// A version held against the one before in the same window, as `comparisons` has it: the interval is that of the difference.
+fn side_by_side(row: &MetricRow, previous: &str, published: &Published, change: f64) -> Option<Tolerated> {
+    let own = row.model_version.as_deref()?;
+    if row.segment.is_some() {
+        return None;
+    }
+    let pair = |other: &&ComparisonRow| {
+        let versions = (other.version_a.as_str(), other.version_b.as_str());
+        other.metric == row.metric && (versions == (previous, own) || versions == (own, previous))
+    };
+    let pair = published.comparisons.iter().find(pair)?;
+    let (low, high) = (pair.ci_low?, pair.ci_high?);
+    // The difference is the second version's value less the first's.
+    let (own, before, low, high) = if pair.version_b == own {
+        (pair.value_b?, pair.value_a?, low, high)
+    } else {
+        (pair.value_a?, pair.value_b?, -high, -low)
+    };
+    Some(Tolerated {
+        level: before + change,
+        error: 0.0,
+        value: Some(own),
+        interval: Some((before + low, before + high)),
+    })
+}
+
+/// The version that came before a row's: by the window in which each is first seen, of those that are known here, and where
+/// that is the same one by name (`1.9` before `1.10`).
+fn previous_version(row: &MetricRow, published: &Published, past: &Past) -> Option<String> {
+    let own = row.model_version.as_deref()?;
+    let start = row.window_start.timestamp_micros();
+    let mut first_seen: BTreeMap<&str, Micros> = BTreeMap::new();
+    let earlier = past.range(..start).map(|(start, rows)| (*start, rows));
+    for (start, rows) in earlier.chain([(start, &published.metrics)]) {
+        let of_versions = rows.iter().filter(|other| other.metric == row.metric && other.segment == row.segment);
+        for version in of_versions.filter_map(|other| other.model_version.as_deref()) {
+            first_seen.entry(version).or_insert(start);
+        }
+    }
+    let mut versions: Vec<(Micros, Vec<Part>, &str)> =
+        first_seen.into_iter().map(|(version, seen)| (seen, parts(version), version)).collect();
+    versions.sort();
+    let at = versions.iter().position(|(_, _, version)| *version == own)?;
+    Some(versions[at.checked_sub(1)?].2.to_owned())
+}
+
+/// A part of a version's name; numbers are compared as such.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Part {
+    Number(u128),
+    Text(String),
+}
+
+fn parts(name: &str) -> Vec<Part> {
+    let mut parts: Vec<Part> = Vec::new();
+    for c in name.chars() {
+        match (c.to_digit(10), parts.last_mut()) {
+            (Some(digit), Some(Part::Number(number))) => {
+                *number = number.saturating_mul(10).saturating_add(u128::from(digit));
+            }
+            (Some(digit), _) => parts.push(Part::Number(u128::from(digit))),
+            (None, Some(Part::Text(text))) => text.push(c),
+            (None, _) => parts.push(Part::Text(c.to_string())),
+        }
+    }
+    parts
+}
+
+/// Of ascending values; NumPy's `linear`: https://numpy.org/doc/stable/reference/generated/numpy.quantile.html
+fn quantile_of(values: &[f64], quantile: f64) -> f64 {
+    let at = quantile.clamp(0.0, 1.0) * (values.len() - 1) as f64;
+    let (low, high) = (values[at.floor() as usize], values[at.ceil() as usize]);
+    low + (high - low) * at.fract()
+}
+
+/// Values of the same series in earlier windows that are complete: the newest ones, or those of the reference's windows. At least
+/// half of those asked for, and two; of reference windows [`REFERENCE_WINDOWS_MIN`]; or nothing.
 fn learned(row: &MetricRow, past: &Past, from: Learned) -> Option<Vec<f64>> {
     let start = row.window_start.timestamp_micros();
-    let is_same_hour = |other: Micros| !from.same_hour_of_week || (start - other).rem_euclid(7 * DAY) == 0;
     let is_same = |other: &&MetricRow| is_same_series(row, other) && other.state != "open";
-    let windows = past.range(..start).rev().filter(|(other, _)| is_same_hour(**other));
+    let windows = past.range(..start).rev().filter(|(other, _)| is_learned_from(start, **other, from));
     let values = windows.filter_map(|(_, rows)| rows.iter().find(is_same)?.value);
     let values: Vec<f64> = values.take(from.windows as usize).collect();
-    (values.len() >= 2 && values.len() * 2 >= from.windows as usize).then_some(values)
+    let asked = from.windows as usize;
+    let least = if from.between.is_some() { REFERENCE_WINDOWS_MIN.min(asked) } else { asked.div_ceil(2) };
+    (values.len() >= least.max(2)).then_some(values)
+}
+
+/// Whether a window is one that a level for the window at `start` is learned from.
+pub(crate) fn is_learned_from(start: Micros, other: Micros, from: Learned) -> bool {
+    other < start
+        && (!from.same_hour_of_week || (start - other).rem_euclid(7 * DAY) == 0)
+        && from.between.is_none_or(|(begin, end)| (begin..end).contains(&other))
+}
+
+fn mean_and_error(values: &[f64]) -> (f64, f64) {
+    let (mean, deviation) = moments(values);
+    (mean, deviation / (values.len() as f64).sqrt())
 }
 
 /// Mean and standard deviation (of a sample).
@@ -314,6 +505,7 @@ fn drift<'a>(rule: &'a Rule, column: &str, published: &Published) -> Vec<Candida
             series: Series { column: Some(row.column_name.clone()), ..series },
             evidence: Evidence { p_value: row.p_value, ln_e, ..evidence },
             is_beyond: is_drifted && value - row.threshold >= rule.min_effect,
+            interval: None,
         });
     }
     found
@@ -321,7 +513,6 @@ fn drift<'a>(rule: &'a Rule, column: &str, published: &Published) -> Vec<Candida
 
 /// Shares of rows; their error is that of Wilson's interval.
 fn quality<'a>(rule: &'a Rule, check: &str, column: &str, published: &Published) -> Vec<Candidate<'a>> {
-    let Level::Value(level) = rule.level else { return Vec::new() };
     let mut found = Vec::new();
     let rows = published.quality.iter().filter(|row| row.check == check);
     let rows = rows.filter(|row| column == "*" || row.column_name == column);
@@ -330,6 +521,12 @@ fn quality<'a>(rule: &'a Rule, check: &str, column: &str, published: &Published)
         if row.n < rule.min_rows as i64 {
             continue;
         }
+        let level = match (&rule.level, row.reference_value) {
+            (Level::Value(level), _) => *level,
+            (Level::Reference { change }, Some(reference)) if rule.side == Side::Above => reference + change,
+            (Level::Reference { change }, Some(reference)) => reference - change,
+            _ => continue,
+        };
         let (low, high) = wilson(value, row.n as f64);
         let is_below_bad = rule.side == Side::Below;
         let strength = evidence::of_interval(value, (low, high), level, is_below_bad, scale_of(rule, level));
@@ -341,13 +538,14 @@ fn quality<'a>(rule: &'a Rule, check: &str, column: &str, published: &Published)
             series: Series { column: Some(row.column_name.clone()), ..series },
             evidence: Evidence { ci_low: Some(low), ci_high: Some(high), ln_e, ..evidence },
             is_beyond: beyond > 0.0 && beyond >= rule.min_effect,
+            interval: Some((low, high)),
         });
     }
     found
 }
 
 /// Wilson's interval at 95 % of a share of `n` rows.
-fn wilson(share: f64, n: f64) -> (f64, f64) {
+pub(crate) fn wilson(share: f64, n: f64) -> (f64, f64) {
     let z = 1.959_963_984_540_054_f64;
     let centre = (share + z * z / (2.0 * n)) / (1.0 + z * z / n);
     let half = z / (1.0 + z * z / n) * (share * (1.0 - share) / n + z * z / (4.0 * n * n)).sqrt();
@@ -381,5 +579,463 @@ fn coverage<'a>(rule: &'a Rule, published: &Published) -> Vec<Candidate<'a>> {
         n_labelled: row.labelled,
         ln_e: None,
     };
-    vec![Candidate { rule, series, evidence, is_beyond: beyond > 0.0 && beyond >= rule.min_effect }]
+    vec![Candidate { rule, series, evidence, is_beyond: beyond > 0.0 && beyond >= rule.min_effect, interval: None }]
+}
+
+#[cfg(test)]
+mod tests {
+    use driftline_schemas::clock::time_of;
+    use driftline_schemas::config::Config;
+
+    use super::*;
+
+    const HOUR: Micros = 3_600_000_000;
+    const WEEK: Micros = 168;
+
+    fn config(text: &str) -> AlertsConfig {
+        Config::from_table(text.parse().expect("TOML")).expect("a good configuration").alerts
+    }
+
+    /// One rule, under a budget of one false alarm a month.
+    fn rule(lines: &str) -> AlertsConfig {
+        config(&format!("[[alerts.rules]]\nname = \"r\"\n{lines}"))
+    }
+
+    /// A share of `n` labelled rows in an hour's window, with Wilson's interval.
+    fn row(hour: i64, value: f64, n: i64) -> MetricRow {
+        let (low, high) = wilson(value, n as f64);
+        MetricRow {
+            model: "m".into(),
+            model_version: None,
+            segment: None,
+            segment_value: None,
+            window_start: time_of(hour * HOUR),
+            window_end: time_of((hour + 1) * HOUR),
+            metric: "accuracy".into(),
+            class: None,
+            value: Some(value),
+            reason: None,
+            ci_low: Some(low),
+            ci_high: Some(high),
+            ci_level: Some(0.95),
+            ci_method: None,
+            ci_warning: None,
+            baseline: None,
+            n,
+            n_labelled: n,
+            state: "sealed".into(),
+            revision: 1,
+            decided_at: time_of((hour + 2) * HOUR),
+            reference_version: None,
+        }
+    }
+
+    fn of(rows: Vec<MetricRow>) -> Published {
+        Published { metrics: rows, ..Published::default() }
+    }
+
+    fn past(rows: impl IntoIterator<Item = MetricRow>) -> Past {
+        let mut past = Past::new();
+        for row in rows {
+            past.entry(row.window_start.timestamp_micros()).or_default().push(row);
+        }
+        past
+    }
+
+    fn judged(config: &AlertsConfig, rows: Vec<MetricRow>, past: &Past) -> Vec<Finding> {
+        judge(config, "m", &of(rows), past)
+    }
+
+    fn is_bad(config: &AlertsConfig, row: MetricRow, past: &Past) -> bool {
+        let findings = judged(config, vec![row], past);
+        assert_eq!(findings.len(), 1, "{findings:?}");
+        findings[0].is_bad
+    }
+
+    /// The level that a window of hour `hour` is held against.
+    fn level(config: &AlertsConfig, row: MetricRow, past: &Past) -> Option<f64> {
+        judged(config, vec![row], past).first().map(|finding| finding.evidence.level)
+    }
+
+    #[test]
+    fn the_evidence_of_the_interval_decides_and_not_the_point() {
+        let below = rule("metric = \"accuracy\"\nbelow = 0.8");
+        assert!(is_bad(&below, row(0, 0.6, 2_000), &Past::new()));
+        assert!(!is_bad(&below, row(0, 0.78, 200), &Past::new()), "a noisy point");
+        assert!(!is_bad(&below, row(0, 0.9, 2_000), &Past::new()), "the good side");
+        assert!(!is_bad(&below, row(0, 0.8, 2_000), &Past::new()), "at the level is tolerated");
+        let above = rule("metric = \"accuracy\"\nabove = 0.8");
+        assert!(is_bad(&above, row(0, 0.95, 2_000), &Past::new()));
+        assert!(!is_bad(&above, row(0, 0.6, 2_000), &Past::new()));
+        let point = rule("metric = \"accuracy\"\nbelow = 0.8\ndecide = \"point\"");
+        let finding = &judged(&point, vec![row(0, 0.79, 200)], &Past::new())[0];
+        assert!(finding.is_bad && finding.evidence.ln_e.is_none(), "{finding:?}");
+        // A value whose interval is not known decides nothing, unless the point is to.
+        let unknown = MetricRow { ci_low: None, ci_high: None, ..row(0, 0.1, 2_000) };
+        assert_eq!(judged(&below, vec![unknown.clone()], &Past::new()), []);
+        assert!(is_bad(&point, unknown, &Past::new()));
+    }
+
+    #[test]
+    fn rows_and_effect_have_to_be_large_enough() {
+        let config = rule("metric = \"accuracy\"\nbelow = 0.8\nmin_rows = 500\nmin_effect = 0.05");
+        assert_eq!(judged(&config, vec![row(0, 0.1, 499)], &Past::new()), []);
+        assert_eq!(judged(&config, vec![row(0, 0.1, 500)], &Past::new()).len(), 1);
+        assert!(!is_bad(&config, row(0, 0.76, 1_000_000), &Past::new()), "certain, and too small");
+        assert!(is_bad(&config, row(0, 0.74, 1_000_000), &Past::new()));
+        // A metric of labels counts labelled rows, one of requests all.
+        let unlabelled = MetricRow { n_labelled: 10, ..row(0, 0.1, 5_000) };
+        assert_eq!(judged(&config, vec![unlabelled.clone()], &Past::new()), []);
+        let config = rule("metric = \"error_rate\"\nabove = 0.05\nmin_rows = 500");
+        let errors = MetricRow { metric: "error_rate".into(), ..unlabelled };
+        assert_eq!(judged(&config, vec![errors], &Past::new()).len(), 1);
+    }
+
+    #[test]
+    fn the_budget_is_spread_over_windows_and_shared_by_all_series_of_one() {
+        let share = |text: &str, length| share_of_budget(&config(text), length);
+        assert_eq!(share("", HOUR), Some(1.0 / 720.0));
+        assert_eq!(share("", 24 * HOUR), Some(1.0 / 30.0));
+        assert_eq!(share("[alerts]\nbudget = \"4 per month\"", HOUR), Some(4.0 / 720.0));
+        assert_eq!(share("[alerts]\nbudget = \"1000 per day\"", MONTH), Some(0.5), "a chance is below one");
+        assert_eq!(share("[alerts]\nbudget = \"none\"", HOUR), None);
+        // What is clear alone is not among a hundred that could have been as bad by chance; the window's length comes of its
+        // rows where nothing else says it.
+        let all = rule("metric = \"accuracy\"\nbelow = 0.8\nsegments = [\"*\"]");
+        let worst = (0..2_000).map(|drop| 0.8 - f64::from(drop) * 1e-4);
+        let alone = worst.clone().find(|value| is_bad(&all, row(0, *value, 1_000), &Past::new())).expect("found");
+        let among = |value: f64, others: i64| {
+            let segment = |name: i64| MetricRow {
+                segment: Some("s".into()),
+                segment_value: Some(name.to_string()),
+                ..row(0, 0.85, 1_000)
+            };
+            let mut rows: Vec<MetricRow> = (0..others).map(segment).collect();
+            rows.push(row(0, value, 1_000));
+            judged(&all, rows, &Past::new()).iter().any(|finding| finding.is_bad)
+        };
+        assert!(among(alone, 0) && !among(alone, 99), "{alone}");
+        let in_hundred = worst.clone().find(|value| among(*value, 99)).expect("found");
+        assert!(in_hundred < alone - 0.005, "{in_hundred} and {alone}");
+        let day = MetricRow { window_end: time_of(24 * HOUR), ..row(0, alone + 0.004, 1_000) };
+        assert!(!is_bad(&all, row(0, alone + 0.004, 1_000), &Past::new()) && is_bad(&all, day, &Past::new()));
+        // Without a budget each interval decides for itself: all of it must lie beyond.
+        let none =
+            config("[alerts]\nbudget = \"none\"\n[[alerts.rules]]\nname = \"r\"\nmetric = \"accuracy\"\nbelow = 0.8");
+        assert!(is_bad(&none, row(0, 0.77, 1_000), &Past::new()));
+        assert!(!is_bad(&none, row(0, 0.78, 1_000), &Past::new()));
+    }
+
+    #[test]
+    fn a_run_of_bad_windows_adds_up_and_ends_with_a_good_one() {
+        let config = rule("metric = \"accuracy\"\nbelow = 0.9");
+        let ln_e = |past: &Past| {
+            judged(&config, vec![row(10, 0.88, 1_000)], past)[0].evidence.ln_e.expect("the interval decides")
+        };
+        let alone = ln_e(&Past::new());
+        let run = ln_e(&past((5..10).map(|hour| row(hour, 0.88, 1_000))));
+        assert!(run > alone + 1.0, "{run} and {alone}");
+        let broken = ln_e(&past((5..10).map(|hour| row(hour, if hour == 9 { 0.95 } else { 0.88 }, 1_000))));
+        assert!((broken - alone).abs() < 1e-9, "{broken} and {alone}");
+        let too_few = ln_e(&past((5..10).map(|hour| row(hour, 0.88, if hour == 9 { 99 } else { 1_000 }))));
+        assert!((too_few - alone).abs() < 1e-9);
+        // A window that is still to come, and another series, have no say.
+        let other = |hour| MetricRow { model_version: Some("2".into()), ..row(hour, 0.5, 1_000) };
+        assert!((ln_e(&past((11..14).map(|hour| row(hour, 0.5, 1_000)))) - alone).abs() < 1e-9);
+        assert!((ln_e(&past((5..10).map(other))) - alone).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_rule_looks_at_the_versions_segments_and_classes_that_it_names() {
+        let version = |name: &str| MetricRow { model_version: Some(name.into()), ..row(0, 0.5, 1_000) };
+        let segment = |name: &str| MetricRow {
+            segment: Some(name.into()),
+            segment_value: Some("x".into()),
+            ..row(0, 0.5, 1_000)
+        };
+        let class = MetricRow { class: Some("1".into()), ..row(0, 0.5, 1_000) };
+        let rows = || vec![row(0, 0.5, 1_000), version("1"), segment("region"), segment("channel"), class.clone()];
+        let count = |lines: &str| {
+            judged(&rule(&format!("metric = \"accuracy\"\nbelow = 0.8\n{lines}")), rows(), &Past::new()).len()
+        };
+        assert_eq!(count(""), 1);
+        assert_eq!(count("versions = true"), 2);
+        assert_eq!(count("segments = [\"region\"]"), 2);
+        assert_eq!(count("segments = [\"*\"]"), 3);
+        assert_eq!(count("class = 1"), 1);
+        assert_eq!(count("models = [\"other\"]"), 0);
+        assert_eq!(count("models = [\"m\", \"other\"]"), 1);
+    }
+
+    #[test]
+    fn levels_are_learned_from_earlier_windows_that_are_complete() {
+        let values = [0.80, 0.90, 0.85, 0.95];
+        let rows = || values.iter().enumerate().map(|(at, value)| row(at as i64, *value, 1_000));
+        let (mean, deviation) = (0.875, 0.064_549_722_436_790_28);
+        let close = |level: Option<f64>, wanted: f64| {
+            assert!(level.is_some_and(|level| (level - wanted).abs() < 1e-12), "{level:?} is not {wanted}");
+        };
+        let of = |level: &str| rule(&format!("metric = \"accuracy\"\n{level}"));
+        let at = |text: &str, past: &Past| level(&of(text), row(10, 0.5, 1_000), past);
+        close(at("below = { sigmas = 3, windows = 4 }", &past(rows())), mean - 3.0 * deviation);
+        close(at("above = { sigmas = 2, windows = 4 }", &past(rows())), mean + 2.0 * deviation);
+        close(at("below = { change = 0.05, windows = 4 }", &past(rows())), mean - 0.05);
+        close(at("above = { change = 0.05, windows = 4 }", &past(rows())), mean + 0.05);
+        // NumPy 2.3: np.quantile([0.8, 0.9, 0.85, 0.95], 0.25) and so on.
+        close(at("below = { quantile = 0.25, windows = 4 }", &past(rows())), 0.8375);
+        close(at("below = { quantile = 0.05, windows = 4 }", &past(rows())), 0.8075);
+        // The newest ones count, and half of them are enough.
+        close(at("below = { change = 0.0, windows = 2 }", &past(rows())), 0.90);
+        close(at("below = { change = 0.0, windows = 8 }", &past(rows())), mean);
+        assert_eq!(at("below = { change = 0.0, windows = 9 }", &past(rows())), None, "fewer than half");
+        let open = rows().map(|row| MetricRow { state: "open".into(), ..row });
+        assert_eq!(at("below = { change = 0.0, windows = 4 }", &past(open)), None, "open windows teach nothing");
+        let later = rows().map(|mut row| {
+            row.window_start += chrono::TimeDelta::hours(20);
+            row
+        });
+        assert_eq!(
+            at("below = { change = 0.0, windows = 4 }", &past(later)),
+            None,
+            "nothing is learned from what follows"
+        );
+    }
+
+    #[test]
+    fn a_season_is_the_same_hour_of_the_week() {
+        // Nights are worse than days, as they always were.
+        let at = |hour: i64| if hour.rem_euclid(24) < 6 { 0.7 } else { 0.9 };
+        let all = past((0..6 * WEEK).map(|hour| row(hour, at(hour), 5_000)));
+        let seasonal = rule("metric = \"accuracy\"\nbelow = { change = 0.02, windows = 4, same_hour_of_week = true }");
+        let night = 6 * WEEK + 3;
+        let found = level(&seasonal, row(night, 0.7, 5_000), &all).expect("four weeks are there");
+        assert!((found - 0.68).abs() < 1e-12, "{found}");
+        assert!(!is_bad(&seasonal, row(night, 0.7, 5_000), &all) && is_bad(&seasonal, row(night, 0.5, 5_000), &all));
+        let plain = rule("metric = \"accuracy\"\nbelow = { change = 0.02, windows = 28 }");
+        assert!(is_bad(&plain, row(night, 0.7, 5_000), &all), "a day's mean knows no night");
+    }
+
+    #[test]
+    fn reference_windows_are_not_dragged_along_by_a_decline() {
+        // A point a day is lost, for thirty days.
+        let at = |hour: i64| 0.9 - 0.01 * (hour / 24) as f64;
+        let all = past((0..30 * 24).map(|hour| row(hour, at(hour), 10_000)));
+        let newest = || row(30 * 24, at(30 * 24), 10_000);
+        let rolling = rule("metric = \"accuracy\"\nbelow = { change = 0.05, windows = 28 }");
+        assert!(!is_bad(&rolling, newest(), &all), "every day looks like the day before");
+        let fixed = rule(
+            "metric = \"accuracy\"\nbelow = { change = 0.05, from = \"1970-01-01T00:00:00Z\", to = \"1970-01-02T00:00:00Z\" }",
+        );
+        assert!(level(&fixed, newest(), &all).is_some_and(|level| (level - 0.85).abs() < 1e-12));
+        assert!(is_bad(&fixed, newest(), &all));
+        assert_eq!(
+            level(&fixed, newest(), &past((0..4).map(|hour| row(hour, 0.9, 100)))),
+            None,
+            "four teach too little"
+        );
+    }
+
+    #[test]
+    fn what_is_learned_from_few_windows_is_not_known_better_than_they_say() {
+        // The mean of four windows of 400 rows is off by a percent: it must not turn into evidence against the fifth.
+        let config = rule("metric = \"accuracy\"\nbelow = { change = 0.0, windows = 4 }");
+        let noisy = |spread: f64| {
+            past((0..4).map(|hour| row(hour, 0.9 + if hour % 2 == 0 { spread } else { -spread }, 100_000)))
+        };
+        let ln_e = |past: &Past| judged(&config, vec![row(4, 0.89, 100_000)], past)[0].evidence.ln_e.expect("decides");
+        assert!(ln_e(&noisy(0.0)) > 20.0, "{}", ln_e(&noisy(0.0)));
+        assert!(ln_e(&noisy(0.02)) < 1.0, "{}", ln_e(&noisy(0.02)));
+    }
+
+    fn comparison(a: (&str, f64), b: (&str, f64), (low, high): (f64, f64)) -> ComparisonRow {
+        ComparisonRow {
+            model: "m".into(),
+            window_start: time_of(0),
+            window_end: time_of(HOUR),
+            metric: "accuracy".into(),
+            version_a: a.0.into(),
+            version_b: b.0.into(),
+            value_a: Some(a.1),
+            value_b: Some(b.1),
+            difference: Some(b.1 - a.1),
+            reason: None,
+            ci_low: Some(low),
+            ci_high: Some(high),
+            ci_level: Some(0.95),
+            method: None,
+            ci_warning: None,
+            p_value: None,
+            paired: true,
+            n_a: 1_000,
+            n_b: 1_000,
+            state: "sealed".into(),
+            revision: 1,
+            decided_at: time_of(HOUR),
+        }
+    }
+
+    #[test]
+    fn a_version_is_held_against_the_one_before_it() {
+        let version =
+            |hour, name: &str, value| MetricRow { model_version: Some(name.into()), ..row(hour, value, 1_000) };
+        let config = rule("metric = \"accuracy\"\nbelow = { previous_version = 0.01, windows = 4 }\nversions = true");
+        // Side by side: the interval of the difference decides, though each interval alone is far too wide.
+        let rows = vec![version(0, "9", 0.90), version(0, "10", 0.87)];
+        let with =
+            |pair: ComparisonRow| Published { metrics: rows.clone(), comparisons: vec![pair], ..Published::default() };
+        let worse = judge(&config, "m", &with(comparison(("10", 0.87), ("9", 0.90), (0.026, 0.034))), &Past::new());
+        assert_eq!(worse.len(), 1, "the first version has none before it: {worse:?}");
+        let Finding { series, evidence, is_bad, .. } = &worse[0];
+        assert_eq!((series.model_version.as_deref(), is_bad), (Some("10"), &true), "10 comes after 9: {evidence:?}");
+        assert!((evidence.level - 0.89).abs() < 1e-12 && evidence.value == 0.87, "{evidence:?}");
+        assert!((evidence.ci_low.expect("set") - 0.866).abs() < 1e-12, "{evidence:?}");
+        assert!((evidence.ci_high.expect("set") - 0.874).abs() < 1e-12, "{evidence:?}");
+        let unclear = judge(&config, "m", &with(comparison(("10", 0.87), ("9", 0.90), (-0.02, 0.08))), &Past::new());
+        assert!(!unclear[0].is_bad, "{unclear:?}");
+        // One after the other: the mean of the last windows of the version before.
+        let before = past((0..4).map(|hour| version(hour, "b", 0.90)));
+        let after = judged(&config, vec![version(4, "a", 0.70)], &before);
+        assert_eq!(after.len(), 1, "{after:?}");
+        assert!((after[0].evidence.level - 0.89).abs() < 1e-12 && after[0].is_bad, "first seen, not first by name");
+        assert_eq!(judged(&config, vec![version(0, "a", 0.70)], &Past::new()), [], "nothing to be held against");
+    }
+
+    #[test]
+    fn names_of_versions_are_in_the_order_in_which_people_count() {
+        let mut names = ["1.10", "1.9", "v2", "2", "1.9.1", "10"];
+        names.sort_by_key(|name| parts(name));
+        assert_eq!(names, ["1.9", "1.9.1", "1.10", "2", "10", "v2"]);
+    }
+
+    #[test]
+    fn estimates_and_delays_of_labels_are_judged_by_their_intervals() {
+        let named = |metric: &str, value| MetricRow { metric: metric.into(), n_labelled: 0, ..row(0, value, 2_000) };
+        let rows = || vec![named("f1 (cbpe)", 0.5), named("f1 (nowcast)", 0.5), named("f1", 0.5)];
+        let metrics = |lines: &str| {
+            let findings = judged(&rule(lines), rows(), &Past::new());
+            findings.iter().map(|finding| (finding.series.metric.clone(), finding.is_bad)).collect::<Vec<_>>()
+        };
+        assert_eq!(metrics("estimate = \"f1\"\nbelow = 0.8"), [("f1 (cbpe)".to_owned(), true)]);
+        assert_eq!(metrics("estimate = \"f1\"\nbelow = 0.49"), [("f1 (cbpe)".to_owned(), false)]);
+        assert_eq!(metrics("estimate = \"f1\"\nmethod = \"nowcast\"\nbelow = 0.8"), [], "a nowcast rests on labels");
+        assert_eq!(metrics("estimate = \"f1\"\nmethod = \"dle\"\nbelow = 0.8"), []);
+        // Estimates share the reference's error: what it is off by in one window, it is in all, and must not add up.
+        let config = rule("estimate = \"f1\"\nbelow = 0.8");
+        let now = |hour| MetricRow { window_start: time_of(hour * HOUR), ..named("f1 (cbpe)", 0.78) };
+        let ln_e = |past: &Past| judged(&config, vec![now(10)], past)[0].evidence.ln_e;
+        assert_eq!(ln_e(&Past::new()), ln_e(&past((0..10).map(now))));
+        let config = rule("label_lag = \"1d\"\nbelow = 0.9");
+        assert!(is_bad(&config, named("labelled_within_1d", 0.5), &Past::new()));
+        assert!(!is_bad(&config, named("labelled_within_1d", 0.95), &Past::new()));
+        let config = rule("label_lag = \"median\"\nabove = 86400");
+        assert!(is_bad(
+            &config,
+            MetricRow { ci_low: None, ci_high: None, ..named(LABEL_LAG_MEDIAN, 9e4) },
+            &Past::new()
+        ));
+    }
+
+    fn drifted(state: &str, column: &str, statistic: f64, p: f64) -> DriftRow {
+        DriftRow {
+            model: "m".into(),
+            model_version: None,
+            segment: None,
+            segment_value: None,
+            window_start: time_of(0),
+            window_end: time_of(HOUR),
+            column_name: column.into(),
+            method: "ks".into(),
+            statistic: Some(statistic),
+            p_value: Some(p),
+            threshold: 0.1,
+            drifted: Some(statistic >= 0.1 && p < 0.05),
+            decides: Some(true),
+            n: 1_000,
+            n_reference: 1_000,
+            reference_version: None,
+            reason: None,
+            state: state.into(),
+            revision: 1,
+            decided_at: time_of(HOUR),
+        }
+    }
+
+    #[test]
+    fn drift_is_judged_once_a_window_is_sealed_and_by_its_own_rule() {
+        let found = |lines: &str, row: DriftRow| {
+            let published = Published { drift: vec![row], ..Published::default() };
+            judge(&rule(&format!("drift = \"*\"\n{lines}")), "m", &published, &Past::new())
+        };
+        let bad = |lines: &str, row: DriftRow| found(lines, row).iter().any(|finding| finding.is_bad);
+        assert!(bad("", drifted("sealed", "x", 0.3, 1e-12)));
+        assert!(!bad("", drifted("sealed", "x", 0.3, 0.01)), "not strong enough for the budget");
+        assert!(!bad("", drifted("sealed", "x", 0.05, 1e-12)), "too small an effect");
+        assert!(!bad("min_effect = 0.3", drifted("sealed", "x", 0.3, 1e-12)));
+        assert_eq!(found("", drifted("open", "x", 0.3, 1e-12)), [], "a test is for one look");
+        assert_eq!(found("", drifted("sealed", "label", 0.3, 1e-12)), [], "labels are still coming");
+        assert!(bad("", drifted("final", "label", 0.3, 1e-12)));
+        assert_eq!(found("", DriftRow { decides: Some(false), ..drifted("sealed", "x", 0.3, 1e-12) }), []);
+        assert_eq!(found("min_rows = 2000", drifted("sealed", "x", 0.3, 1e-12)), []);
+    }
+
+    #[test]
+    fn quality_is_held_against_a_number_or_the_references_own() {
+        let row = |value: f64, reference: Option<f64>| QualityRow {
+            model: "m".into(),
+            model_version: None,
+            segment: None,
+            segment_value: None,
+            window_start: time_of(0),
+            window_end: time_of(HOUR),
+            column_name: "x".into(),
+            check: "missing_rate".into(),
+            value: Some(value),
+            reference_value: reference,
+            n: 5_000,
+            reference_version: None,
+            reason: None,
+            state: "sealed".into(),
+            revision: 1,
+            decided_at: time_of(HOUR),
+        };
+        let found = |lines: &str, row: QualityRow| {
+            let published = Published { quality: vec![row], ..Published::default() };
+            judge(&rule(&format!("quality = \"missing_rate\"\n{lines}")), "m", &published, &Past::new())
+        };
+        assert!(found("above = 0.2", row(0.4, None))[0].is_bad);
+        assert!(!found("above = 0.2", row(0.205, None))[0].is_bad);
+        let relative = "above = { reference = 0.05 }";
+        assert!((found(relative, row(0.4, Some(0.3)))[0].evidence.level - 0.35).abs() < 1e-12);
+        assert!(found(relative, row(0.4, Some(0.3)))[0].is_bad && !found(relative, row(0.4, Some(0.4)))[0].is_bad);
+        assert_eq!(found(relative, row(0.4, None)), [], "no reference, no level");
+        assert_eq!(found("above = 0.2\ncolumn = \"y\"", row(0.4, None)), []);
+    }
+
+    #[test]
+    fn coverage_is_judged_when_nothing_more_can_come() {
+        let window = |state: &str, labelled: i64| WindowRow {
+            model: "m".into(),
+            window_start: time_of(0),
+            window_end: time_of(HOUR),
+            state: state.into(),
+            revision: 1,
+            predictions: 1_000,
+            labelled,
+            waiting: 0,
+            expired: 1_000 - labelled,
+            failed: 0,
+            invalid: 0,
+            duplicates: 0,
+            after_final: 0,
+            label_coverage: Some(labelled as f64 / 1_000.0),
+            late_predictions: 0,
+            decided_at: time_of(HOUR),
+        };
+        let bad = |state: &str, labelled| {
+            let published = Published { window: Some(window(state, labelled)), ..Published::default() };
+            let findings = judge(&rule("coverage = true\nbelow = 0.5"), "m", &published, &Past::new());
+            findings.first().map(|finding| finding.is_bad)
+        };
+        assert_eq!((bad("sealed", 100), bad("final", 100), bad("final", 900)), (None, Some(true), Some(false)));
+    }
 }

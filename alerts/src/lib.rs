@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! metrics/ drift/ quality/ windows/ ─► judge     each rule on each series: a finding, with its evidence
+//! ledger, facts, heartbeats         ─► pipeline  the same of the pipeline itself, by the clock
 //!                                   ─► evidence  e-values; all findings of a window share one budget of false alarms
 //!                                   ─► life      pending, firing, revised, resolved, withdrawn
 //!                                   ─► log       a chain for each model: what happened, once
@@ -19,7 +20,10 @@ pub mod judge;
 pub mod life;
 pub mod log;
 pub mod message;
+pub mod pipeline;
 mod read;
+#[cfg(test)]
+mod receiver;
 pub mod replay;
 pub mod reports;
 pub mod send;

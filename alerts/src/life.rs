@@ -388,13 +388,14 @@ impl Tracked {
                     self.tell(episode, now);
                     transitions.push(self.transition(Kind::Firing, episode, None, now));
                 }
-                Status::Firing | Status::Resolved => {
+                Status::Firing => {
                     if let Some(before) = self.news_of(episode) {
                         self.tell_window(episode, before.window_start, now);
                         transitions.push(self.transition(Kind::Revised, episode, Some(before), now));
                     }
                 }
-                Status::Missed | Status::Withdrawn => {}
+                // What is over and was right stays over: a receiver would take a revision for an alert that holds.
+                Status::Resolved | Status::Missed | Status::Withdrawn => {}
             }
         }
         for windows in groups {
@@ -726,5 +727,137 @@ mod tests {
             let sorted: Vec<usize> = (0..12).collect();
             prop_assert_eq!(alerts(&order), alerts(&sorted));
         });
+    }
+
+    #[test]
+    fn an_alert_that_is_over_stays_over_when_late_truth_confirms_it() {
+        let mut state = State::default();
+        take(&mut state, &[window(1, 1, 0.7)]);
+        assert_eq!(take(&mut state, &[window(2, 1, 0.9)]), [Kind::Resolved]);
+        // Worse than was thought, and past: a receiver would take a revision for an alert that holds.
+        assert_eq!(take(&mut state, &[window(1, 2, 0.5)]), []);
+        assert_eq!(state.series.values().next().expect("followed").episodes[0].status, Status::Resolved);
+    }
+
+    #[test]
+    fn a_window_that_loses_its_rows_takes_its_alert_back() {
+        let mut state = State::default();
+        take(&mut state, &[window(1, 1, 0.7)]);
+        let mut empty = window(1, 2, 0.7);
+        empty.findings.clear();
+        assert_eq!(take(&mut state, &[empty]), [Kind::Withdrawn]);
+        // One that says nothing of the series is no good window: the alert holds.
+        let mut state = State::default();
+        take(&mut state, &[window(1, 1, 0.7)]);
+        let mut empty = window(2, 1, 0.7);
+        empty.findings.clear();
+        assert_eq!(take(&mut state, &[empty]), []);
+    }
+
+    #[test]
+    fn late_truth_takes_only_as_much_back_as_it_contradicts() {
+        // Two of three: three bad windows, one of which turns out good. Two are left.
+        let mut state = State::default();
+        for hour in 0..3 {
+            take(&mut state, &[with_for(window(hour, 1, 0.7), 2, 3)]);
+        }
+        assert_eq!(take(&mut state, &[with_for(window(1, 2, 0.9), 2, 3)]), [Kind::Revised], "two are left");
+        assert_eq!(take(&mut state, &[with_for(window(2, 2, 0.9), 2, 3)]), [Kind::Withdrawn]);
+        // A window before, found bad late, joins the alert that there is: nobody is woken again.
+        let mut state = State::default();
+        assert_eq!(take(&mut state, &[window(5, 1, 0.7)]), [Kind::Firing]);
+        assert_eq!(take(&mut state, &[window(4, 1, 0.7)]), []);
+        assert_eq!(state.series.values().next().expect("followed").episodes.len(), 1);
+    }
+
+    #[test]
+    fn an_alert_has_one_id_from_its_beginning_to_its_end() {
+        let mut state = State::default();
+        let mut ids = BTreeSet::new();
+        let mut kinds = Vec::new();
+        for verdicts in [window(1, 1, 0.7), window(1, 2, 0.75), window(2, 1, 0.9), window(3, 1, 0.7)] {
+            for transition in state.take(&hours(), &[verdicts], 7) {
+                ids.insert(transition.id.clone());
+                kinds.push(transition.kind);
+            }
+        }
+        // The last one stands alone: another alert.
+        assert_eq!(kinds, [Kind::Firing, Kind::Revised, Kind::Resolved, Kind::Firing]);
+        assert_eq!(ids.len(), 2, "{ids:?}");
+        let repeated = state.repeat(HOUR, 7 + HOUR);
+        assert!(repeated.iter().all(|transition| ids.contains(&transition.id)) && repeated.len() == 1);
+        // One that is over goes on when the window right after it turns out bad.
+        let mut state = State::default();
+        let first = state.take(&hours(), &[window(1, 1, 0.7)], 7)[0].id.clone();
+        assert_eq!(take(&mut state, &[window(3, 1, 0.9)]), [Kind::Resolved]);
+        let again = state.take(&hours(), &[window(2, 1, 0.7)], 8);
+        assert_eq!(
+            again.iter().map(|t| (t.kind, &t.id)).collect::<Vec<_>>(),
+            [(Kind::Firing, &first), (Kind::Resolved, &first)]
+        );
+    }
+
+    #[test]
+    fn who_is_told_and_how_loudly_is_the_rules_to_say() {
+        let mut loud = window(1, 1, 0.7);
+        loud.findings[0].sinks = vec!["ops".into()];
+        loud.findings[0].severity = Severity::Critical;
+        let mut state = State::default();
+        let transitions = state.take(&hours(), &[loud], 9);
+        assert_eq!(
+            (transitions[0].sinks.as_slice(), transitions[0].severity),
+            (&["ops".to_owned()][..], Severity::Critical)
+        );
+        assert_eq!((transitions[0].at, transitions[0].opened_at), (9, 9));
+        let over = state.take(&hours(), &[window(2, 1, 0.9)], 11);
+        assert_eq!((over[0].kind, over[0].at, over[0].opened_at), (Kind::Resolved, 11, 9));
+        for (kind, is_told) in [
+            (Kind::Pending, false),
+            (Kind::Firing, true),
+            (Kind::Revised, true),
+            (Kind::Repeated, true),
+            (Kind::Resolved, true),
+            (Kind::Withdrawn, true),
+            (Kind::Missed, false),
+        ] {
+            assert_eq!(kind.is_told(), is_told, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_missed_never_fires_and_is_taken_back_in_silence() {
+        let mut of_final = window(1, 5, 0.7);
+        (of_final.is_final, of_final.was_final) = (true, true);
+        let mut state = State::default();
+        assert_eq!(take(&mut state, &[of_final.clone()]), [Kind::Missed]);
+        assert_eq!(state.repeat(1, 10_000 * HOUR), [], "nobody was told");
+        of_final.findings[0].evidence.revision = 6;
+        of_final.findings[0].evidence.value = 0.1;
+        assert_eq!(take(&mut state, &[of_final.clone()]), []);
+        of_final.findings[0].is_bad = false;
+        assert_eq!(take(&mut state, &[of_final]), []);
+        // A window that only becomes final with this revision is news like any other.
+        let mut becomes = window(2, 1, 0.7);
+        becomes.is_final = true;
+        assert_eq!(take(&mut state, &[becomes]), [Kind::Firing]);
+    }
+
+    #[test]
+    fn b1_series_are_bounded_and_those_that_are_over_make_room() {
+        let mut state = State::default();
+        let all = |hour: i64, value: f64, count: usize| {
+            let mut verdicts = window(hour, 1, value);
+            let one = verdicts.findings.remove(0);
+            verdicts.is_final = true;
+            verdicts.findings = (0..count)
+                .map(|at| Finding {
+                    series: Series { segment_value: Some(at.to_string()), ..one.series.clone() },
+                    ..one.clone()
+                })
+                .collect();
+            verdicts
+        };
+        let fired = state.take(&hours(), &[all(1, 0.7, SERIES_MAX + 10)], 0);
+        assert_eq!((state.series.len(), fired.len()), (SERIES_MAX, SERIES_MAX));
     }
 }

@@ -47,8 +47,7 @@ impl Log {
     /// # Returns
     /// The records read, too.
     pub async fn open(store: &Store, model: &str, from: u64) -> Result<(Self, Vec<Record>), Error> {
-        let chain = Chain::new(store.clone(), paths::alerting(model), ".json");
-        let mut log = Self { chain, next: from.saturating_sub(1), state: State::default() };
+        let mut log = Self { next: from.saturating_sub(1), ..Self::reader(store, model) };
         let mut records = log.catch_up().await?;
         // The advice was wrong: that of another store, say.
         if log.next < from {
@@ -56,6 +55,12 @@ impl Log {
             records = log.catch_up().await?;
         }
         Ok((log, records))
+    }
+
+    /// A chain of which single records are read.
+    pub fn reader(store: &Store, model: &str) -> Self {
+        let chain = Chain::new(store.clone(), paths::alerting(model), ".json");
+        Self { chain, next: 0, state: State::default() }
     }
 
     /// Reads on to the end, and returns what it has read.
@@ -115,5 +120,45 @@ impl Log {
             }
             Appended::Theirs(_) => Ok(Err(self.catch_up().await?)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::life::Kind;
+    use crate::message::example;
+
+    async fn append(log: &mut Log, writer: &str, kind: Kind) -> Result<Record, Vec<Record>> {
+        let state = log.state.clone();
+        log.append(writer, 7, &[example(kind)], vec![Some(0.1)], &state).await.expect("the store answers")
+    }
+
+    #[tokio::test]
+    async fn c3_of_two_workers_one_has_the_slot_and_the_other_learns_what_was_decided() {
+        let store = Store::in_memory();
+        let (mut a, _) = Log::open(&store, "m", 0).await.expect("opened");
+        let (mut b, _) = Log::open(&store, "m", 0).await.expect("opened");
+        let first = append(&mut a, "a", Kind::Firing).await.expect("a was first");
+        let theirs = append(&mut b, "b", Kind::Firing).await.expect_err("b was second");
+        assert_eq!((first.seq, theirs, b.next), (0, vec![first.clone()], 1));
+        let second = append(&mut b, "b", Kind::Resolved).await.expect("the next slot");
+        assert_eq!((second.seq, second.writer.as_str()), (1, "b"));
+        // Whoever opens it reads from where it is told, and from the beginning if that leads nowhere.
+        for (from, wanted) in [(0, vec![0, 1]), (2, vec![1]), (9, vec![0, 1])] {
+            let (log, records) = Log::open(&store, "m", from).await.expect("opened");
+            assert_eq!((log.next, records.iter().map(|record| record.seq).collect::<Vec<_>>()), (2, wanted), "{from}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_record_of_a_newer_build_is_not_guessed_at() {
+        let store = Store::in_memory();
+        let (mut log, _) = Log::open(&store, "m", 0).await.expect("opened");
+        let mut record = append(&mut log, "a", Kind::Firing).await.expect("written");
+        record.format = FORMAT + 1;
+        let path = format!("{}/{:020}.json", paths::alerting("m"), 1);
+        store.put(&path, serde_json::to_vec(&record).expect("JSON").into()).await.expect("written");
+        assert!(matches!(log.catch_up().await, Err(Error::Format { .. })));
     }
 }

@@ -1,14 +1,18 @@
 //! What sinks are sent: requests made of a record's transitions, each in the words of its receiver.
+use std::collections::{BTreeMap, BTreeSet};
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use driftline_schemas::clock::{DAY, Micros, show};
-use driftline_schemas::config::{AlertsConfig, Severity, Sink, SinkKind};
+use driftline_schemas::config::{AlertsConfig, GROUP_BY, Severity, Sink, SinkKind};
+use driftline_store::paths;
 use ring::hmac;
 use serde_json::{Value, json};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::email;
-use crate::life::{Kind, Transition};
+use crate::life::{Kind, State, Status, Transition};
+use crate::series::Series;
 
 /// Alertmanager's word for "not over yet".
 const NO_END: &str = "0001-01-01T00:00:00Z";
@@ -18,6 +22,30 @@ const SHOWN_MAX: usize = 20;
 const ALERTS_MAX: usize = 500;
 /// Alertmanager forgets an alert that nobody sends again; ours says itself when it is over.
 const HOLDS: Micros = 365 * DAY;
+
+/// What a template can name, between `{{` and `}}`.
+const FIELDS: [&str; 20] = [
+    "alertname",
+    "model",
+    "metric",
+    "status",
+    "severity",
+    "value",
+    "level",
+    "ci_low",
+    "ci_high",
+    "previous",
+    "n",
+    "n_labelled",
+    "version",
+    "segment",
+    "segment_value",
+    "column",
+    "class",
+    "window",
+    "id",
+    "summary",
+];
 
 /// A request over HTTP, or what a command gets.
 #[derive(Debug, Clone, PartialEq)]
@@ -50,65 +78,118 @@ pub fn told<'a>(sink: &Sink, transitions: &'a [Transition]) -> Vec<&'a Transitio
     transitions.iter().filter(is_told).collect()
 }
 
-/// The messages that tell a sink of some transitions of one model.
+/// What one record tells a sink together: transitions whose labels named in `group_by` have the same values.
+struct Group<'a> {
+    /// Those labels, and their values; the model first, unless it is nobody's.
+    labels: Vec<(&'static str, String)>,
+    told: Vec<&'a Transition>,
+    /// Whether any alert of the group holds, of those that this record says nothing of too.
+    is_firing: bool,
+}
+
+impl Group<'_> {
+    /// Names it for ever, as Alertmanager does: `{}:{alertname="f1 is low", model_name="fraud"}`.
+    fn key(&self) -> String {
+        let labels: Vec<String> = self.labels.iter().map(|(name, value)| format!("{name}={value:?}")).collect();
+        format!("{{}}:{{{}}}", labels.join(", "))
+    }
+}
+
+/// The label that a series has of a name of `group_by`; empty if it has none, as in Prometheus.
+fn group_label(series: &Series, name: &str) -> (&'static str, String) {
+    let labels = series.labels();
+    let label = GROUP_BY.iter().find(|(typed, _)| *typed == name).map_or("", |(_, label)| *label);
+    (label, labels.get(label).map(|value| (*value).to_owned()).unwrap_or_default())
+}
+
+/// The groups of what a sink is told, in the order of their labels.
+fn groups<'a>(sink: &Sink, model: &str, told: &[&'a Transition], state: &State) -> Vec<Group<'a>> {
+    let labels_of = |series: &Series| {
+        let mut labels: Vec<(&'static str, String)> =
+            sink.group_by.iter().map(|name| group_label(series, name)).collect();
+        if model != paths::NO_MODEL {
+            labels.push(("model_name", model.to_owned()));
+        }
+        labels.sort();
+        labels
+    };
+    let mut groups: BTreeMap<Vec<(&'static str, String)>, Vec<&'a Transition>> = BTreeMap::new();
+    for transition in told {
+        groups.entry(labels_of(&transition.series)).or_default().push(transition);
+    }
+    let holds: BTreeSet<Vec<(&'static str, String)>> = state
+        .series
+        .values()
+        .filter(|tracked| tracked.sinks.is_empty() || tracked.sinks.contains(&sink.name))
+        .filter(|tracked| tracked.episodes.iter().any(|episode| episode.status == Status::Firing))
+        .map(|tracked| labels_of(&tracked.series))
+        .collect();
+    let group = |(labels, told): (Vec<(&'static str, String)>, Vec<&'a Transition>)| {
+        let is_firing = holds.contains(&labels) || told.iter().any(|transition| is_firing(transition));
+        Group { labels, told, is_firing }
+    };
+    groups.into_iter().map(group).collect()
+}
+
+/// The messages that tell a sink of some transitions of one model: one for each group of the sink's `group_by`. `state`: what
+/// holds after them.
 pub fn messages(
     sink: &Sink,
     model: &str,
     seq: u64,
     at: Micros,
     told: &[&Transition],
+    state: &State,
     external_url: Option<&str>,
 ) -> Vec<Message> {
     let id = message_id(model, seq, &sink.name);
-    let one = |url: String, content_type: &'static str, body: &Value, is_signed: bool| {
-        vec![Message { url, id: id.clone(), content_type, body: body.to_string(), is_signed }]
-    };
-    let url = sink.url.clone();
-    match sink.kind {
-        SinkKind::Webhook => {
-            one(url, "application/json", &webhook(sink, model, told, external_url), sink.secret.is_some())
-        }
-        SinkKind::Command => one(url, "application/json", &webhook(sink, model, told, external_url), false),
-        SinkKind::Alertmanager => {
-            let path = "/api/v2/alerts";
-            let url = if url.ends_with(path) { url } else { format!("{}{path}", url.trim_end_matches('/')) };
-            let part = |(at, told): (usize, &[&Transition])| Message {
-                url: url.clone(),
-                id: format!("{id}_{at}"),
-                content_type: "application/json",
-                body: Value::Array(told.iter().map(|t| alertmanager(t, sink, external_url)).collect()).to_string(),
-                is_signed: false,
-            };
-            told.chunks(ALERTS_MAX).enumerate().map(part).collect()
-        }
-        SinkKind::Email => vec![email::message(sink, &id, at, &email::alert(sink, model, told, external_url))],
-        SinkKind::Slack => one(url, "application/json", &slack(sink, model, told, external_url), false),
-        SinkKind::Teams => one(url, "application/json", &teams(sink, model, told, external_url), false),
-        SinkKind::Cloudevents => {
-            let body = json!({
-                "specversion": "1.0",
-                "id": id,
-                "source": format!("/driftline/models/{model}"),
-                "type": "io.driftline.alert.v1",
-                "time": show(at),
-                "subject": model,
-                "datacontenttype": "application/json",
-                "data": webhook(sink, model, told, external_url),
-            });
-            one(url, "application/cloudevents+json", &body, sink.secret.is_some())
-        }
-        SinkKind::Pagerduty => told
-            .iter()
-            .enumerate()
-            .map(|(at, transition)| Message {
-                url: url.clone(),
-                id: format!("{id}_{at}"),
-                content_type: "application/json",
-                body: pagerduty(transition, sink, external_url).to_string(),
-                is_signed: false,
-            })
-            .collect(),
+    if sink.kind == SinkKind::Alertmanager {
+        return alertmanager_messages(sink, &id, told, external_url);
     }
+    let signs = matches!(sink.kind, SinkKind::Webhook | SinkKind::Cloudevents) && sink.secret.is_some();
+    let message = |(place, group): (usize, &Group<'_>)| {
+        let id = if sink.group_by.is_empty() { id.clone() } else { format!("{id}_{place}") };
+        let mut content_type = "application/json";
+        let body = match sink.kind {
+            SinkKind::Email => {
+                return email::message(sink, &id, at, &email::alert(sink, model, &group.told, external_url));
+            }
+            SinkKind::Webhook | SinkKind::Command | SinkKind::Alertmanager => webhook(sink, group, external_url),
+            SinkKind::Slack => slack(sink, model, &group.told, external_url),
+            SinkKind::Teams => teams(sink, model, &group.told, external_url),
+            SinkKind::Pagerduty => pagerduty(sink, model, group, external_url),
+            SinkKind::Cloudevents => {
+                content_type = "application/cloudevents+json";
+                json!({
+                    "specversion": "1.0",
+                    "id": id,
+                    "source": format!("/driftline/models/{model}"),
+                    "type": "io.driftline.alert.v1",
+                    "time": show(at),
+                    "subject": model,
+                    "datacontenttype": "application/json",
+                    "data": webhook(sink, group, external_url),
+                })
+            }
+        };
+        Message { url: sink.url.clone(), id, content_type, body: body.to_string(), is_signed: signs }
+    };
+    groups(sink, model, told, state).iter().enumerate().map(message).collect()
+}
+
+/// Alertmanager groups by itself, and keeps state: it is told all, in parts that it takes.
+fn alertmanager_messages(sink: &Sink, id: &str, told: &[&Transition], external_url: Option<&str>) -> Vec<Message> {
+    let path = "/api/v2/alerts";
+    let url = &sink.url;
+    let url = if url.ends_with(path) { url.clone() } else { format!("{}{path}", url.trim_end_matches('/')) };
+    let part = |(at, told): (usize, &[&Transition])| Message {
+        url: url.clone(),
+        id: format!("{id}_{at}"),
+        content_type: "application/json",
+        body: Value::Array(told.iter().map(|t| alertmanager(t, sink, external_url)).collect()).to_string(),
+        is_signed: false,
+    };
+    told.chunks(ALERTS_MAX).enumerate().map(part).collect()
 }
 
 /// Whether the alert holds after what happened.
@@ -125,25 +206,30 @@ fn text(sink: &Sink, transition: &Transition) -> String {
     let Some(template) = &sink.text else { return transition.show() };
     let (series, evidence) = (&transition.series, &transition.evidence);
     let or_empty = |text: &Option<String>| text.clone().unwrap_or_default();
-    let fields = [
-        ("alertname", series.rule.clone()),
-        ("model", series.model.clone()),
-        ("metric", series.metric.clone()),
-        ("status", transition.kind.as_str().to_owned()),
-        ("severity", transition.severity.as_str().to_owned()),
-        ("value", format!("{:.4}", evidence.value)),
-        ("level", format!("{:.4}", evidence.level)),
-        ("n", evidence.n.to_string()),
-        ("n_labelled", evidence.n_labelled.to_string()),
-        ("version", or_empty(&series.model_version)),
-        ("segment", or_empty(&series.segment)),
-        ("segment_value", or_empty(&series.segment_value)),
-        ("column", or_empty(&series.column)),
-        ("class", or_empty(&series.class)),
-        ("window", show(evidence.window_start)),
-        ("id", transition.id.clone()),
-        ("summary", transition.show()),
+    let bound = |bound: Option<f64>| bound.map_or_else(String::new, |bound| format!("{bound:.4}"));
+    let values = [
+        series.rule.clone(),
+        series.model.clone(),
+        series.metric.clone(),
+        transition.kind.as_str().to_owned(),
+        transition.severity.as_str().to_owned(),
+        format!("{:.4}", evidence.value),
+        format!("{:.4}", evidence.level),
+        bound(evidence.ci_low),
+        bound(evidence.ci_high),
+        transition.before.as_ref().map_or_else(String::new, |before| format!("{:.4}", before.value)),
+        evidence.n.to_string(),
+        evidence.n_labelled.to_string(),
+        or_empty(&series.model_version),
+        or_empty(&series.segment),
+        or_empty(&series.segment_value),
+        or_empty(&series.column),
+        or_empty(&series.class),
+        show(evidence.window_start),
+        transition.id.clone(),
+        transition.show(),
     ];
+    let fields: Vec<(&str, String)> = FIELDS.into_iter().zip(values).collect();
     // In one pass: a value that looks like a field is not one.
     let mut written = String::new();
     let mut rest = template.as_str();
@@ -210,17 +296,20 @@ fn alert(transition: &Transition, sink: &Sink, external_url: Option<&str>) -> Va
 }
 
 /// Alertmanager's webhook, version 4: https://prometheus.io/docs/alerting/latest/configuration/#webhook_config.
-fn webhook(sink: &Sink, model: &str, told: &[&Transition], external_url: Option<&str>) -> Value {
+fn webhook(sink: &Sink, group: &Group<'_>, external_url: Option<&str>) -> Value {
+    let told = &group.told;
     let shown = told.iter().take(ALERTS_MAX);
     let alerts: Vec<Value> = shown.map(|transition| alert(transition, sink, external_url)).collect();
     let any_firing = told.iter().any(|transition| is_firing(transition));
+    let labels: serde_json::Map<String, Value> =
+        group.labels.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
     json!({
         "version": "4",
-        "groupKey": format!("{{}}:{{model_name={model:?}}}"),
+        "groupKey": group.key(),
         "truncatedAlerts": told.len() - alerts.len(),
         "status": if any_firing { "firing" } else { "resolved" },
         "receiver": sink.name,
-        "groupLabels": { "model_name": model },
+        "groupLabels": labels,
         "commonLabels": common(alerts.iter().map(|alert| &alert["labels"])),
         "commonAnnotations": common(alerts.iter().map(|alert| &alert["annotations"])),
         "externalURL": external_url.unwrap_or_default(),
@@ -305,27 +394,39 @@ fn teams(sink: &Sink, model: &str, told: &[&Transition], external_url: Option<&s
     })
 }
 
-/// https://developer.pagerduty.com/docs/send-alert-event: an alert is triggered and resolved under one `dedup_key`.
-fn pagerduty(transition: &Transition, sink: &Sink, external_url: Option<&str>) -> Value {
-    let severity = match transition.severity {
-        Severity::Info => "info",
-        Severity::Warning => "warning",
-        Severity::Error => "error",
-        Severity::Critical => "critical",
+/// https://developer.pagerduty.com/docs/send-alert-event: one incident a group, triggered while any alert of it holds and resolved
+/// when none does, under one `dedup_key`. Thousands of series are one page a rule, not thousands of pages.
+fn pagerduty(sink: &Sink, model: &str, group: &Group<'_>, external_url: Option<&str>) -> Value {
+    let severity = match group.told.iter().map(|transition| transition.severity).max() {
+        Some(Severity::Critical) => "critical",
+        Some(Severity::Error) => "error",
+        Some(Severity::Warning) | None => "warning",
+        Some(Severity::Info) => "info",
     };
+    let first = group.told.first();
+    let summary = match group.told.as_slice() {
+        [one] => text(sink, one),
+        many => format!("{}: {}", title(model, many), lines(sink, many).join("; ")),
+    };
+    let alerts: Vec<Value> = group
+        .told
+        .iter()
+        .take(SHOWN_MAX)
+        .map(|told| json!({ "labels": labels(told), "annotations": annotations(told, sink) }))
+        .collect();
     let mut event = json!({
         "routing_key": sink.secret.as_deref().unwrap_or_default(),
-        "event_action": if is_firing(transition) { "trigger" } else { "resolve" },
-        "dedup_key": cut(&transition.id, 255),
+        "event_action": if group.is_firing { "trigger" } else { "resolve" },
+        "dedup_key": dedup_key(model, &group.key()),
         "payload": {
-            "summary": cut(&text(sink, transition), 1_024),
-            "source": transition.series.model,
+            "summary": cut(&summary, 1_024),
+            "source": model,
             "severity": severity,
-            "timestamp": show(transition.at),
-            "component": transition.series.metric,
-            "group": transition.series.model,
-            "class": transition.series.rule,
-            "custom_details": { "labels": labels(transition), "annotations": annotations(transition, sink) },
+            "timestamp": show(first.map_or(0, |told| told.at)),
+            "component": first.map_or("", |told| told.series.metric.as_str()),
+            "group": model,
+            "class": first.map_or("", |told| told.series.rule.as_str()),
+            "custom_details": { "alerts": alerts, "more": group.told.len().saturating_sub(SHOWN_MAX) },
         },
     });
     if let Some(url) = external_url {
@@ -333,6 +434,11 @@ fn pagerduty(transition: &Transition, sink: &Sink, external_url: Option<&str>) -
         event["client_url"] = json!(url);
     }
     event
+}
+
+/// What names an incident: short, whatever the labels hold.
+fn dedup_key(model: &str, group: &str) -> String {
+    format!("driftline-{:032x}", xxh3_128(format!("{}:{model}/{group}", model.len()).as_bytes()))
 }
 
 /// The keys that sign: `whsec_` and base64, several of them apart by blanks while one takes the other's place.
@@ -353,17 +459,27 @@ pub fn signing_keys(secret: &str) -> Result<Vec<hmac::Key>, String> {
     keys.and_then(|keys| if keys.is_empty() { Err("`secret` holds no key".into()) } else { Ok(keys) })
 }
 
-/// What is wrong with the keys of sinks, each with its key in the configuration.
+/// What is wrong with sinks that only this crate can tell: keys that sign nothing, and fields that a template cannot fill.
 pub fn faults(config: &AlertsConfig) -> Vec<String> {
-    let signing = |sink: &&Sink| matches!(sink.kind, SinkKind::Webhook | SinkKind::Cloudevents);
-    let sinks = config.sinks.iter().filter(signing);
-    let wrong = sinks.filter_map(|sink| Some((sink, signing_keys(sink.secret.as_deref()?).err()?)));
-    let addresses = |sink: &'_ Sink| -> Vec<String> {
-        let typed = sink.email.iter().flat_map(|email| std::iter::once(&email.from).chain(&email.to));
-        typed.filter_map(|text| email::mailbox(text).err()).collect()
-    };
-    let no_address = config.sinks.iter().flat_map(|sink| addresses(sink).into_iter().map(move |why| (sink, why)));
-    wrong.chain(no_address).map(|(sink, why)| format!("alerts.sinks, {:?}: {why}", sink.name)).collect()
+    let mut faults = Vec::new();
+    for sink in &config.sinks {
+        let signs = matches!(sink.kind, SinkKind::Webhook | SinkKind::Cloudevents);
+        if let Some(Err(why)) = sink.secret.as_deref().filter(|_| signs).map(signing_keys) {
+            faults.push(format!("alerts.sinks, {:?}: {why}", sink.name));
+        }
+        let fields = sink.text.iter().flat_map(|text| text.split("{{").skip(1));
+        for name in fields.filter_map(|rest| rest.split_once("}}")).map(|(name, _)| name.trim()) {
+            if !FIELDS.contains(&name) {
+                let known = FIELDS.join(", ");
+                faults.push(format!("alerts.sinks, {:?}: `text` has no field {name:?}; there are {known}", sink.name));
+            }
+        }
+        let addresses = sink.email.iter().flat_map(|email| std::iter::once(&email.from).chain(&email.to));
+        for why in addresses.filter_map(|text| email::mailbox(text).err()) {
+            faults.push(format!("alerts.sinks, {:?}: {why}", sink.name));
+        }
+    }
+    faults
 }
 
 /// The header `webhook-signature` of Standard Webhooks: https://www.standardwebhooks.com. `timestamp` in seconds.
@@ -373,44 +489,50 @@ pub fn signature(keys: &[hmac::Key], id: &str, timestamp: i64, body: &str) -> St
     signatures.collect::<Vec<_>>().join(" ")
 }
 
+/// A transition for tests.
+#[cfg(test)]
+pub(crate) fn example(kind: Kind) -> Transition {
+    Transition {
+        id: "0011223344556677-20260103T000000Z".into(),
+        kind,
+        series: Series {
+            rule: "f1 is low".into(),
+            model: "fraud <eu>".into(),
+            metric: "f1".into(),
+            segment: Some("region".into()),
+            segment_value: Some("eu".into()),
+            ..Series::default()
+        },
+        severity: Severity::Critical,
+        at: 3 * DAY,
+        opened_at: 2 * DAY,
+        evidence: crate::series::Evidence {
+            window_start: DAY,
+            window_end: 2 * DAY,
+            revision: 3,
+            state: "sealed".into(),
+            value: 0.7,
+            level: 0.8,
+            ci_low: Some(0.68),
+            ci_high: Some(0.72),
+            p_value: None,
+            n: 1000,
+            n_labelled: 800,
+            ln_e: Some(12.0),
+        },
+        before: None,
+        sinks: vec![],
+        silenced: None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::series::{Evidence, Series};
+    use crate::life::{Episode, Tracked};
 
-    pub(crate) fn transition(kind: Kind) -> Transition {
-        Transition {
-            id: "0011223344556677-20260103T000000Z".into(),
-            kind,
-            series: Series {
-                rule: "f1 is low".into(),
-                model: "fraud <eu>".into(),
-                metric: "f1".into(),
-                segment: Some("region".into()),
-                segment_value: Some("eu".into()),
-                ..Series::default()
-            },
-            severity: Severity::Critical,
-            at: 3 * DAY,
-            opened_at: 2 * DAY,
-            evidence: Evidence {
-                window_start: DAY,
-                window_end: 2 * DAY,
-                revision: 3,
-                state: "sealed".into(),
-                value: 0.7,
-                level: 0.8,
-                ci_low: Some(0.68),
-                ci_high: Some(0.72),
-                p_value: None,
-                n: 1000,
-                n_labelled: 800,
-                ln_e: Some(12.0),
-            },
-            before: None,
-            sinks: vec![],
-            silenced: None,
-        }
+    fn transition(kind: Kind) -> Transition {
+        example(kind)
     }
 
     fn sink(kind: SinkKind) -> Sink {
@@ -425,13 +547,15 @@ mod tests {
             revisions: true,
             alerts: true,
             email: None,
+            group_by: vec![],
         }
     }
 
     fn body(kind: SinkKind, transitions: &[Transition]) -> Value {
         let sink = sink(kind);
         let told: Vec<&Transition> = transitions.iter().collect();
-        let messages = messages(&sink, "fraud <eu>", 7, 3 * DAY, &told, Some("https://driftline.example.org"));
+        let messages =
+            messages(&sink, "fraud <eu>", 7, 3 * DAY, &told, &State::default(), Some("https://driftline.example.org"));
         serde_json::from_str(&messages[0].body).expect("JSON")
     }
 
@@ -501,7 +625,7 @@ mod tests {
             (&json!(7), Some(ALERTS_MAX))
         );
         // Alertmanager keeps state: it is told all.
-        let parts = messages(&sink(SinkKind::Alertmanager), "m", 1, 0, &told, None);
+        let parts = messages(&sink(SinkKind::Alertmanager), "m", 1, 0, &told, &State::default(), None);
         let alerts = |message: &Message| serde_json::from_str::<Vec<Value>>(&message.body).expect("JSON").len();
         assert_eq!(parts.iter().map(alerts).collect::<Vec<_>>(), [ALERTS_MAX, 7]);
         assert_ne!(parts[0].id, parts[1].id);
@@ -538,5 +662,120 @@ mod tests {
             message_id("m/7", 7, "ops"),
         ];
         assert_eq!(ids.iter().collect::<std::collections::BTreeSet<_>>().len(), 4);
+    }
+
+    /// A state in which a series' alert holds.
+    fn holding(series: &Series, status: Status) -> State {
+        let told = example(Kind::Firing).evidence;
+        let episode = Episode {
+            id: "e".into(),
+            status,
+            opened_at: 0,
+            closed_at: None,
+            windows: BTreeSet::new(),
+            told,
+            told_at: 0,
+        };
+        let tracked = Tracked {
+            series: series.clone(),
+            severity: Severity::Critical,
+            hits: 1,
+            of: 1,
+            sinks: vec![],
+            windows: BTreeMap::new(),
+            episodes: vec![episode],
+        };
+        State { series: [(series.fingerprint(), tracked)].into() }
+    }
+
+    fn of_segment(kind: Kind, value: &str) -> Transition {
+        let mut transition = example(kind);
+        transition.series.segment_value = Some(value.into());
+        transition
+    }
+
+    #[test]
+    fn alerts_are_told_in_the_groups_that_a_sink_asks_for() {
+        let many = [of_segment(Kind::Firing, "eu"), of_segment(Kind::Resolved, "us"), of_segment(Kind::Firing, "eu")];
+        let told: Vec<&Transition> = many.iter().collect();
+        let mut of = sink(SinkKind::Webhook);
+        let bodies = |of: &Sink| -> Vec<(String, Value)> {
+            let messages = messages(of, "m", 1, 0, &told, &State::default(), None);
+            messages.iter().map(|m| (m.id.clone(), serde_json::from_str(&m.body).expect("JSON"))).collect()
+        };
+        let whole = bodies(&of);
+        assert_eq!((whole.len(), whole[0].1["groupLabels"].clone()), (1, json!({ "model_name": "m" })));
+        of.group_by = vec!["rule".into(), "segment_value".into()];
+        let split = bodies(&of);
+        let labels = |value: &str| json!({ "model_name": "m", "alertname": "f1 is low", "segment_value": value });
+        assert_eq!(
+            split.iter().map(|(_, b)| b["groupLabels"].clone()).collect::<Vec<_>>(),
+            [labels("eu"), labels("us")]
+        );
+        assert_eq!((&split[0].1["status"], &split[1].1["status"]), (&json!("firing"), &json!("resolved")));
+        assert_eq!(split[0].1["alerts"].as_array().map(Vec::len), Some(2));
+        assert!(split[0].0 != split[1].0 && split[0].1["groupKey"] != split[1].1["groupKey"]);
+        assert_eq!(bodies(&of), split, "every copy is the same");
+        // What is no model's has no model's name.
+        let pipeline = messages(&sink(SinkKind::Webhook), paths::NO_MODEL, 1, 0, &told, &State::default(), None);
+        let body: Value = serde_json::from_str(&pipeline[0].body).expect("JSON");
+        assert_eq!(body["groupLabels"], json!({}));
+    }
+
+    #[test]
+    fn b1_a_page_is_one_incident_a_rule_and_ends_when_no_series_of_it_fires() {
+        let of = Sink { group_by: vec!["rule".into()], ..sink(SinkKind::Pagerduty) };
+        let page = |transitions: &[Transition], state: &State| -> Value {
+            let told: Vec<&Transition> = transitions.iter().collect();
+            let pages = messages(&of, "m", 1, 0, &told, state, None);
+            assert_eq!(pages.len(), 1);
+            assert!(pages[0].body.len() < 60_000, "{} bytes", pages[0].body.len());
+            serde_json::from_str(&pages[0].body).expect("JSON")
+        };
+        let thousands: Vec<Transition> = (0..3_000).map(|at| of_segment(Kind::Firing, &at.to_string())).collect();
+        let raised = page(&thousands, &State::default());
+        assert_eq!(
+            (&raised["event_action"], &raised["payload"]["custom_details"]["more"]),
+            (&json!("trigger"), &json!(2_980))
+        );
+        assert!(raised["payload"]["summary"].as_str().is_some_and(|summary| summary.chars().count() <= 1_024));
+        let other = of_segment(Kind::Firing, "other").series;
+        let one_over = page(&[of_segment(Kind::Resolved, "1")], &holding(&other, Status::Firing));
+        assert_eq!((&one_over["event_action"], &one_over["dedup_key"]), (&json!("trigger"), &raised["dedup_key"]));
+        let all_over = page(&[of_segment(Kind::Withdrawn, "1")], &holding(&other, Status::Resolved));
+        assert_eq!((&all_over["event_action"], &all_over["dedup_key"]), (&json!("resolve"), &raised["dedup_key"]));
+        let elsewhere = Series { rule: "other".into(), ..other };
+        let of_other_rule = page(&[of_segment(Kind::Resolved, "1")], &holding(&elsewhere, Status::Firing));
+        assert_eq!(of_other_rule["event_action"], "resolve");
+    }
+
+    #[test]
+    fn receivers_are_told_the_evidence_what_changed_and_when_it_is_over() {
+        let mut withdrawn = example(Kind::Withdrawn);
+        withdrawn.before = Some(crate::series::Evidence { value: 0.5, ..withdrawn.evidence.clone() });
+        let told = body(SinkKind::Webhook, &[withdrawn]);
+        let annotations = &told["alerts"][0]["annotations"];
+        assert_eq!((&annotations["value"], &annotations["previous_value"]), (&json!("0.7"), &json!("0.5")));
+        assert_eq!((&annotations["ci_low"], &annotations["transition"]), (&json!("0.68"), &json!("withdrawn")));
+        // Alertmanager forgets an alert that has ended, and holds one that has not for as long as it may take.
+        let firing = body(SinkKind::Alertmanager, &[example(Kind::Firing)]);
+        assert_eq!(firing[0]["endsAt"], show(3 * DAY + HOLDS));
+        for over in [Kind::Resolved, Kind::Withdrawn] {
+            assert_eq!(body(SinkKind::Alertmanager, &[example(over)])[0]["endsAt"], show(3 * DAY), "{over:?}");
+        }
+        let slack = body(SinkKind::Slack, &vec![example(Kind::Firing); SHOWN_MAX + 3]);
+        let blocks = slack["blocks"].as_array().expect("blocks");
+        assert!(blocks.len() <= 50 && slack.to_string().contains("and 3 more"), "{slack}");
+    }
+
+    #[test]
+    fn a_template_with_a_field_that_there_is_not_is_a_fault() {
+        let mut config = AlertsConfig { sinks: vec![sink(SinkKind::Slack)], ..AlertsConfig::default() };
+        config.sinks[0].text = Some("{{model}}: {{ value }} [{{ci_low}}, {{ci_high}}], was {{previous}}".into());
+        assert_eq!(faults(&config), Vec::<String>::new());
+        config.sinks[0].text = Some("{{modell}}".into());
+        assert!(faults(&config)[0].contains("no field \"modell\""), "{:?}", faults(&config));
+        config.sinks[0] = Sink { secret: Some("hunter2".into()), ..sink(SinkKind::Webhook) };
+        assert!(faults(&config)[0].contains("whsec_") && !faults(&config)[0].contains("hunter2"));
     }
 }

@@ -5,15 +5,38 @@ use arrow::array::RecordBatch;
 use bytes::Bytes;
 use chrono::NaiveDate;
 use driftline_schemas::clock::{Micros, time_of};
+use driftline_schemas::config::{AlertsConfig, LABEL_LAGS, Level, Subject};
 use driftline_schemas::tables::{
-    MetricRow, ServingRow, TableError, drift_rows_from_batch, metric_rows_from_batch, quality_rows_from_batch,
+    EstimateRow, LabelLagRow, MetricRow, ServingRow, TableError, comparison_rows_from_batch, drift_rows_from_batch,
+    estimate_rows_from_batch, label_lag_rows_from_batch, metric_rows_from_batch, quality_rows_from_batch,
     serving_rows_from_batch, window_rows_from_batch,
 };
 use driftline_store::{Store, paths};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use crate::Error;
-use crate::judge::{Past, Published};
+use crate::judge::{self, Past, Published};
+
+/// Tables that no rule looks at are not read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Wanted {
+    estimates: bool,
+    label_lag: bool,
+    comparisons: bool,
+}
+
+impl Wanted {
+    /// What the rules for a model look at.
+    pub fn of(config: &AlertsConfig, model: &str) -> Self {
+        let mut wanted = Self::default();
+        for rule in config.rules.iter().filter(|rule| rule.is_for(model)) {
+            wanted.estimates |= matches!(rule.subject, Subject::Estimate { .. });
+            wanted.label_lag |= matches!(rule.subject, Subject::LabelLag { .. });
+            wanted.comparisons |= matches!(rule.level, Level::PreviousVersion { .. });
+        }
+        wanted
+    }
+}
 
 /// The rows of a table's object.
 pub fn rows<R>(
@@ -52,13 +75,22 @@ pub fn dates(starts: impl IntoIterator<Item = Micros>) -> BTreeSet<NaiveDate> {
     starts.into_iter().map(|start| time_of(start).date_naive()).collect()
 }
 
-/// The rows of `metrics` and `serving` of some dates' windows, by start; a rule need not know which table has its metric.
-pub async fn metrics(store: &Store, model: &str, dates: &BTreeSet<NaiveDate>) -> Result<Past, Error> {
+/// The rows of `metrics`, `serving`, `estimates` and `label_lag` of some dates' windows, by start; a rule need not know which table
+/// has its metric.
+pub async fn metrics(store: &Store, model: &str, dates: &BTreeSet<NaiveDate>, wanted: Wanted) -> Result<Past, Error> {
     let mut all = Past::new();
     for date in dates {
         let mut rows = of_date(store, "metrics", model, *date, metric_rows_from_batch).await?;
         let serving = of_date(store, "serving", model, *date, serving_rows_from_batch).await?;
-        rows.extend(serving.into_iter().map(as_metric));
+        rows.extend(serving.into_iter().map(of_serving));
+        if wanted.estimates {
+            let estimates = of_date(store, "estimates", model, *date, estimate_rows_from_batch).await?;
+            rows.extend(estimates.into_iter().map(of_estimate));
+        }
+        if wanted.label_lag {
+            let lags = of_date(store, "label_lag", model, *date, label_lag_rows_from_batch).await?;
+            rows.extend(lags.iter().flat_map(of_label_lag));
+        }
         for row in rows {
             all.entry(row.window_start.timestamp_micros()).or_default().push(row);
         }
@@ -66,32 +98,55 @@ pub async fn metrics(store: &Store, model: &str, dates: &BTreeSet<NaiveDate>) ->
     Ok(all)
 }
 
+/// The columns that the tables have in common, as a row of `metrics`.
+macro_rules! as_metric {
+    ($row:expr, $metric:expr, $value:expr) => {
+        MetricRow {
+            model: $row.model.clone(),
+            model_version: $row.model_version.clone(),
+            segment: $row.segment.clone(),
+            segment_value: $row.segment_value.clone(),
+            window_start: $row.window_start,
+            window_end: $row.window_end,
+            metric: $metric,
+            class: None,
+            value: $value,
+            reason: $row.reason.clone(),
+            ci_low: $row.ci_low,
+            ci_high: $row.ci_high,
+            ci_level: $row.ci_level,
+            ci_method: None,
+            ci_warning: None,
+            baseline: None,
+            n: $row.n,
+            n_labelled: 0,
+            state: $row.state.clone(),
+            revision: $row.revision,
+            decided_at: $row.decided_at,
+            reference_version: None,
+        }
+    };
+}
+
 /// A row of `serving` rests on all requests; none of them needs a label.
-fn as_metric(row: ServingRow) -> MetricRow {
-    MetricRow {
-        model: row.model,
-        model_version: row.model_version,
-        segment: row.segment,
-        segment_value: row.segment_value,
-        window_start: row.window_start,
-        window_end: row.window_end,
-        metric: row.metric,
-        class: None,
-        value: row.value,
-        reason: row.reason,
-        ci_low: row.ci_low,
-        ci_high: row.ci_high,
-        ci_level: row.ci_level,
-        ci_method: row.ci_method,
-        ci_warning: row.ci_warning,
-        baseline: None,
-        n: row.n,
-        n_labelled: 0,
-        state: row.state,
-        revision: row.revision,
-        decided_at: row.decided_at,
-        reference_version: None,
+fn of_serving(row: ServingRow) -> MetricRow {
+    as_metric!(row, row.metric, row.value)
+}
+
+fn of_estimate(row: EstimateRow) -> MetricRow {
+    let metric = judge::estimate_name(&row.metric, &row.method);
+    MetricRow { n_labelled: row.n_labelled, ..as_metric!(row, metric, row.value) }
+}
+
+/// The share that is labelled within a delay, of the rows that were waited for so long; and beside the first one the median.
+fn of_label_lag(row: &LabelLagRow) -> Vec<MetricRow> {
+    let within = as_metric!(row, judge::label_lag_name(row.within_seconds), row.share);
+    let mut rows = vec![MetricRow { n: row.known, n_labelled: row.n_labelled, ..within }];
+    if row.within_seconds == LABEL_LAGS[0].1 {
+        let median = as_metric!(row, judge::LABEL_LAG_MEDIAN.to_owned(), row.median_seconds);
+        rows.push(MetricRow { ci_low: None, ci_high: None, n_labelled: row.n_labelled, ..median });
     }
+    rows
 }
 
 /// What else is published of some dates' windows, by start: all but their metrics.
@@ -99,6 +154,7 @@ pub async fn others(
     store: &Store,
     model: &str,
     dates: &BTreeSet<NaiveDate>,
+    wanted: Wanted,
 ) -> Result<BTreeMap<Micros, Published>, Error> {
     let mut windows: BTreeMap<Micros, Published> = BTreeMap::new();
     for date in dates {
@@ -111,6 +167,11 @@ pub async fn others(
         }
         for row in of_date(store, "quality", model, *date, quality_rows_from_batch).await? {
             windows.entry(row.window_start.timestamp_micros()).or_default().quality.push(row);
+        }
+        if wanted.comparisons {
+            for row in of_date(store, "comparisons", model, *date, comparison_rows_from_batch).await? {
+                windows.entry(row.window_start.timestamp_micros()).or_default().comparisons.push(row);
+            }
         }
     }
     Ok(windows)

@@ -197,6 +197,7 @@ async fn run(sink: &Sink, message: &Message) -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::receiver::Receiver;
 
     #[test]
     fn addresses_of_this_machine_and_its_link_are_known() {
@@ -216,5 +217,135 @@ mod tests {
         assert_eq!(retry_after("999999"), Some(Duration::from_secs(3_600)));
         assert_eq!(retry_after("Wed, 21 Oct 2015 07:28:00 GMT"), Some(Duration::ZERO));
         assert_eq!(retry_after("soon"), None);
+    }
+
+    fn sink(kind: SinkKind, url: &str) -> Sink {
+        Sink {
+            name: "ops".into(),
+            kind,
+            url: url.into(),
+            secret: Some("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".into()),
+            headers: [("x-team".to_owned(), "risk".to_owned())].into(),
+            command: vec![],
+            text: None,
+            revisions: true,
+            alerts: true,
+            email: None,
+            group_by: vec![],
+        }
+    }
+
+    fn message(url: &str, is_signed: bool) -> Message {
+        Message {
+            url: url.into(),
+            id: "msg_1".into(),
+            content_type: "application/json",
+            body: "{\"a\":1}".into(),
+            is_signed,
+        }
+    }
+
+    async fn answered(status: u16, header: Option<(&'static str, String)>) -> Outcome {
+        let receiver = Receiver::default();
+        let url = receiver.start().await;
+        receiver.will_answer("/hook", &[(status, header)]);
+        let url = format!("{url}/hook");
+        send(&sink(SinkKind::Webhook, &url), &message(&url, true), true).await
+    }
+
+    #[tokio::test]
+    async fn a_message_carries_its_id_its_headers_and_a_signature_of_just_this_body() {
+        let receiver = Receiver::default();
+        let url = format!("{}/hook", receiver.start().await);
+        let sink = sink(SinkKind::Webhook, &url);
+        assert_eq!(send(&sink, &message(&url, true), true).await, Outcome::Done);
+        let received = receiver.at("/hook");
+        let header = |name: &str| received[0].headers.get(name).map_or("", String::as_str);
+        assert_eq!((header("webhook-id"), header("idempotency-key"), header("x-team")), ("msg_1", "msg_1", "risk"));
+        assert_eq!((header("content-type"), received[0].body.as_str()), ("application/json", "{\"a\":1}"));
+        let timestamp: i64 = header("webhook-timestamp").parse().expect("seconds");
+        assert!((clock::now().timestamp() - timestamp).abs() < 60, "a receiver refuses old ones");
+        let keys = message::signing_keys(sink.secret.as_deref().expect("set")).expect("a key");
+        assert_eq!(header("webhook-signature"), message::signature(&keys, "msg_1", timestamp, &received[0].body));
+        send(&sink, &message(&url, false), true).await;
+        assert!(!receiver.at("/hook")[1].headers.contains_key("webhook-signature"));
+    }
+
+    #[tokio::test]
+    async fn what_a_receiver_answers_says_what_becomes_of_a_message() {
+        assert_eq!(answered(204, None).await, Outcome::Done);
+        assert_eq!(answered(410, None).await, Outcome::Gone);
+        for status in [400, 404, 408, 409, 500, 503] {
+            assert!(matches!(answered(status, None).await, Outcome::Again { after: None, .. }), "{status}");
+        }
+        let after = |outcome| match outcome {
+            Outcome::Again { after, .. } => after,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(after(answered(429, Some(("retry-after", "17".into()))).await), Some(Duration::from_secs(17)));
+        assert_eq!(after(answered(503, Some(("retry-after", "7".into()))).await), Some(Duration::from_secs(7)));
+    }
+
+    #[tokio::test]
+    async fn redirects_are_not_followed() {
+        let receiver = Receiver::default();
+        let url = receiver.start().await;
+        for status in [301, 302, 303, 307, 308] {
+            receiver.will_answer("/hook", &[(status, Some(("location", format!("{url}/elsewhere"))))]);
+            let url = format!("{url}/hook");
+            let outcome = send(&sink(SinkKind::Webhook, &url), &message(&url, true), true).await;
+            assert!(matches!(outcome, Outcome::Again { .. }), "{status}: {outcome:?}");
+        }
+        assert_eq!((receiver.at("/hook").len(), receiver.at("/elsewhere").len()), (5, 0));
+    }
+
+    #[tokio::test]
+    async fn this_machine_is_refused_unless_it_is_allowed() {
+        let receiver = Receiver::default();
+        let url = receiver.start().await;
+        let port = url.rsplit(':').next().expect("a port").to_owned();
+        for host in ["127.0.0.1", "localhost", "[::1]", "0.0.0.0", "2130706433", "[::ffff:127.0.0.1]"] {
+            let url = format!("http://{host}:{port}/hook");
+            let outcome = send(&sink(SinkKind::Webhook, &url), &message(&url, true), false).await;
+            let Outcome::Again { why, .. } = outcome else { panic!("{host}: {outcome:?}") };
+            assert!(why.contains("allow_local") || why.contains("not found"), "{host}: {why}");
+        }
+        assert_eq!(receiver.at("/hook").len(), 0);
+    }
+
+    /// Slack's and Teams' URLs are secrets: no failure says them.
+    #[tokio::test]
+    async fn no_failure_names_the_address_or_a_key() {
+        let receiver = Receiver::default();
+        let base = receiver.start().await;
+        receiver.will_answer("/T0K3N", &[(500, None), (302, Some(("location", "http://x/T0K3N".into())))]);
+        let nobody = "http://127.0.0.1:9/T0K3N".to_owned();
+        let urls = [format!("{base}/T0K3N"), format!("{base}/T0K3N"), nobody, "http://no.such.invalid/T0K3N".into()];
+        for url in urls.into_iter().chain(["T0K3N://".to_owned()]) {
+            let outcome = send(&sink(SinkKind::Webhook, &url), &message(&url, true), true).await;
+            let Outcome::Again { why, .. } = outcome else { panic!("{url}: {outcome:?}") };
+            assert!(!why.contains("T0K3N") && !why.contains("whsec"), "{why}");
+        }
+        let mut sink = sink(SinkKind::Webhook, &base);
+        sink.secret = Some("hunter2".into());
+        let Outcome::Again { why, .. } = send(&sink, &message(&base, true), true).await else { panic!("it is no key") };
+        assert!(!why.contains("hunter2"), "{why}");
+        assert!(!format!("{sink:?}").contains("hunter2"));
+    }
+
+    #[tokio::test]
+    async fn a_program_gets_the_body_and_the_id_and_says_whether_it_took_them() {
+        let command = |script: &str| Sink {
+            command: ["sh", "-c", script].map(str::to_owned).to_vec(),
+            ..sink(SinkKind::Command, "")
+        };
+        let check = "test \"$DRIFTLINE_MESSAGE_ID\" = msg_1 && test \"$(cat)\" = '{\"a\":1}'";
+        assert_eq!(send(&command(check), &message("", false), false).await, Outcome::Done);
+        let outcome = send(&command("echo not now >&2; exit 3"), &message("", false), false).await;
+        assert!(matches!(&outcome, Outcome::Again { why, .. } if why.contains("not now")), "{outcome:?}");
+        let outcome = send(&command("exit 0"), &message("", false), false).await;
+        assert_eq!(outcome, Outcome::Done, "it need not read its input");
+        let missing = Sink { command: vec!["/no/such/program".into()], ..command("") };
+        assert!(matches!(send(&missing, &message("", false), false).await, Outcome::Again { .. }));
     }
 }

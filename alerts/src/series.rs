@@ -62,6 +62,8 @@ impl Series {
     /// `f1 of card-fraud, region = eu, version 3`.
     pub fn show(&self) -> String {
         let mut text = match &self.column {
+            Some(column) if self.model == driftline_store::paths::NO_MODEL => format!("{} of {column}", self.metric),
+            None if self.model == driftline_store::paths::NO_MODEL => self.metric.clone(),
             Some(column) => format!("{} of {column} in {}", self.metric, self.model),
             None => format!("{} of {}", self.metric, self.model),
         };

@@ -3,10 +3,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use driftline_ledger::{LedgerState, Members, ModelState, Replica};
-use driftline_schemas::clock::{self, DAY, Micros};
-use driftline_schemas::config::{AlertsConfig, Decide, Learned, Level, Rule, Subject};
-use driftline_store::{Store, paths};
+use driftline_ledger::{LedgerState, Members, ModelState, Replica, members};
+use driftline_schemas::clock::{self, Micros};
+use driftline_schemas::config::{AlertsConfig, Decide, Learned, Rule, Signal, Subject};
+use driftline_store::{Heartbeat, Store, paths};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
@@ -14,6 +14,7 @@ use crate::deliver::{self, Deliveries, Progress};
 use crate::judge::{self, Past, Published};
 use crate::life::{State, Transition, Verdicts};
 use crate::log::{Log, Record};
+use crate::pipeline::{self, Counted, Look};
 use crate::silence::Silence;
 use crate::{Error, read, table, telemetry};
 
@@ -23,6 +24,8 @@ const ROLE: &str = "evaluator";
 const WINDOWS_MAX: usize = 2_000;
 /// Windows judged in one step.
 const WINDOWS_A_STEP: usize = 64;
+/// Minutes of the pipeline that are remembered.
+const TICKS: Micros = 240;
 const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// How long a run that ends by itself waits for receivers that do not take a notification.
 const LAST_TRIES: Duration = Duration::from_secs(20);
@@ -64,6 +67,9 @@ async fn run_once(parts: &Parts, shutdown: &CancellationToken, pause: &mut Durat
         return Ok(());
     }
     let mut replica = Replica::open(&parts.store, parts.members.me()).await?;
+    let config = Arc::new(parts.config.clone());
+    // Rules of the pipeline that are gone have left alerts behind.
+    let has_looked = parts.store.get(&paths::alerting_cursor(paths::NO_MODEL)).await?.is_some();
     let mut followers: HashMap<String, Follower> = HashMap::new();
     let mut deliveries = Deliveries::default();
     let mut waiting_since: Option<Instant> = None;
@@ -71,7 +77,10 @@ async fn run_once(parts: &Parts, shutdown: &CancellationToken, pause: &mut Durat
         let was_evaluated = parts.evaluated.as_ref().is_some_and(CancellationToken::is_cancelled);
         let mut did_something = replica.catch_up().await? > 0;
         let mut progress = Progress::UpToDate;
-        for model in replica.state.models.keys() {
+        // A run that ends by itself is not watched.
+        let watches = parts.evaluated.is_none() && (has_looked || pipeline::wants_any(&parts.config));
+        let pipeline = watches.then(|| paths::NO_MODEL.to_owned());
+        for model in replica.state.models.keys().chain(&pipeline) {
             // A run that ends by itself leaves nothing to another that may be dead: whoever is second changes nothing.
             if !was_evaluated && !parts.members.is_mine(ROLE, &format!("alerts/{model}")) {
                 if followers.remove(model).is_some() {
@@ -83,10 +92,12 @@ async fn run_once(parts: &Parts, shutdown: &CancellationToken, pause: &mut Durat
                 followers.insert(model.clone(), Follower::open(parts, model).await?);
             }
             let Some(follower) = followers.get_mut(model) else { continue };
-            did_something |= follower.step(parts, &replica.state, model).await?;
-            if deliveries.deliver(&parts.store, model, &follower.log, &parts.config).await? == Progress::Waiting {
-                progress = Progress::Waiting;
-            }
+            did_something |= if model == paths::NO_MODEL {
+                follower.look(parts, &replica.state).await?
+            } else {
+                follower.step(parts, &replica.state, model).await?
+            };
+            progress = progress.max(deliveries.deliver(&parts.store, model, follower.log.next, &config)?);
         }
         *pause = Duration::from_millis(200);
         if progress == Progress::UpToDate || did_something {
@@ -94,12 +105,17 @@ async fn run_once(parts: &Parts, shutdown: &CancellationToken, pause: &mut Durat
         }
         if was_evaluated && !did_something {
             let since = *waiting_since.get_or_insert_with(Instant::now);
-            if progress == Progress::UpToDate || since.elapsed() > LAST_TRIES {
+            let is_over = progress == Progress::Waiting && since.elapsed() > LAST_TRIES;
+            if progress == Progress::UpToDate || is_over {
                 return Ok(());
             }
         }
         if !did_something {
-            tokio::select! { () = tokio::time::sleep(parts.poll_interval) => {}, () = shutdown.cancelled() => {} }
+            tokio::select! {
+                () = tokio::time::sleep(parts.poll_interval) => {}
+                ended = deliveries.ended() => ended?,
+                () = shutdown.cancelled() => {}
+            }
         }
     }
     Ok(())
@@ -112,6 +128,12 @@ struct Cursor {
     records: u64,
     /// Window's start → its revision, and whether it was final.
     windows: BTreeMap<Micros, (u64, bool)>,
+    /// Of the pipeline: the minute that was looked at last.
+    #[serde(default)]
+    tick: Micros,
+    /// Of the pipeline: the events of each partition by then.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    counted: BTreeMap<String, Counted>,
 }
 
 /// One model's alerts.
@@ -157,10 +179,51 @@ impl Follower {
         }
         let oldest = order.get(order.len().saturating_sub(WINDOWS_MAX)).copied().unwrap_or_default();
         self.cursor.windows.retain(|start, _| *start >= oldest);
+        self.keep_cursor(parts, name).await?;
+        Ok(true)
+    }
+
+    async fn keep_cursor(&mut self, parts: &Parts, name: &str) -> Result<(), Error> {
         self.cursor.records = self.log.next;
         let path = paths::alerting_cursor(name);
         let bytes = serde_json::to_vec(&self.cursor).map_err(|source| Error::Json { path: path.clone(), source })?;
-        parts.store.put(&path, bytes.into()).await?;
+        Ok(parts.store.put(&path, bytes.into()).await?)
+    }
+
+    /// Looks at the pipeline, once a minute; whether it did.
+    async fn look(&mut self, parts: &Parts, ledger: &LedgerState) -> Result<bool, Error> {
+        let (now, name) = (clock::now_micros(), paths::NO_MODEL);
+        let tick = now.div_euclid(pipeline::TICK) * pipeline::TICK;
+        if tick <= self.cursor.tick {
+            return Ok(false);
+        }
+        if let Some(every) = parts.config.repeat.filter(|every| self.log.state.repeats(*every, now)) {
+            self.decide(parts, name, |state, now| state.repeat(every, now)).await?;
+        }
+        let mut look = Look::default();
+        if pipeline::wants(&parts.config, Signal::ReadDelay) {
+            for (chain, _) in pipeline::partitions(ledger) {
+                let Some(object) = parts.store.get(&paths::facts(chain)).await? else { continue };
+                // What cannot be read says nothing, and the partition shows as late.
+                if let Ok(facts) = serde_json::from_slice(&object.bytes) {
+                    look.facts.insert(chain.clone(), facts);
+                }
+            }
+        }
+        if [Signal::Collectors, Signal::Aggregators, Signal::Evaluators]
+            .iter()
+            .any(|s| pipeline::wants(&parts.config, *s))
+        {
+            look.living = Heartbeat::living(&parts.store, clock::time_of(now), members::TTL).await?;
+        }
+        let readings = pipeline::read(ledger, &look, &self.cursor.counted, now);
+        let findings = pipeline::judge(&parts.config, &readings, tick);
+        let verdicts = [Verdicts { start: tick, is_final: true, was_final: false, findings }];
+        // Minutes in which nobody looked are minutes too.
+        let order: Vec<Micros> = (0..TICKS).rev().map(|ago| tick - ago * pipeline::TICK).collect();
+        self.decide(parts, name, |state, now| state.take(&order, &verdicts, now)).await?;
+        (self.cursor.tick, self.cursor.counted) = (tick, pipeline::counts(ledger));
+        self.keep_cursor(parts, name).await?;
         Ok(true)
     }
 
@@ -240,8 +303,9 @@ async fn verdicts(
 ) -> Result<Vec<Verdicts>, Error> {
     let starts = || windows.iter().map(|(start, _)| *start);
     let needed = learned_from(&parts.config, model, order, starts());
-    let metrics = read::metrics(&parts.store, model, &read::dates(starts().chain(needed))).await?;
-    let mut others = read::others(&parts.store, model, &read::dates(starts())).await?;
+    let wanted = read::Wanted::of(&parts.config, model);
+    let metrics = read::metrics(&parts.store, model, &read::dates(starts().chain(needed)), wanted).await?;
+    let mut others = read::others(&parts.store, model, &read::dates(starts()), wanted).await?;
     let mut verdicts = Vec::new();
     for start in starts() {
         // A window whose rows retention has deleted says nothing.
@@ -272,20 +336,19 @@ pub(crate) fn learned_from(
     order: &[Micros],
     windows: impl IntoIterator<Item = Micros>,
 ) -> BTreeSet<Micros> {
-    let of = |rule: &Rule| match rule.level {
-        Level::Sigmas { from, .. } | Level::Quantile { from, .. } | Level::Change { from, .. } => Some(from),
-        Level::Value(_) | Level::Baseline | Level::OfDrift => None,
-    };
     let rules: Vec<&Rule> = config.rules.iter().filter(|rule| rule.is_for(model)).collect();
-    let learned: Vec<Learned> = rules.iter().filter_map(|rule| of(rule)).collect();
-    let adds_up = |rule: &&Rule| matches!(rule.subject, Subject::Metric { .. }) && rule.decide == Decide::Interval;
+    let learned: Vec<Learned> = rules.iter().filter_map(|rule| rule.level.learned()).collect();
+    let is_in_metrics = |subject: &Subject| {
+        matches!(subject, Subject::Metric { .. } | Subject::Estimate { .. } | Subject::LabelLag { .. })
+    };
+    let adds_up = |rule: &&Rule| is_in_metrics(&rule.subject) && rule.decide == Decide::Interval;
     let memory = if rules.iter().any(adds_up) { judge::MEMORY } else { 0 };
     let mut needed = BTreeSet::new();
     for start in windows {
         let before = &order[..order.partition_point(|other| *other < start)];
         needed.extend(before.iter().rev().take(memory).copied());
         for from in &learned {
-            let fits = |other: &&Micros| !from.same_hour_of_week || (start - **other).rem_euclid(7 * DAY) == 0;
+            let fits = |other: &&Micros| judge::is_learned_from(start, **other, *from);
             // Some of them may lack the series: twice as many are looked at.
             needed.extend(before.iter().rev().filter(fits).take(2 * from.windows as usize).copied());
         }

@@ -17,7 +17,7 @@ use crate::session::{Sessions, register_folder};
 use crate::{Error, sql_text};
 
 /// The model under which partition accounts are kept.
-pub const NO_MODEL: &str = "__none__";
+pub const NO_MODEL: &str = paths::NO_MODEL;
 
 /// The accounts of all source partitions.
 pub fn partitions(state: &LedgerState) -> Vec<AccountRow> {

@@ -8,7 +8,7 @@ use driftline_alerts::silence::Silence;
 use driftline_alerts::{life, replay, series};
 use driftline_ledger::Replica;
 use driftline_schemas::clock;
-use driftline_schemas::config::{AlertsConfig, Config, Severity};
+use driftline_schemas::config::{AlertsConfig, Config, Severity, Subject};
 use driftline_store::{Manifest, Store, paths};
 
 use crate::cli::{AlertsCommand, Format, Global, ReplayArgs, SilenceArgs};
@@ -118,7 +118,7 @@ async fn test(config: &AlertsConfig, only: Option<&str>) -> Result<()> {
         for (seq, told) in [(0, &transition), (1, &over)] {
             let url = config.external_url.as_deref();
             // A number of its own for each test, or receivers would drop the second one as a copy.
-            for message in messages(sink, "test", now as u64 + seq, now, &[told], url) {
+            for message in messages(sink, "test", now as u64 + seq, now, &[told], &life::State::default(), url) {
                 if outcome == Outcome::Done {
                     outcome = send(sink, &message, config.allow_local).await;
                 }
@@ -200,10 +200,11 @@ async fn replay(config: &Config, args: &ReplayArgs) -> Result<()> {
     }
     let (from, to) = replay::period(args.from, args.to);
     println!(
-        "{:<24} {:<28} {:>8} {:>9} {:>6} {:>7} {:>8} {:>10} {:>9} {:>7} {:>13}",
+        "{:<20} {:<24} {:>7} {:>7} {:>9} {:>6} {:>7} {:>8} {:>10} {:>9} {:>7} {:>13}",
         "model",
         "rule",
         "windows",
+        "series",
         "verdicts",
         "bad",
         "firing",
@@ -213,13 +214,15 @@ async fn replay(config: &Config, args: &ReplayArgs) -> Result<()> {
         "missed",
         "firing/month"
     );
+    let mut notes = Vec::new();
     for model in models {
         let replayed =
             replay::replay(&store, &replica.state, &config.alerts, model, from, to).await.context("replay")?;
         for (rule, tally) in &replayed.rules {
             println!(
-                "{model:<24} {rule:<28} {:>8} {:>9} {:>6} {:>7} {:>8} {:>10} {:>9} {:>7} {:>13.2}",
+                "{model:<20} {rule:<24} {:>7} {:>7} {:>9} {:>6} {:>7} {:>8} {:>10} {:>9} {:>7} {:>13.2}",
                 replayed.windows,
+                tally.series.len(),
                 tally.verdicts,
                 tally.bad,
                 tally.firing,
@@ -229,6 +232,12 @@ async fn replay(config: &Config, args: &ReplayArgs) -> Result<()> {
                 tally.missed,
                 replayed.a_month(tally),
             );
+            if replayed.windows > 0 && tally.series.is_empty() {
+                notes.push(format!("{model}: {rule:?} has found nothing to judge: {}", why_nothing(config, rule)));
+            }
+        }
+        if replayed.lost > 0 {
+            notes.push(format!("{model}: {} revision(s) are kept no more, and nothing is said of them", replayed.lost));
         }
         if args.transitions {
             for transition in &replayed.transitions {
@@ -236,5 +245,23 @@ async fn replay(config: &Config, args: &ReplayArgs) -> Result<()> {
             }
         }
     }
+    notes.iter().for_each(|note| eprintln!("{note}"));
+    if config.alerts.rules.iter().any(|rule| matches!(rule.subject, Subject::Pipeline(_))) {
+        eprintln!("rules of the pipeline are judged by the clock: there is no past to replay");
+    }
     Ok(())
+}
+
+/// What people have to look for when a rule never sees anything.
+fn why_nothing(config: &Config, name: &str) -> &'static str {
+    let rule = config.alerts.rules.iter().find(|rule| rule.name == name);
+    match rule.map(|rule| (&rule.subject, rule.level.learned().is_some())) {
+        Some((Subject::Drift { .. }, _)) => "drift needs a reference, and windows that are sealed",
+        Some((Subject::Estimate { .. }, _)) => {
+            "estimates need a reference with labels, a nowcast windows that are open"
+        }
+        Some((Subject::Coverage, _)) => "coverage needs windows that are final",
+        Some((_, true)) => "its level is learned from earlier windows, and there are too few",
+        _ => "no such metric with an interval, or never `min_rows` rows",
+    }
 }

@@ -116,6 +116,8 @@ pub const SILENCES: &str = "alerting/silences";
 
 /// The folder of the reports that were made by themselves.
 pub const REPORTS: &str = "reports";
+/// Stands where a model's name would, for what is no model's: accounts of partitions, alerts of the pipeline.
+pub const NO_MODEL: &str = "__none__";
 
 /// The folder of a model's chain of alerts.
 pub fn alerting(model: &str) -> String {

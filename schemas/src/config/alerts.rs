@@ -98,7 +98,75 @@ pub enum Subject {
     },
     /// The share of labelled predictions of a final window.
     Coverage,
+    /// A row of `estimates`: what a metric will be once all labels are there.
+    Estimate {
+        /// The metric's name.
+        metric: String,
+        /// `cbpe`, `dle` or `nowcast`; `None`: whichever of the first two the model has.
+        method: Option<String>,
+    },
+    /// How late labels are: a row of `label_lag`.
+    LabelLag {
+        /// The share of predictions that have a label within so many seconds; `None`: the median of the delays, in seconds.
+        within_seconds: Option<i64>,
+    },
+    /// How the pipeline itself does, by the clock.
+    Pipeline(Signal),
 }
+
+/// What is looked at of the pipeline. All of it is read from the store, so that it holds for all processes together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Signal {
+    /// Of each model: the clock less its watermark, seconds.
+    WatermarkDelay,
+    /// Of each partition: the clock less the time up to which it is known to have been read and applied, seconds.
+    ReadDelay,
+    /// Of each partition: the share of its events that were rejected, of those applied since the last look.
+    RejectedRate,
+    /// Living processes with the role of a collector.
+    Collectors,
+    /// Living processes with the role of an aggregator.
+    Aggregators,
+    /// Living processes with the role of an evaluator; this is one.
+    Evaluators,
+}
+
+impl Signal {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::WatermarkDelay,
+        Self::ReadDelay,
+        Self::RejectedRate,
+        Self::Collectors,
+        Self::Aggregators,
+        Self::Evaluators,
+    ];
+
+    /// Its word, with its unit.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::WatermarkDelay => "watermark_delay_seconds",
+            Self::ReadDelay => "read_delay_seconds",
+            Self::RejectedRate => "rejected_rate",
+            Self::Collectors => "collectors",
+            Self::Aggregators => "aggregators",
+            Self::Evaluators => "evaluators",
+        }
+    }
+}
+
+/// Delays, in seconds, at which `label_lag` has a row, and how they are typed.
+pub const LABEL_LAGS: [(&str, i64); 8] = [
+    ("1h", 3_600),
+    ("6h", 21_600),
+    ("1d", 86_400),
+    ("3d", 259_200),
+    ("7d", 604_800),
+    ("14d", 1_209_600),
+    ("30d", 2_592_000),
+    ("90d", 7_776_000),
+];
 
 /// The bad side of a level.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -139,8 +207,33 @@ pub enum Level {
         /// Which windows.
         from: Learned,
     },
+    /// What the version before has reached: in the same window, if it serves there too, else on average in its last windows.
+    PreviousVersion {
+        /// Tolerated distance from it.
+        change: f64,
+        /// Windows of the version before, where it serves no more.
+        from: Learned,
+    },
+    /// Of quality: the reference's own value.
+    Reference {
+        /// Tolerated distance from it.
+        change: f64,
+    },
     /// The one that `drift` itself goes by.
     OfDrift,
+}
+
+impl Level {
+    /// The windows that it is learned from.
+    pub fn learned(&self) -> Option<Learned> {
+        match self {
+            Self::Sigmas { from, .. }
+            | Self::Quantile { from, .. }
+            | Self::Change { from, .. }
+            | Self::PreviousVersion { from, .. } => Some(*from),
+            Self::Value(_) | Self::Baseline | Self::Reference { .. } | Self::OfDrift => None,
+        }
+    }
 }
 
 /// Windows that a level is learned from: sealed or final ones before the window that is judged.
@@ -150,6 +243,8 @@ pub struct Learned {
     pub windows: u32,
     /// Only those that start at the same hour of the week, in UTC.
     pub same_hour_of_week: bool,
+    /// Only those that start in `[from, to)`, microseconds: reference windows, which a slow decline does not drag along.
+    pub between: Option<(Micros, Micros)>,
 }
 
 /// How bad it is; PagerDuty's words.
@@ -216,6 +311,8 @@ pub struct Sink {
     pub revisions: bool,
     /// Alerts are told here, and not reports only.
     pub alerts: bool,
+    /// Alerts of one judgement that differ in one of these are told apart ([`GROUP_BY`]); empty: all of a model together.
+    pub group_by: Vec<String>,
     /// What a sink of the kind [`SinkKind::Email`] has besides.
     pub email: Option<EmailSettings>,
 }
@@ -245,6 +342,17 @@ pub enum SmtpTls {
     /// Not at all, which is for servers on this machine.
     None,
 }
+
+/// What alerts can be grouped by, beside their model: as typed, and the label that it is.
+pub const GROUP_BY: [(&str, &str); 7] = [
+    ("rule", "alertname"),
+    ("metric", "metric"),
+    ("version", "model_version"),
+    ("segment", "segment"),
+    ("segment_value", "segment_value"),
+    ("column", "column_name"),
+    ("class", "class"),
+];
 
 impl std::fmt::Debug for Sink {
     /// Without what nobody should read in a log: Slack's and Teams' URLs are secrets themselves.
@@ -373,6 +481,7 @@ fn read_sink(section: &mut Reader) -> Option<Sink> {
     let username = section.text("username");
     let tls = section.choice("tls", &[("starttls", SmtpTls::Starttls), ("none", SmtpTls::None)]);
     let ca_certificate_file = section.text("ca_certificate_file");
+    let group_by = section.list("group_by");
     if name.is_none() {
         section.fault("name", "is missing".into());
     }
@@ -432,7 +541,17 @@ fn read_sink(section: &mut Reader) -> Option<Sink> {
     } else {
         None
     };
-    Some(Sink { name: name?, kind, url, secret, headers, command, text, revisions, alerts, email })
+    if kind == SinkKind::Alertmanager && group_by.is_some() {
+        section.fault("group_by", "has no effect: Alertmanager groups by its own routes".into());
+    }
+    for unknown in group_by.iter().flatten().filter(|name| !GROUP_BY.iter().any(|(typed, _)| typed == name)) {
+        let known = GROUP_BY.map(|(typed, _)| typed).join(", ");
+        section.fault("group_by", format!("{unknown:?} is none of {known}"));
+    }
+    // Each group is an incident there: one a rule, not one a series.
+    let default = if kind == SinkKind::Pagerduty { vec!["rule".to_owned()] } else { Vec::new() };
+    let group_by = group_by.unwrap_or(default);
+    Some(Sink { name: name?, kind, url, secret, headers, command, text, revisions, alerts, group_by, email })
 }
 
 /// What was typed of an e-mail sink: `from`, `to`, `username`, `tls`, `ca_certificate_file`.
@@ -479,6 +598,13 @@ fn read_rule(section: &mut Reader) -> Option<Rule> {
     let quality = section.text("quality");
     let column = section.text("column");
     let coverage = section.boolean("coverage", false);
+    let estimate = section.text("estimate");
+    let methods = [("cbpe", "cbpe"), ("dle", "dle"), ("nowcast", "nowcast")];
+    let method = section.choice("method", &methods).map(str::to_owned);
+    let lags: Vec<(&str, Option<i64>)> =
+        LABEL_LAGS.iter().map(|(typed, seconds)| (*typed, Some(*seconds))).chain([("median", None)]).collect();
+    let label_lag = section.choice("label_lag", &lags);
+    let signal = section.choice("pipeline", &Signal::ALL.map(|signal| (signal.as_str(), signal)));
     let level = read_level(section);
     let versions = section.boolean("versions", false);
     let segments = section.list("segments").unwrap_or_default();
@@ -512,8 +638,16 @@ fn read_rule(section: &mut Reader) -> Option<Rule> {
     if coverage {
         subjects.push(Subject::Coverage);
     }
+    if let Some(metric) = estimate {
+        subjects.push(Subject::Estimate { metric, method: method.clone() });
+    }
+    if let Some(within_seconds) = label_lag {
+        subjects.push(Subject::LabelLag { within_seconds });
+    }
+    subjects.extend(signal.map(Subject::Pipeline));
     if subjects.len() != 1 {
-        let wanted = "exactly one of `metric`, `drift`, `quality` and `coverage` must say what is looked at";
+        let wanted = "exactly one of `metric`, `drift`, `quality`, `coverage`, `estimate`, `label_lag` and `pipeline` must say \
+                      what is looked at";
         section.fault("metric", wanted.into());
         return None;
     }
@@ -523,6 +657,9 @@ fn read_rule(section: &mut Reader) -> Option<Rule> {
     }
     if column.is_some() && !matches!(subject, Subject::Quality { .. }) {
         section.fault("column", "has an effect on quality only; drift names its column itself".into());
+    }
+    if method.is_some() && !matches!(subject, Subject::Estimate { .. }) {
+        section.fault("method", "has an effect on estimates only".into());
     }
     let (side, level) = match (&subject, level) {
         (Subject::Drift { .. }, None) => (Side::Above, Level::OfDrift),
@@ -536,15 +673,56 @@ fn read_rule(section: &mut Reader) -> Option<Rule> {
             return None;
         }
     };
-    let is_plain = matches!(level, Level::Value(_) | Level::OfDrift);
-    if !is_plain && !matches!(subject, Subject::Metric { .. }) {
-        let key = if side == Side::Below { "below" } else { "above" };
-        section.fault(key, "must be a number: only metrics have a baseline, and levels that are learned".into());
+    let key = if side == Side::Below { "below" } else { "above" };
+    let (fits, wanted) = match (&subject, &level) {
+        (Subject::Metric { .. }, Level::Reference { .. }) => {
+            (false, "no `reference`: metrics have one by the windows `from` and `to`, or a number")
+        }
+        (Subject::Metric { .. }, _) | (_, Level::Value(_) | Level::OfDrift) => (true, ""),
+        (Subject::Estimate { .. } | Subject::LabelLag { .. }, Level::Baseline | Level::Reference { .. }) => {
+            (false, "a number, or learned from windows: only metrics have a baseline")
+        }
+        (Subject::Estimate { .. } | Subject::LabelLag { .. }, _) => (true, ""),
+        (Subject::Quality { .. }, Level::Reference { .. }) => (true, ""),
+        (Subject::Quality { .. }, _) => {
+            (false, "a number, or { reference = 0.05 }: so far from the reference's own share")
+        }
+        _ => (false, "a number: only metrics have a baseline, and levels that are learned"),
+    };
+    if !fits {
+        section.fault(key, format!("must be {wanted}"));
     }
-    if subject == Subject::Coverage && (decide == Some(Decide::Interval) || versions || !segments.is_empty()) {
+    let is_compared = matches!(level, Level::PreviousVersion { .. });
+    if is_compared && !versions {
+        section.fault("versions", "must be true: versions are compared".into());
+    }
+    if is_compared && !matches!(subject, Subject::Metric { class: None, .. }) {
+        section.fault(key, "must be another level: metrics of whole versions are compared, without a class".into());
+    }
+    let is_narrow = versions || !segments.is_empty();
+    if subject == Subject::Coverage && (decide == Some(Decide::Interval) || is_narrow) {
         section.fault("coverage", "is one number of a window: its point decides, without versions and segments".into());
     }
-    let default = if subject == Subject::Coverage { Decide::Point } else { Decide::Interval };
+    if let Subject::Pipeline(signal) = subject {
+        if is_narrow || page_revisions {
+            section.fault("pipeline", "has no versions, segments and revisions".into());
+        }
+        if decide == Some(Decide::Interval) && signal != Signal::RejectedRate {
+            section.fault("decide", "must be \"point\": a delay and a number of processes have no interval".into());
+        }
+        if !models.is_empty() && signal != Signal::WatermarkDelay {
+            section.fault("models", "has no effect: partitions and processes are no model's".into());
+        }
+    }
+    if subject == (Subject::LabelLag { within_seconds: None }) && decide == Some(Decide::Interval) {
+        section.fault("decide", "must be \"point\": the median has no interval".into());
+    }
+    let has_interval = match subject {
+        Subject::Coverage | Subject::LabelLag { within_seconds: None } => false,
+        Subject::Pipeline(signal) => signal == Signal::RejectedRate,
+        _ => true,
+    };
+    let default = if has_interval { Decide::Interval } else { Decide::Point };
     Some(Rule {
         name: name?,
         models,
@@ -600,7 +778,7 @@ fn read_level(section: &mut Reader) -> Option<(Side, Level)> {
         }
         other => {
             let wanted = "a number, \"baseline\", or { sigmas = 3, windows = 28 }, { quantile = 0.05, windows = 90 }, \
-                          { change = 0.05, windows = 28 }";
+                          { change = 0.05, windows = 28 }, { previous_version = 0.02 }, { reference = 0.05 }";
             section.wrong(key, wanted, &other);
             return None;
         }
@@ -615,19 +793,54 @@ fn read_learned(section: &mut Reader) -> Option<Level> {
     };
     let (sigmas, quantile, change) =
         (number(section, "sigmas"), number(section, "quantile"), number(section, "change"));
+    let (previous, reference) = (number(section, "previous_version"), number(section, "reference"));
+    let typed_windows = section.table_has("windows");
     let windows = section.integer("windows", 28);
     let same_hour_of_week = section.boolean("same_hour_of_week", false);
     if !(2..=i64::from(WINDOWS_MAX)).contains(&windows) {
         section.fault("windows", format!("must be 2 to {WINDOWS_MAX}"));
     }
-    let from = Learned { windows: windows.clamp(2, i64::from(WINDOWS_MAX)) as u32, same_hour_of_week };
-    match (sigmas, quantile, change) {
-        (Some(sigmas), None, None) if sigmas > 0.0 => Some(Level::Sigmas { sigmas, from }),
-        (None, Some(quantile), None) if quantile > 0.0 && quantile < 1.0 => Some(Level::Quantile { quantile, from }),
-        (None, None, Some(change)) if change >= 0.0 => Some(Level::Change { change, from }),
+    let between = match (read_time(section, "from"), read_time(section, "to")) {
+        (Some(from), Some(to)) if from < to => Some((from, to)),
+        (None, None) => None,
         _ => {
-            let wanted = "exactly one of a positive number, `quantile` in (0, 1) and `change` must be set";
+            section.fault(
+                "from",
+                "must stand beside a `to` that is later: both say which windows are learned from".into(),
+            );
+            None
+        }
+    };
+    // Of reference windows all are taken, unless somebody wants fewer.
+    let windows = if between.is_some() && !typed_windows { i64::from(WINDOWS_MAX) } else { windows };
+    let windows = windows.clamp(2, i64::from(WINDOWS_MAX)) as u32;
+    if reference.is_some() && (typed_windows || between.is_some() || same_hour_of_week) {
+        section.fault("reference", "is one value: no windows are learned from".into());
+    }
+    let from = Learned { windows, same_hour_of_week, between };
+    match (sigmas, quantile, change, previous, reference) {
+        (Some(sigmas), None, None, None, None) if sigmas > 0.0 => Some(Level::Sigmas { sigmas, from }),
+        (None, Some(quantile), None, None, None) if quantile > 0.0 && quantile < 1.0 => {
+            Some(Level::Quantile { quantile, from })
+        }
+        (None, None, Some(change), None, None) if change >= 0.0 => Some(Level::Change { change, from }),
+        (None, None, None, Some(change), None) if change >= 0.0 => Some(Level::PreviousVersion { change, from }),
+        (None, None, None, None, Some(change)) if change >= 0.0 => Some(Level::Reference { change }),
+        _ => {
+            let wanted = "exactly one of a positive number, `quantile` in (0, 1), `change`, `previous_version` and `reference` \
+                          must be set";
             section.fault("sigmas", wanted.into());
+            None
+        }
+    }
+}
+
+fn read_time(section: &mut Reader, key: &str) -> Option<Micros> {
+    let text = section.text(key)?;
+    match chrono::DateTime::parse_from_rfc3339(&text) {
+        Ok(time) => Some(time.timestamp_micros()),
+        Err(_) => {
+            section.fault(key, format!("{text:?} is no time like \"2026-01-01T00:00:00Z\""));
             None
         }
     }
@@ -678,7 +891,7 @@ mod tests {
         .expect("a good file");
         assert!((config.budget.expect("set") - 2.0 * 30.0 / 7.0).abs() < 1e-12);
         let [f1, drift, missing] = config.rules.as_slice() else { panic!("{:?}", config.rules) };
-        let learned = Learned { windows: 28, same_hour_of_week: true };
+        let learned = Learned { windows: 28, same_hour_of_week: true, between: None };
         assert_eq!(f1.level, Level::Sigmas { sigmas: 3.0, from: learned });
         assert_eq!((f1.hits, f1.of, f1.side, f1.decide), (2, 3, Side::Below, Decide::Interval));
         assert_eq!((&drift.level, drift.side), (&Level::OfDrift, Side::Above));
@@ -729,9 +942,67 @@ mod tests {
             (rule("quality = \"missing_rate\"\nabove = { sigmas = 3 }"), "alerts.rules[0].above: must be a number"),
             (rule("coverage = true\nbelow = \"baseline\""), "alerts.rules[0].below: must be a number"),
             (rule("coverage = true\nbelow = 0.5\nsegments = [\"*\"]"), "alerts.rules[0].coverage: is one number"),
+            (
+                rule("estimate = \"f1\"\nmethod = \"guess\"\nbelow = 0.8"),
+                "alerts.rules[0].method: \"guess\" is none of",
+            ),
+            (rule("metric = \"f1\"\nmethod = \"cbpe\"\nbelow = 0.8"), "alerts.rules[0].method: has an effect on est"),
+            (rule("estimate = \"f1\"\nbelow = \"baseline\""), "alerts.rules[0].below: must be a number"),
+            (rule("label_lag = \"2d\"\nbelow = 0.8"), "alerts.rules[0].label_lag: \"2d\" is none of \"1h\""),
+            (rule("label_lag = \"median\"\nabove = 9\ndecide = \"interval\""), "alerts.rules[0].decide: must be"),
+            (rule("pipeline = \"lag\"\nabove = 9"), "alerts.rules[0].pipeline: \"lag\" is none of"),
+            (rule("pipeline = \"collectors\"\nbelow = 1\ndecide = \"interval\""), "alerts.rules[0].decide: must be"),
+            (rule("pipeline = \"collectors\"\nbelow = 1\nmodels = [\"m\"]"), "alerts.rules[0].models: has no effect"),
+            (rule("pipeline = \"rejected_rate\"\nabove = { sigmas = 3 }"), "alerts.rules[0].above: must be a number"),
+            (rule("metric = \"f1\"\nbelow = { previous_version = 0.1 }"), "alerts.rules[0].versions: must be true"),
+            (rule("metric = \"f1\"\nbelow = { reference = 0.1 }"), "alerts.rules[0].below: must be no `reference`"),
+            (
+                rule("metric = \"f1\"\nbelow = { change = 0.1, from = \"2026-01-01T00:00:00Z\" }"),
+                ".below.from: must stand",
+            ),
+            (
+                sink("type = \"slack\"\nurl = \"https://x\"\ngroup_by = [\"day\"]"),
+                "alerts.sinks[0].group_by: \"day\" is none",
+            ),
+            (
+                sink("type = \"alertmanager\"\nurl = \"https://x\"\ngroup_by = [\"rule\"]"),
+                "alerts.sinks[0].group_by: has no effect",
+            ),
         ] {
             let faults = read(&text).expect_err(&text).join("\n");
             assert!(faults.contains(fault), "{text}\n{faults}");
         }
+    }
+
+    #[test]
+    fn every_kind_of_rule_is_read() {
+        let rule = |lines: &str| {
+            let mut config = read(&format!("[[alerts.rules]]\nname = \"r\"\n{lines}")).expect(lines);
+            config.rules.remove(0)
+        };
+        let estimate = rule("estimate = \"f1\"\nbelow = 0.8");
+        assert_eq!(estimate.subject, Subject::Estimate { metric: "f1".into(), method: None });
+        assert_eq!(estimate.decide, Decide::Interval);
+        let lag = rule("label_lag = \"1d\"\nbelow = 0.5");
+        assert_eq!(lag.subject, Subject::LabelLag { within_seconds: Some(86_400) });
+        let median = rule("label_lag = \"median\"\nabove = 86400");
+        assert_eq!((median.subject, median.decide), (Subject::LabelLag { within_seconds: None }, Decide::Point));
+        for signal in Signal::ALL {
+            let read = rule(&format!("pipeline = {:?}\nabove = 1", signal.as_str()));
+            assert_eq!(read.subject, Subject::Pipeline(signal));
+            assert_eq!(read.decide == Decide::Interval, signal == Signal::RejectedRate, "{signal:?}");
+        }
+        let windows = |windows| Learned { windows, same_hour_of_week: false, between: None };
+        let previous = rule("metric = \"f1\"\nbelow = { previous_version = 0.02 }\nversions = true");
+        assert_eq!(previous.level, Level::PreviousVersion { change: 0.02, from: windows(28) });
+        let reference = rule("quality = \"missing_rate\"\nabove = { reference = 0.05 }");
+        assert_eq!(reference.level, Level::Reference { change: 0.05 });
+        let fixed =
+            rule("metric = \"f1\"\nbelow = { sigmas = 3, from = \"2026-01-01T00:00:00Z\", to = 2026-02-01T00:00:00Z }");
+        let day = |day: i64| day * DAY;
+        let between = Some((day(20_454), day(20_485)));
+        assert_eq!(fixed.level.learned(), Some(Learned { windows: WINDOWS_MAX, same_hour_of_week: false, between }));
+        let pager = read("[[alerts.sinks]]\nname = \"p\"\ntype = \"pagerduty\"\nsecret = \"s\"").expect("a sink");
+        assert_eq!(pager.sinks[0].group_by, ["rule"], "a page a rule, not a page a series");
     }
 }

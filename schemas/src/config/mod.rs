@@ -15,7 +15,8 @@ use serde::{Deserialize, Serialize};
 use toml::Table;
 
 pub use self::alerts::{
-    AlertsConfig, Decide, EmailSettings, Learned, Level, MONTH, Rule, Severity, Side, Sink, SinkKind, SmtpTls, Subject,
+    AlertsConfig, Decide, EmailSettings, GROUP_BY, LABEL_LAGS, Learned, Level, MONTH, Rule, Severity, Side, Signal,
+    Sink, SinkKind, SmtpTls, Subject,
 };
 use self::reader::Reader;
 pub use self::reports::{Period, ReportFormat, ReportSpec};

@@ -45,6 +45,11 @@ impl Reader {
         self.faults.push(Fault { key, message });
     }
 
+    /// Whether a key was typed and has not been taken.
+    pub(super) fn table_has(&self, key: &str) -> bool {
+        self.table.contains_key(key)
+    }
+
     pub(super) fn take(&mut self, key: &str) -> Option<Value> {
         self.known.push(key.to_owned());
         self.table.remove(key)
