@@ -1,12 +1,11 @@
-//! E-mail: a message of text and HTML (RFC 5322, MIME), and its way to a server (RFC 5321, with STARTTLS and AUTH).
-//!
-//! Every part is base64 and every header ASCII, so a message passes any server, and each copy of it is the same to the byte.
-use std::time::Duration;
+//! E-mail: a message of text and HTML, each copy of which is the same to the byte.
+use std::time::{Duration, SystemTime};
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use driftline_schemas::clock::{Micros, time_of};
 use driftline_schemas::config::{EmailSettings, Severity, Sink, SmtpTls};
+use lettre::message::header::{ContentType, HeaderName, HeaderValue};
+use lettre::message::{Attachment as File, Mailbox, MultiPart, SinglePart};
+use lettre::{Address, Message as Mail};
 
 use crate::life::{Kind, Transition};
 use crate::message::{Message, cut, lines, title};
@@ -15,8 +14,6 @@ use crate::smtp::{self, Letter};
 
 /// A server that takes longer has not taken it.
 const TIMEOUT: Duration = Duration::from_secs(120);
-/// Octets of an encoded word of a header before base64: it may be 75 characters long.
-const WORD_MAX: usize = 42;
 
 /// A file that goes with a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,7 +34,8 @@ pub(crate) struct Draft {
 
 /// A message by e-mail; its `Message-ID` is made of `id`.
 pub(crate) fn message(sink: &Sink, id: &str, at: Micros, draft: &Draft) -> Message {
-    let body = sink.email.as_ref().map(|email| compose(email, id, at, draft)).unwrap_or_default();
+    // What cannot be composed is empty, and `send` says why: the configuration's check has looked at the addresses.
+    let body = sink.email.as_ref().and_then(|email| compose(email, id, at, draft).ok()).unwrap_or_default();
     Message { url: sink.url.clone(), id: id.to_owned(), content_type: "message/rfc822", body, is_signed: false }
 }
 
@@ -72,104 +70,50 @@ pub(crate) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
-/// A name, if there is one, and an address.
+/// Who is written to, or writes: an address, or a name and an address.
 ///
 /// # Errors
-/// Why it is no address that mail can be sent to.
-pub(crate) fn mailbox(text: &str) -> Result<(Option<String>, String), String> {
+/// Why it is nobody that mail can be sent to. A list is none: its first would be taken for all.
+pub(crate) fn mailbox(text: &str) -> Result<Mailbox, String> {
     let (name, address) = match text.trim().strip_suffix('>').and_then(|text| text.rsplit_once('<')) {
         Some((name, address)) => (Some(name.trim().trim_matches('"').to_owned()), address),
         None => (None, text.trim()),
     };
-    let is_plain = |part: &str| {
-        !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_graphic() && !b"<>()[],;:\\\"@ ".contains(&byte))
+    // Beyond ASCII a server must say that it takes it, and few do.
+    let address: Option<Address> = address.parse().ok().filter(|_| address.is_ascii());
+    let address = address
+        .ok_or_else(|| format!("{text:?} is no address like \"ops@example.org\" or \"Name <ops@example.org>\""))?;
+    Ok(Mailbox::new(name.filter(|name| !name.is_empty()), address))
+}
+
+/// The message as it goes over the wire.
+fn compose(email: &EmailSettings, id: &str, at: Micros, draft: &Draft) -> Result<String, String> {
+    let from = mailbox(&email.from)?;
+    let id_of_message = format!("<{id}@{}>", from.email.domain());
+    let mut builder = Mail::builder().from(from);
+    for to in &email.to {
+        builder = builder.to(mailbox(to)?);
+    }
+    let builder =
+        builder.subject(cut(&draft.subject, 200)).date(SystemTime::from(time_of(at))).message_id(Some(id_of_message));
+    let alternative = MultiPart::alternative()
+        .boundary(format!("alternative-{id}"))
+        .singlepart(SinglePart::plain(draft.text.clone()))
+        .singlepart(SinglePart::html(draft.html.clone()));
+    let body = if draft.attachments.is_empty() {
+        alternative
+    } else {
+        let mut mixed = MultiPart::mixed().boundary(format!("mixed-{id}")).multipart(alternative);
+        for attachment in &draft.attachments {
+            let media_type = ContentType::parse(attachment.media_type).map_err(|error| error.to_string())?;
+            mixed = mixed.singlepart(File::new(attachment.name.clone()).body(attachment.bytes.clone(), media_type));
+        }
+        mixed
     };
-    match address.rsplit_once('@') {
-        Some((local, domain)) if is_plain(local) && is_plain(domain) => {
-            Ok((name.filter(|name| !name.is_empty()), address.to_owned()))
-        }
-        _ => Err(format!("{text:?} is no address like \"ops@example.org\" or \"Name <ops@example.org>\"")),
-    }
-}
-
-/// The message as it goes over the wire, lines ended by CRLF.
-fn compose(email: &EmailSettings, id: &str, at: Micros, draft: &Draft) -> String {
-    let from = mailbox(&email.from).map(|(_, address)| address).unwrap_or_default();
-    let domain = from.rsplit_once('@').map_or("localhost", |(_, domain)| domain);
-    let to: Vec<String> = email.to.iter().map(|text| shown(text)).collect();
-    let mut mail = String::new();
-    for (name, value) in [
-        ("From", shown(&email.from)),
-        ("To", to.join(",\r\n ")),
-        ("Subject", words(&cut(&draft.subject, 200))),
-        ("Date", time_of(at).to_rfc2822()),
-        ("Message-ID", format!("<{id}@{domain}>")),
-        ("Auto-Submitted", "auto-generated".to_owned()),
-        ("MIME-Version", "1.0".to_owned()),
-    ] {
-        mail.push_str(&format!("{name}: {value}\r\n"));
-    }
-    let (outer, inner) = (format!("mixed-{id}"), format!("alternative-{id}"));
-    let alternative = format!(
-        "Content-Type: multipart/alternative; boundary=\"{inner}\"\r\n\r\n{}{}--{inner}--\r\n",
-        part(&inner, "text/plain; charset=utf-8", "", draft.text.as_bytes()),
-        part(&inner, "text/html; charset=utf-8", "", draft.html.as_bytes()),
-    );
-    if draft.attachments.is_empty() {
-        return mail + &alternative;
-    }
-    mail.push_str(&format!("Content-Type: multipart/mixed; boundary=\"{outer}\"\r\n\r\n--{outer}\r\n{alternative}"));
-    for attachment in &draft.attachments {
-        let name: String = attachment
-            .name
-            .chars()
-            .map(|c| if c.is_ascii_alphanumeric() || "._-%".contains(c) { c } else { '_' })
-            .collect();
-        let disposition = format!("Content-Disposition: attachment; filename=\"{name}\"\r\n");
-        mail.push_str(&part(&outer, attachment.media_type, &disposition, &attachment.bytes));
-    }
-    mail + &format!("--{outer}--\r\n")
-}
-
-fn part(boundary: &str, media_type: &str, further: &str, bytes: &[u8]) -> String {
-    let encoded = STANDARD.encode(bytes);
-    let mut body = String::with_capacity(encoded.len() + encoded.len() / 38);
-    for line in encoded.as_bytes().chunks(76) {
-        body.push_str(std::str::from_utf8(line).expect("base64 is ASCII"));
-        body.push_str("\r\n");
-    }
-    format!("--{boundary}\r\nContent-Type: {media_type}\r\nContent-Transfer-Encoding: base64\r\n{further}\r\n{body}")
-}
-
-/// A mailbox as a header has it.
-fn shown(text: &str) -> String {
-    match mailbox(text) {
-        Ok((Some(name), address)) => {
-            let is_plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b' ' || byte == b'-');
-            if is_plain { format!("{name} <{address}>") } else { format!("{} <{address}>", encoded_words(&name)) }
-        }
-        Ok((None, address)) => address,
-        Err(_) => String::new(),
-    }
-}
-
-/// Text of a header: as it is, if it is short and ASCII, else as encoded words (RFC 2047), which no name can break out of.
-fn words(text: &str) -> String {
-    let is_plain = text.len() <= 60 && text.bytes().all(|byte| (b' '..=b'~').contains(&byte)) && !text.contains("=?");
-    if is_plain { text.to_owned() } else { encoded_words(text) }
-}
-
-fn encoded_words(text: &str) -> String {
-    let mut words: Vec<String> = vec![String::new()];
-    for c in text.chars() {
-        let is_full = words.last().is_some_and(|word| word.len() + c.len_utf8() > WORD_MAX);
-        if is_full {
-            words.push(String::new());
-        }
-        words.last_mut().expect("there is always one").push(c);
-    }
-    let words: Vec<String> = words.iter().map(|word| format!("=?utf-8?B?{}?=", STANDARD.encode(word))).collect();
-    words.join("\r\n ")
+    let mut mail = builder.multipart(body).map_err(|error| error.to_string())?;
+    let automatic = HeaderName::new_from_ascii_str("Auto-Submitted");
+    mail.headers_mut().insert_raw(HeaderValue::new(automatic, "auto-generated".to_owned()));
+    String::from_utf8(mail.formatted()).map_err(|error| error.to_string())
 }
 
 /// Gives a message to its server. What it says of failures never holds the password.
@@ -182,14 +126,14 @@ pub(crate) async fn send(sink: &Sink, message: &Message, allow_local: bool) -> O
     if email.tls == SmtpTls::None && !addresses.iter().all(|address| is_loopback(address.ip())) {
         return again(format!("{host} is another machine, and `tls` is \"none\": nothing goes there in the clear"));
     }
-    let address = |text: &String| mailbox(text).map(|(_, address)| address);
+    let address = |text: &String| mailbox(text).map(|mailbox| mailbox.email);
     let (from, to) = match (address(&email.from), email.to.iter().map(address).collect::<Result<Vec<_>, _>>()) {
         (Ok(from), Ok(to)) => (from, to),
         (Err(why), _) | (_, Err(why)) => return again(why),
     };
     let letter =
         Letter { from, to, body: &message.body, credentials: email.username.as_deref().zip(sink.secret.as_deref()) };
-    match tokio::time::timeout(TIMEOUT, smtp::deliver(&host, &addresses, email, &letter)).await {
+    match tokio::time::timeout(TIMEOUT, smtp::deliver(&host, &addresses, email, letter)).await {
         Ok(Ok(refused)) => {
             for why in refused {
                 tracing::warn!(sink = sink.name, why, "a recipient is refused; the others have the message");
@@ -230,26 +174,27 @@ mod tests {
 
     #[test]
     fn a_message_is_ascii_in_short_lines_and_no_name_breaks_out_of_its_header() {
-        let mail = compose(&settings(), "msg_1", 0, &draft());
+        let mail = compose(&settings(), "msg_1", 0, &draft()).expect("good addresses");
         assert!(mail.is_ascii());
         assert!(mail.split("\r\n").all(|line| line.len() <= 78 && !line.contains('\n')), "{mail}");
         assert!(!mail.contains("\r\nBcc:"), "{mail}");
         for line in [
             "From: Driftline <driftline@example.org>\r\n",
-            "To: =?utf-8?B?Wm/Dqw==?= <zoe@example.org>,\r\n ops@example.org\r\n",
+            "To: =?utf-8?b?Wm/Dqw==?= <zoe@example.org>, ops@example.org\r\n",
             "Message-ID: <msg_1@example.org>\r\n",
-            "Date: Thu, 1 Jan 1970 00:00:00 +0000\r\n",
-            "filename=\"a_b_.html\"",
+            "Date: Thu, 01 Jan 1970 00:00:00 +0000\r\n",
+            "Auto-Submitted: auto-generated\r\n",
         ] {
             assert!(mail.contains(line), "{line} is not in\n{mail}");
         }
-        assert_eq!(mail, compose(&settings(), "msg_1", 0, &draft()), "every copy is the same");
+        assert_eq!(mail, compose(&settings(), "msg_1", 0, &draft()).expect("the same"), "every copy is the same");
     }
 
     #[test]
     fn addresses_that_would_say_more_to_a_server_are_none() {
-        assert_eq!(mailbox("a@b.c"), Ok((None, "a@b.c".into())));
-        assert_eq!(mailbox("\"A, B\" <a@b.c>"), Ok((Some("A, B".into()), "a@b.c".into())));
+        let read = |text: &str| mailbox(text).map(|mailbox| (mailbox.name.clone(), mailbox.email.to_string()));
+        assert_eq!(read("a@b.c"), Ok((None, "a@b.c".into())));
+        assert_eq!(read("\"A, B\" <a@b.c>"), Ok((Some("A, B".into()), "a@b.c".into())));
         for text in ["", "a", "@b", "a@", "a b@c", "a@b>\r\nRCPT TO:<x@y", "<a@b", "é@b.c", "a@b, c@d"] {
             assert!(mailbox(text).is_err(), "{text}");
         }
