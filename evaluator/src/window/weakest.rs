@@ -436,6 +436,11 @@ mod tests {
         for (ours, theirs) in adjusted.iter().zip([0.025, 0.05, 0.05, 0.025, 0.8]) {
             assert!((ours - theirs).abs() < 1e-12, "{adjusted:?}");
         }
+        // Of two that are nearly alike the larger p-value counts for both: scipy.stats.false_discovery_control([0.01, 0.012, 0.5])
+        let adjusted = benjamini_hochberg(&[0.01, 0.012, 0.5]);
+        for (ours, theirs) in adjusted.iter().zip([0.018, 0.018, 0.5]) {
+            assert!((ours - theirs).abs() < 1e-12, "{adjusted:?}");
+        }
         assert_eq!(benjamini_hochberg(&[]), Vec::<f64>::new());
     }
 
