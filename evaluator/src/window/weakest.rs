@@ -26,6 +26,7 @@ use super::{
 };
 use crate::{
     Error,
+    drift::Sample,
     metrics::{
         comparison::{Bounded, Comparison, ComparisonMethod},
         interval::wilson,
@@ -233,11 +234,10 @@ async fn dimensions(
     let numeric: Vec<_> = columns.numeric(Task::Binary).into_iter().filter(is_feature).collect();
     let reads: BTreeMap<Column, String> = numeric.iter().cloned().collect();
     for (column, by_group) in read_numbers(session, columns, &numeric, None).await? {
-        let mut values: Vec<f64> = by_group.into_values().flat_map(BTreeMap::into_values).flatten().collect();
-        values.sort_unstable_by(f64::total_cmp);
+        let sample = Sample::merged(by_group.values().flat_map(BTreeMap::values));
         let name = format!("features.{}", column.name());
         // A feature of both kinds has been taken for text.
-        if let Some(value) = parts(&values, &reads[&column]).filter(|_| found.iter().all(|d| d.name != name)) {
+        if let Some(value) = parts(sample.values(), &reads[&column]).filter(|_| found.iter().all(|d| d.name != name)) {
             found.push(Dimension { name, value });
         }
     }

@@ -684,3 +684,52 @@ async fn ten_million_rows() {
     let window = evaluate(&session, "rows", &context).await.expect("evaluates");
     println!("{:?}: {:?}", began.elapsed(), overall(&window, "roc_auc", None));
 }
+
+#[tokio::test]
+async fn what_features_added_to_scores_drifts_as_columns_do() {
+    let rows = |shift: f64| {
+        let of = |i: usize| Some(vec![("amount", (i % 64) as f64 / 64.0 + shift), ("age", (i % 7) as f64)]);
+        batch(vec![
+            ("feature_amount", doubles(&(0..256).map(|i| Some((i % 9) as f64)).collect::<Vec<_>>())),
+            ("attributions", maps(&(0..256).map(|i| of(i).filter(|_| i % 4 != 3)).collect::<Vec<_>>())),
+        ])
+    };
+    let reference = Reference::from_table(&session(&rows(0.0), 1), "rows", Task::Binary).await.expect("reads");
+    let again = Reference::from_table(&session(&rows(0.0), 8), "rows", Task::Binary).await.expect("reads");
+    assert_eq!(reference, again);
+    let names: Vec<&str> = reference.columns.iter().map(|kept| kept.column.name()).collect();
+    assert_eq!(names, ["amount", "attributions.age", "attributions.amount"]);
+    let mut context = context(Task::Binary);
+    context.reference = Some(Arc::new(reference));
+    let window = evaluate_everywhere(&rows(0.5), &context).await;
+    let ks = |column: &str| {
+        let is = |row: &&DriftRow| row.column_name == column && row.method == "ks";
+        let row = window.drift.iter().find(is).expect("measured");
+        (row.drifted, row.n, row.n_reference)
+    };
+    assert_eq!(ks("attributions.amount"), (Some(true), 192, 192));
+    assert_eq!(ks("attributions.age"), (Some(false), 192, 192));
+    assert_eq!(ks("amount"), (Some(false), 256, 256));
+    let missing =
+        window.quality.iter().find(|row| row.column_name == "attributions.age" && row.check == "missing_rate");
+    assert_eq!(missing.map(|row| row.value), Some(Some(0.25)));
+    // Rows that no longer carry any say so for features alone.
+    let bare = batch(vec![("feature_amount", doubles(&[Some(1.0)]))]);
+    let gone = evaluate_everywhere(&bare, &context).await;
+    assert!(gone.drift.iter().all(|row| row.column_name == "amount"));
+}
+
+#[tokio::test]
+async fn the_method_that_decides_for_categories_has_the_p_value_of_its_test() {
+    let words =
+        |even: &'static str| texts(&(0..256).map(|i| Some(if i % 2 == 0 { even } else { "b" })).collect::<Vec<_>>());
+    let rows = |even| batch(vec![("feature_country_text", words(even))]);
+    let reference = Reference::from_table(&session(&rows("a"), 1), "rows", Task::Binary).await.expect("reads");
+    let mut context = context(Task::Binary);
+    context.reference = Some(Arc::new(reference));
+    let window = evaluate_everywhere(&rows("z"), &context).await;
+    let p_value = |method: &str| window.drift.iter().find(|row| row.method == method).expect("measured").p_value;
+    assert!(p_value("jensen_shannon").is_some_and(|p| p < 1e-9));
+    assert_eq!(p_value("jensen_shannon"), p_value("chi2"));
+    assert_eq!(p_value("psi"), None, "it decides nothing");
+}
