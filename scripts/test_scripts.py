@@ -5,6 +5,7 @@ import datetime
 import io
 import json
 import pathlib
+import re
 import sys
 import tempfile
 import unittest
@@ -44,6 +45,31 @@ METRICS = pa.schema(
 
 def after(seconds: float) -> datetime.datetime:
     return NOON + datetime.timedelta(seconds=seconds)
+
+
+class GoldenCounts(unittest.TestCase):
+    """The README's table says how many golden values a quantity has: as many as make_golden.py has counted."""
+
+    ROOT = pathlib.Path(__file__).parent.parent
+
+    def rows(self):
+        for line in (self.ROOT / "README.md").read_text().splitlines():
+            cells = [cell.strip() for cell in line.strip("|").split("|")]
+            if line.startswith("| `") and len(cells) == 6:
+                yield cells[0], cells[3]
+
+    def test_the_table_says_what_was_counted(self):
+        counts = json.loads((self.ROOT / "evaluator/golden/counts.json").read_text())
+        known = lambda name: [n for quantity, n in counts.items() if quantity == name]
+        compared = 0
+        for quantity, said in self.rows():
+            of = "difference of " if quantity.startswith("`comparisons`") else ""
+            found = [n for name in re.findall(r"`([^`]+)`", quantity) for n in known(of + name)]
+            numbers = [int(n) for n in re.findall(r"\d+", said)]
+            if found and numbers:
+                self.assertEqual([min(numbers), max(numbers)], [min(found), max(found)], quantity)
+                compared += len(found)
+        self.assertGreaterEqual(compared, 45)
 
 
 class Licences(unittest.TestCase):

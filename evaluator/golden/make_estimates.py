@@ -108,6 +108,11 @@ def multiclass_case(name, reference, window, classes):
     y, w = np.tile(np.arange(k), n), calibrated.ravel()
     said = np.repeat(predicted, k)
     of = dict(sample_weight=w, labels=range(k), average="macro", zero_division=0)
+    each = dict(sample_weight=w, labels=range(k), average=None, zero_division=0)
+    by_class = {
+        metric: dict(zip(classes, of_metric(y, said, **each).tolist()))
+        for metric, of_metric in [("precision", m.precision_score), ("recall", m.recall_score), ("f1", m.f1_score)]
+    }
     areas = []
     for i in range(k):
         truth, weight = np.r_[np.ones(n), np.zeros(n)], np.r_[calibrated[:, i], 1 - calibrated[:, i]]
@@ -125,6 +130,7 @@ def multiclass_case(name, reference, window, classes):
             "f1_macro": float(m.f1_score(y, said, **of)),
             "roc_auc_macro": float(np.mean(areas)),
         },
+        "by_class": by_class | {"roc_auc": dict(zip(classes, map(float, areas)))},
     }
 
 
@@ -188,4 +194,6 @@ if __name__ == "__main__":
     text = json.dumps({"versions": VERSIONS, **cases}, separators=(",", ":"))
     (HERE / "estimates.json").write_text(text.replace('{"name"', '\n{"name"') + "\n")
     for task, of_task in cases.items():
-        print(f"{task}: {len(of_task)} cases, {sum(v is not None for c in of_task for v in c['expected'].values())} values")
+        values = [v for c in of_task for v in c["expected"].values() if v is not None]
+        by_class = sum(len(of_class) for c in of_task for of_class in c.get("by_class", {}).values())
+        print(f"{task}: {len(of_task)} cases, {len(values)} values" + (f", {by_class} by class" if by_class else ""))

@@ -1,4 +1,4 @@
-"""Makes the golden values of this folder: trusted peers' answers on small, deterministic rows. From the repository's root:
+"""Makes all golden values of this folder: trusted peers' answers on small, deterministic rows. From the repository's root:
 
     scripts/python.sh evaluator/golden/make_golden.py
 
@@ -8,6 +8,7 @@ runs it with the versions that scripts/requirements.txt pins; those that made th
 import functools
 import json
 import platform
+import runpy
 import warnings
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from scipy import special, stats
 from scipy.spatial import distance
 from sklearn import metrics as m
 from sklearn.calibration import calibration_curve
+from sklearn.decomposition import PCA
 
 warnings.simplefilter("ignore")
 HERE = Path(__file__).parent
@@ -37,12 +39,18 @@ def count(quantities):
         COUNTS[quantity] = COUNTS.get(quantity, 0) + (value is not None)
 
 
+def weighed(quantity):
+    """A distance of numbers (x) or categories (word) whose rows weigh: one line of the list."""
+    column, _, method = quantity.partition("_")
+    return f"{method} by weight" if column in ("x", "word") else quantity
+
+
 def save(name, cases):
     for case in cases:
         over_bins = [case] if "jensen_shannon" in case else []
         for quantities in [case.get("expected", {}), *over_bins]:
-            names = set(quantities) - {"name", "reference", "current", "statistic", "p_value", "chi2_p_value"}
-            count({name: quantities[name] for name in names} | ({"ks": 0.0} if "statistic" in quantities else {}))
+            names = {name for name in quantities if not name.endswith("p_value")} - {"name", "reference", "current", "statistic"}
+            count({weighed(name): quantities[name] for name in names} | ({"ks": 0.0} if "statistic" in quantities else {}))
         count({f"difference of {metric}": value[0] for metric, value in case.get("compared", {}).items()})
         for metric, by_class in case.get("by_class", {}).items():
             for value in by_class.values():
@@ -692,6 +700,126 @@ def drift():
     ]
 
 
+def weighted_drift_case(name, reference, current):
+    """Drift of rows that stand for several: distribution functions by weight, and tests on Kish's effective rows."""
+    (r, r_rate), (c, c_rate) = reference, current
+    u, v = 1 / r_rate, 1 / c_rate
+    kish = lambda w: w.sum() ** 2 / (w**2).sum()
+    grid = np.unique(np.r_[r, c])
+    below = lambda x, w: np.array([w[x <= at].sum() for at in grid]) / w.sum()
+    ks = np.abs(below(r, u) - below(c, v)).max()
+    m, n = kish(u), kish(v)
+    ks_p = stats.kstwo.sf(ks, max(round(m * n / (m + n)), 1))
+    moved = stats.wasserstein_distance(r, c, u, v)
+    mean = np.average(r, weights=u)
+    deviation = np.sqrt(np.average((r - mean) ** 2, weights=u))
+    # NumPy averages no two values where rows weigh; the weights here hit no tenth exactly.
+    edges = np.unique(np.quantile(r, np.arange(1, 10) / 10, method="inverted_cdf", weights=u))
+    binned = lambda x, w: np.bincount(np.searchsorted(edges, x, side="left"), weights=w, minlength=len(edges) + 1)
+    expected = {"x_ks": ks, "x_ks_p_value": ks_p, "x_wasserstein": moved, "x_wasserstein_normed": moved / deviation}
+    words = np.unique(np.round(r))
+    # Each of the reference's words, and one bin for all others.
+    worded = lambda x, w: np.array([w[np.round(x) == word].sum() for word in words] + [w[~np.isin(np.round(x), words)].sum()])
+    for column, counts in [("x", binned), ("word", worded)]:
+        a, b = counts(r, u), counts(c, v)
+        floored = [np.maximum(side / side.sum(), 1e-4) for side in (a, b)]
+        expected[f"{column}_psi"] = float(np.sum((floored[1] - floored[0]) * np.log(floored[1] / floored[0])))
+        # The bins hold as many rows as there are effective ones.
+        over = over_bins(a * m / a.sum(), b * n / b.sum())
+        expected |= {f"{column}_{what}": value for what, value in over.items()}
+    return {
+        "name": name,
+        "reference": [float(x) for x in r],
+        "reference_rate": [float(x) for x in r_rate],
+        "current": [float(x) for x in c],
+        "current_rate": [float(x) for x in c_rate],
+        "expected": {what: float(value) for what, value in expected.items()},
+    }
+
+
+def weighted_drift():
+    rng = np.random.default_rng(43)
+    rates = lambda n: rng.choice([1.0, 0.37, 0.11], n)
+    one = np.ones
+    a, b = np.round(rng.normal(size=300), 3), np.round(rng.normal(0.3, 1.2, 200), 3)
+    selective = np.where(b > 0.5, 0.23, 1.0)
+    return [
+        weighted_drift_case("both", (a, rates(300)), (b, rates(200))),
+        weighted_drift_case("current_alone", (a, one(300)), (b, rates(200))),
+        weighted_drift_case("reference_alone", (a, rates(300)), (b, one(200))),
+        weighted_drift_case("large_ones_kept_seldom", (a, one(300)), (b, selective)),
+        weighted_drift_case("ties", (np.round(a, 1), rates(300)), (np.round(b, 1), rates(200))),
+        weighted_drift_case("few", (a[:20], rates(20)), (b[:12], rates(12))),
+    ]
+
+
+def rebuilt_case(name, reference, current, rates=None):
+    """Mean errors of rebuilding rows from principal components of the reference, by scikit-learn; by their definition where rows weigh."""
+    r, c = np.asarray(reference, float), np.asarray(current, float)
+    u, v = (np.ones(len(r)), np.ones(len(c))) if rates is None else (1 / rates[0], 1 / rates[1])
+    mean = np.average(np.nan_to_num(r), weights=u, axis=0) if not np.isnan(r).any() else np.nanmean(r, axis=0)
+    filled = [np.where(np.isnan(x), mean, x) for x in (r, c)]
+    if rates is None:
+        deviation = np.nanstd(r, axis=0)
+        z = [(x - mean) / deviation for x in filled]
+        pca = PCA(n_components=0.65, svd_solver="full").fit(z[0]) if not np.isnan(r).any() else None
+    else:
+        deviation = np.sqrt(np.average((r - mean) ** 2, weights=u, axis=0))
+        z = [(x - mean) / deviation for x in filled]
+        pca = None
+    if pca is not None and pca.n_components_ < r.shape[1]:
+        errors = [np.linalg.norm(x - pca.inverse_transform(pca.transform(x)), axis=1) for x in z]
+    else:
+        values, axes = np.linalg.eigh((z[0] * u[:, None]).T @ z[0] / u.sum())
+        order = np.argsort(values)[::-1]
+        kept = min(int(np.searchsorted(np.cumsum(values[order]) / values.sum(), 0.65, side="right")) + 1, r.shape[1] - 1)
+        axes = axes[:, order[:kept]]
+        errors = [np.linalg.norm(x - x @ axes @ axes.T, axis=1) for x in z]
+    kish = lambda w: w.sum() ** 2 / (w**2).sum()
+    means = [np.average(e, weights=w) for e, w in zip(errors, (u, v))]
+    rows = [kish(u), kish(v)]
+    deviations = [
+        np.sqrt(np.average((e - m) ** 2, weights=w) * n / (n - 1)) for e, m, w, n in zip(errors, means, (u, v), rows)
+    ]
+    test = stats.ttest_ind_from_stats(means[1], deviations[1], rows[1], means[0], deviations[0], rows[0], equal_var=False)
+    column = lambda values: [None if np.isnan(x) else float(x) for x in values]
+    return {
+        "name": name,
+        "reference": [column(x) for x in r.T],
+        "current": [column(x) for x in c.T],
+        "rates": None if rates is None else [[float(x) for x in of] for of in rates],
+        "errors": [float(x) for x in means],
+        "expected": {
+            "pca_reconstruction": float(abs(means[1] - means[0]) / deviations[0]),
+            "pca_reconstruction_p_value": float(test.pvalue),
+        },
+    }
+
+
+def rebuilt():
+    rng = np.random.default_rng(47)
+
+    def draw(n, mix, noise=0.4):
+        latent = rng.normal(size=(n, 2))
+        return np.round(latent @ mix + noise * rng.normal(size=(n, mix.shape[1])) + [1, 200, -3, 0.5, 0], 4)
+
+    mix = np.array([[1.0, 30, 0.2, 0.0, 1.0], [0.3, -10, 1.0, 0.5, -1.0]])
+    other = mix * [[1, 1, 1, 1, 1], [1, -1, 1, -1, 1]]
+    reference, alike, moved = draw(500, mix), draw(300, mix), draw(300, other)
+    holes = lambda x, at: np.where(rng.random(x.shape) < at, np.nan, x)
+    rates = lambda n: rng.choice([1.0, 0.37, 0.11], n)
+    tight = np.round(reference * [1, 1, 1, 1, 0] + reference[:, [0]] * [0, 0, 0, 0, 2], 4)
+    return [
+        rebuilt_case("alike", reference, alike),
+        rebuilt_case("margins_alike", reference, moved),
+        rebuilt_case("holes", holes(reference, 0.05), holes(alike, 0.2)),
+        rebuilt_case("nearly_flat", tight, np.round(alike, 4)),
+        rebuilt_case("two_features", reference[:, :2], moved[:, :2]),
+        rebuilt_case("two_alone", np.round(rng.normal(size=(200, 2)), 4), np.round(rng.normal(0.4, 1.3, size=(90, 2)), 4)),
+        rebuilt_case("kept_by_chance", reference, moved, (rates(500), rates(300))),
+    ]
+
+
 def asymptotic():
     cases = []
     for n in [1, 2, 5, 10, 50, 140, 141, 500, 2000, 20000, 100000, 1000000, 50000000]:
@@ -711,9 +839,13 @@ save("comparisons", comparisons())
 save("serving", serving())
 save("ranking", ranking())
 save("drift", drift())
+save("weighted_drift", weighted_drift())
+save("components", rebuilt())
 save("categories", categories())
 save("kolmogorov", asymptotic())
 
-# The README's table has these.
+runpy.run_path(str(HERE / "make_estimates.py"), run_name="__main__")
+# The README's table has these; scripts/test_scripts.py holds it to them.
+(HERE / "counts.json").write_text(json.dumps(dict(sorted(COUNTS.items())), indent=1) + "\n")
 for quantity, values in sorted(COUNTS.items()):
     print(f"{quantity:<34} {values:>4} values")

@@ -12,13 +12,14 @@ pub use crate::window::columns::Column;
 use crate::{
     Error,
     drift::{
-        Bins, KolmogorovSmirnov, Method, Shares, chi_square, deviation, ks_2samp, population_stability_index,
-        wasserstein,
+        Bins, Counts, KolmogorovSmirnov, Method, Sample, SampleRef, Shares, chi_square, components::Components,
+        deviation, ks_of_samples, mean_and_deviation, population_stability_index, wasserstein,
     },
     estimate::Calibration,
-    metrics::Undefined,
+    metrics::{Undefined, Weight},
     window::calibrate::calibrate,
-    window::columns::{Categories, Columns, count_rows, read_categories, read_numbers},
+    window::columns::{Categories, Columns, attributions, count_rows, read_categories, read_numbers},
+    window::components::fit,
 };
 
 /// Values kept of a numeric column. A larger sample is thinned to evenly spaced order statistics, which moves a
@@ -43,6 +44,9 @@ pub struct Reference {
     /// The positive class that a binary model's calibration is of, if it was named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub positive_class: Option<String>,
+    /// What its numeric features have in common; none unless there are two, and in references of before there were components.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub components: Option<Components>,
 }
 
 /// What a model's rows mean, as far as a reference depends on it.
@@ -79,6 +83,9 @@ pub enum ReferenceValues {
         n: u64,
         /// Ascending, at most a million.
         sample: Vec<f64>,
+        /// What each of them stands for; nothing if all stand for themselves.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        weights: Vec<Weight>,
         /// The deciles of all values read.
         bins: Bins,
     },
@@ -88,7 +95,21 @@ pub enum ReferenceValues {
         n: u64,
         /// Rows of each kept category.
         categories: BTreeMap<String, u64>,
+        /// What they stand for, if not for themselves.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        weighed: Option<WeighedCategories>,
     },
+}
+
+/// What the rows of categories stand for, where they do not for themselves.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WeighedCategories {
+    /// The weight of each kept category.
+    categories: BTreeMap<String, f64>,
+    /// The weight of all others.
+    others: f64,
+    /// Rows of equal weight that would say as much.
+    effective_rows: f64,
 }
 
 /// Where a model's reference of a version lies in the store.
@@ -114,7 +135,8 @@ impl Reference {
             Ok(reference) => reference,
             Err(error) => return Some(Err(error.to_string())),
         };
-        Some(match version_of(&reference.columns, reference.calibration.as_ref()) {
+        let content = version_of(&reference.columns, reference.calibration.as_ref(), reference.components.as_ref());
+        Some(match content {
             Ok(version) if version == reference.version => Ok(reference),
             Ok(version) => Err(format!("its content is of version {version}, and it says {}", reference.version)),
             Err(error) => Err(error.to_string()),
@@ -131,9 +153,13 @@ impl Reference {
         let read = Columns::of(context, table).await?;
         let read_from = read.valid_rows();
         let mut kept: BTreeMap<Column, ReferenceColumn> = BTreeMap::new();
-        for (column, by_group) in read_numbers(context, &read, &read.numeric(task), None).await? {
-            let mut sample: Vec<f64> = by_group.into_values().flat_map(BTreeMap::into_values).flatten().collect();
-            sample.sort_unstable_by(f64::total_cmp);
+        let mut moments = BTreeMap::new();
+        let numeric: Vec<_> = read.numeric(task).into_iter().chain(attributions(context, &read).await?).collect();
+        for (column, by_group) in read_numbers(context, &read, &numeric, None).await? {
+            let sample = Sample::merged(by_group.values().flat_map(BTreeMap::values));
+            if let (Column::Feature(name), Some(found)) = (&column, mean_and_deviation(sample.as_ref())) {
+                moments.insert(name.clone(), found);
+            }
             if let Some(values) = ReferenceValues::numeric(sample) {
                 kept.insert(column.clone(), ReferenceColumn { column, values });
             }
@@ -143,15 +169,19 @@ impl Reference {
                 continue;
             };
             if kept.get(&column).is_none_or(|numeric| numeric.values.n() < values.n()) {
+                if let Column::Feature(name) = &column {
+                    moments.remove(name);
+                }
                 kept.insert(column.clone(), ReferenceColumn { column, values });
             }
         }
         let columns: Vec<ReferenceColumn> = kept.into_values().collect();
         let rows = count_rows(context, &read_from).await?;
         let calibration = calibrate(context, &read, &terms).await?;
-        let version = version_of(&columns, Some(&calibration))?;
+        let components = fit(context, &read, &moments).await?;
+        let version = version_of(&columns, Some(&calibration), components.as_ref())?;
         let positive_class = terms.positive_class.filter(|_| task == Task::Binary);
-        Ok(Self { version, columns, rows, calibration: Some(calibration), positive_class })
+        Ok(Self { version, columns, rows, calibration: Some(calibration), positive_class, components })
     }
 
     /// The values of a column, if the reference has any.
@@ -161,33 +191,46 @@ impl Reference {
 }
 
 /// The hash of a reference's content.
-fn version_of(columns: &[ReferenceColumn], calibration: Option<&Calibration>) -> Result<String, serde_json::Error> {
-    let content = match calibration {
-        // What has no labels has the version that it had before there were calibrations.
-        None | Some(Calibration::None(_)) => serde_json::to_vec(columns)?,
-        Some(fitted) => serde_json::to_vec(&(columns, fitted))?,
+fn version_of(
+    columns: &[ReferenceColumn],
+    calibration: Option<&Calibration>,
+    components: Option<&Components>,
+) -> Result<String, serde_json::Error> {
+    let fitted = calibration.filter(|calibration| !matches!(calibration, Calibration::None(_)));
+    // What has no labels, or no two numbers, has the version that it had before there were calibrations, or components.
+    let content = match (fitted, components) {
+        (None, None) => serde_json::to_vec(columns)?,
+        (Some(fitted), None) => serde_json::to_vec(&(columns, fitted))?,
+        (fitted, Some(components)) => serde_json::to_vec(&(columns, fitted, components))?,
     };
     Ok(format!("{:016x}", xxh3_64(&content)))
 }
 
 impl ReferenceValues {
-    /// From an ascending sample without NaN; `None` if empty.
-    pub fn numeric(sample: Vec<f64>) -> Option<Self> {
-        let (n, bins) = (sample.len() as u64, Bins::deciles(&sample));
-        (n > 0).then(|| Self::Numeric { n, bins, sample: thin(sample, SAMPLE_MAX) })
+    /// From a sorted sample; `None` if empty.
+    pub fn numeric(sample: Sample) -> Option<Self> {
+        let (n, bins) = (sample.values().len() as u64, Bins::of_sample(sample.as_ref()));
+        let (sample, weights) = sample.thinned(SAMPLE_MAX).into_parts();
+        (n > 0).then_some(Self::Numeric { n, bins, sample, weights })
     }
 
     /// From the most frequent categories; `None` if there are no rows.
     pub(crate) fn categorical(categories: Categories) -> Option<Self> {
-        let n = categories.counts.values().sum::<u64>() + categories.others;
-        (n > 0).then_some(Self::Categorical { n, categories: categories.counts })
+        let all = categories.all();
+        let weighed = (!all.is_plain()).then(|| WeighedCategories {
+            categories: categories.counts.iter().map(|(category, tally)| (category.clone(), tally.weight)).collect(),
+            others: categories.others.weight,
+            effective_rows: all.effective_rows(),
+        });
+        let counts = categories.counts.into_iter().map(|(category, tally)| (category, tally.rows)).collect();
+        (all.rows > 0).then_some(Self::Categorical { n: all.rows, categories: counts, weighed })
     }
 
     /// The share of its own values that would count as strange: texts beyond its most frequent ones.
     pub(crate) fn strange_share(&self) -> f64 {
         match self {
             Self::Numeric { .. } => 0.0,
-            Self::Categorical { n, categories } => 1.0 - categories.values().sum::<u64>() as f64 / *n as f64,
+            Self::Categorical { n, categories, .. } => 1.0 - categories.values().sum::<u64>() as f64 / *n as f64,
         }
     }
 
@@ -195,7 +238,7 @@ impl ReferenceValues {
     pub(crate) fn is_constant(&self) -> bool {
         match self {
             Self::Numeric { sample, .. } => sample.first() == sample.last(),
-            Self::Categorical { n, categories } => categories.values().any(|count| count == n),
+            Self::Categorical { n, categories, .. } => categories.values().any(|count| count == n),
         }
     }
 
@@ -206,10 +249,12 @@ impl ReferenceValues {
         }
     }
 
-    /// Kolmogorov–Smirnov of numbers. `current` ascending, without NaN.
-    pub fn ks(&self, current: &[f64]) -> Result<KolmogorovSmirnov, Undefined> {
+    /// Kolmogorov–Smirnov of numbers.
+    pub fn ks(&self, current: SampleRef<'_>) -> Result<KolmogorovSmirnov, Undefined> {
         match self {
-            Self::Numeric { sample, .. } => ks_2samp(sample, current).ok_or(Undefined::NoRows),
+            Self::Numeric { sample, weights, .. } => {
+                ks_of_samples(SampleRef::new(sample, weights), current).ok_or(Undefined::NoRows)
+            }
             Self::Categorical { .. } => Err(Undefined::NoReference),
         }
     }
@@ -227,12 +272,13 @@ pub struct Distance {
 }
 
 impl ReferenceValues {
-    /// Every distance of numbers. `current` ascending, without NaN.
+    /// Every distance of numbers, by what rows stand for on either side.
     ///
     /// Distances over bins are over the reference's deciles, the outer ones open: what lies out of the reference's range is in
     /// these, and is counted by itself in `quality`.
-    pub fn distances_of_numbers(&self, current: &[f64]) -> Vec<Distance> {
-        let Self::Numeric { sample, bins, .. } = self else { return Vec::new() };
+    pub fn distances_of_numbers(&self, current: SampleRef<'_>) -> Vec<Distance> {
+        let Self::Numeric { sample, weights, bins, .. } = self else { return Vec::new() };
+        let sample = SampleRef::new(sample, weights);
         let test = self.ks(current);
         let ks_p = test.map(|test| test.p_value);
         let spread = deviation(sample);
@@ -258,7 +304,7 @@ impl ReferenceValues {
                 outcome: with_p(moved().and_then(|distance| Ok(distance / spread.ok_or(Undefined::Constant)?))),
             },
         ];
-        distances.extend(over_bins(&bins.count(sample), &bins.count(current)));
+        distances.extend(over_bins(&bins.weigh(sample), &bins.weigh(current)));
         distances
     }
 
@@ -277,18 +323,26 @@ impl ReferenceValues {
         Some((below + above) as u64)
     }
 
-    fn paired_categories(&self, current: &Categories) -> Option<(Vec<u64>, Vec<u64>)> {
-        let Self::Categorical { n, categories } = self else { return None };
-        let mut reference: Vec<u64> = categories.values().copied().collect();
-        let mut counts: Vec<u64> = categories.keys().map(|c| current.counts.get(c).copied().unwrap_or(0)).collect();
-        reference.push(n - reference.iter().sum::<u64>());
-        counts.push(current.n() - counts.iter().sum::<u64>());
-        Some((reference, counts))
+    fn paired_categories(&self, current: &Categories) -> Option<(Counts, Counts)> {
+        let Self::Categorical { n, categories, weighed } = self else { return None };
+        let reference = if let Some(weighed) = weighed {
+            let bins = weighed.categories.values().copied().chain([weighed.others]).collect();
+            Counts { bins, effective_rows: weighed.effective_rows }
+        } else {
+            let others = n - categories.values().sum::<u64>();
+            Counts::of_rows(&categories.values().copied().chain([others]).collect::<Vec<u64>>())
+        };
+        let known = |category: &String| current.counts.get(category).copied().unwrap_or_default();
+        let mut others = current.others;
+        let unknown = current.counts.iter().filter(|(category, _)| !categories.contains_key(*category));
+        unknown.for_each(|(_, tally)| others.add(*tally));
+        let bins = categories.keys().map(|category| known(category).weight).chain([others.weight]).collect();
+        Some((reference, Counts { bins, effective_rows: current.all().effective_rows() }))
     }
 }
 
 /// The distances over bins, all with the p-value of Pearson's test.
-fn over_bins(reference: &[u64], current: &[u64]) -> Vec<Distance> {
+fn over_bins(reference: &Counts, current: &Counts) -> Vec<Distance> {
     let shares = Shares::of(reference, current).ok_or(Undefined::NoRows);
     let test = chi_square(reference, current).ok_or(Undefined::NoRows);
     let psi = population_stability_index(reference, current).ok_or(Undefined::NoRows);
@@ -298,7 +352,7 @@ fn over_bins(reference: &[u64], current: &[u64]) -> Vec<Distance> {
         outcome: statistic.and_then(|statistic| Ok((statistic, test?.p_value))),
     };
     let by = |of: fn(&Shares) -> f64| shares.as_ref().map(of).map_err(|reason| *reason);
-    let rows = test.map_or(0, |test| test.rows);
+    let rows = test.map_or(0.0, |test| test.rows);
     vec![
         of(Method::Psi, psi),
         of(Method::JensenShannon, by(Shares::jensen_shannon)),
@@ -314,21 +368,14 @@ fn over_bins(reference: &[u64], current: &[u64]) -> Vec<Distance> {
     ]
 }
 
-/// Evenly spaced order statistics, both ends included.
-fn thin(sample: Vec<f64>, max: usize) -> Vec<f64> {
-    if sample.len() <= max {
-        return sample;
-    }
-    let last = (sample.len() - 1) as u128;
-    (0..max).map(|i| sample[(i as u128 * last / (max as u128 - 1)) as usize]).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::window::columns::Tally;
 
     fn counts(pairs: &[(&str, u64)], others: u64) -> Categories {
-        Categories { counts: pairs.iter().map(|(category, n)| ((*category).to_owned(), *n)).collect(), others }
+        let counts = pairs.iter().map(|(category, n)| ((*category).to_owned(), Tally::of_rows(*n))).collect();
+        Categories { counts, others: Tally::of_rows(others) }
     }
 
     fn psi(distances: &[Distance]) -> Result<f64, Undefined> {
@@ -357,20 +404,14 @@ mod tests {
     }
 
     #[test]
-    fn a_thinned_sample_keeps_its_ends() {
-        let sample: Vec<f64> = (0..1000).map(f64::from).collect();
-        let thinned = thin(sample, 10);
-        assert_eq!((thinned.len(), thinned[0], thinned[9]), (10, 0.0, 999.0));
-    }
-
-    #[test]
     fn a_constant_reference_is_two_bins() {
-        let reference = ReferenceValues::numeric(vec![3.0; 20]).expect("rows");
-        assert_eq!(psi(&reference.distances_of_numbers(&[3.0, 3.0])), Ok(0.0));
-        assert!(psi(&reference.distances_of_numbers(&[4.0])).is_ok_and(|psi| psi > 9.0));
-        let normed = reference.distances_of_numbers(&[4.0]).into_iter().find(|d| d.method == Method::WassersteinNormed);
+        let reference = ReferenceValues::numeric(Sample::of_sorted(vec![3.0; 20])).expect("rows");
+        let distances = |values: &[f64]| reference.distances_of_numbers(SampleRef::new(values, &[]));
+        assert_eq!(psi(&distances(&[3.0, 3.0])), Ok(0.0));
+        assert!(psi(&distances(&[4.0])).is_ok_and(|psi| psi > 9.0));
+        let normed = distances(&[4.0]).into_iter().find(|d| d.method == Method::WassersteinNormed);
         assert_eq!(normed.map(|distance| distance.outcome), Some(Err(Undefined::Constant)));
         assert_eq!(reference.out_of_range(&[2.0, 3.0, 3.0, 4.0, 5.0]), Some(3));
-        assert_eq!(reference.ks(&[]), Err(Undefined::NoRows));
+        assert_eq!(reference.ks(SampleRef::new(&[], &[])), Err(Undefined::NoRows));
     }
 }

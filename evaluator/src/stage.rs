@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
 use driftline_ledger::{LedgerState, Members, Replica, WindowRecord};
-use driftline_schemas::clock::{self, Micros};
+use driftline_schemas::clock;
 use driftline_schemas::config::ReferenceSpec;
 use driftline_schemas::history::part_name;
 use driftline_schemas::ledger::{Entry, Job, WindowState};
@@ -194,26 +194,32 @@ fn judged_windows(state: &LedgerState) -> impl Iterator<Item = Subject> + '_ {
 /// has been judged (`was_judged`), only for those that some evaluator is about to complete.
 fn awaits_reference(state: &LedgerState, job: &Job, was_judged: bool) -> bool {
     let Some(epoch) = state.epochs.get(&job.epoch) else { return false };
-    let Some(ReferenceSpec::Past { last, offset }) = epoch.config.model(&job.model).reference else { return false };
-    reference_windows(state, job, last, offset).any(|record| {
+    let Some(past @ ReferenceSpec::Past { .. }) = &epoch.config.model(&job.model).reference else { return false };
+    reference_windows(state, job, past).any(|record| {
         let is_coming = record.is_judged() || (!was_judged && (record.open.is_some() || !record.pending.is_empty()));
         record.history_revision == 0 && is_coming
     })
 }
 
-/// The windows that lie whole in the period that a job is measured against.
+/// The windows that lie whole in the period that a job is measured against; none of a file.
 fn reference_windows<'a>(
     state: &'a LedgerState,
     job: &Job,
-    last: Micros,
-    offset: Micros,
+    past: &ReferenceSpec,
 ) -> impl Iterator<Item = &'a WindowRecord> {
+    let (last, offset, same_hour) = match past {
+        ReferenceSpec::Past { last, offset, same_hour_of_week } => (*last, *offset, *same_hour_of_week),
+        ReferenceSpec::File(_) => (0, 0, false),
+    };
     let spec = state.era_settings(&job.model, job.window.start).window;
-    let until = spec.back(job.window.start, offset);
+    let start = job.window.start;
+    let until = spec.back(start, offset);
     let from = spec.back(until, last);
     let windows = state.models.get(&job.model).map(|model| &model.windows);
     let inside = windows.into_iter().flat_map(move |windows| windows.range(from..until.max(from)));
-    inside.map(|(_, record)| record).filter(move |record| record.window.end <= until)
+    inside.map(|(_, record)| record).filter(move |record| {
+        record.window.end <= until && (!same_hour || spec.is_same_hour_of_week(start, record.window.start))
+    })
 }
 
 async fn evaluate_window(
@@ -308,7 +314,7 @@ impl References {
     ) -> Result<Option<Arc<Reference>>, Error> {
         match spec {
             ReferenceSpec::File(location) => self.file_or_none(parts, job, location).await,
-            ReferenceSpec::Past { last, offset } => past(parts, state, job, *last, *offset).await,
+            ReferenceSpec::Past { .. } => past(parts, state, job, spec).await,
         }
     }
 
@@ -368,10 +374,9 @@ async fn past(
     parts: &Parts,
     state: &LedgerState,
     job: &Job,
-    last: Micros,
-    offset: Micros,
+    spec: &ReferenceSpec,
 ) -> Result<Option<Arc<Reference>>, Error> {
-    let paths: Vec<String> = reference_windows(state, job, last, offset)
+    let paths: Vec<String> = reference_windows(state, job, spec)
         .filter(|record| record.history_revision > 0)
         .flat_map(|record| history_paths(&job.model, record.window, record.parts))
         .collect();
@@ -397,7 +402,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use driftline_ledger::state::ModelState;
-    use driftline_schemas::clock::DAY;
+    use driftline_schemas::clock::{DAY, Micros};
     use driftline_schemas::config::{JudgeConfig, ModelSettings, ReviseConfig};
     use driftline_schemas::ledger::WindowState;
     use driftline_schemas::tables::Task;
@@ -450,9 +455,13 @@ mod tests {
                 forgets: 0,
                 decided_at: 0,
             };
-            let found: Vec<Micros> =
-                reference_windows(&state, &job, 7 * DAY, 7 * DAY).map(|record| record.window.start).collect();
-            assert_eq!(found, starts[at - 14..at - 7], "{}", clock::show(starts[at]));
+            let found = |last: Micros, offset: Micros, same_hour_of_week: bool| -> Vec<Micros> {
+                let past = ReferenceSpec::Past { last, offset, same_hour_of_week };
+                reference_windows(&state, &job, &past).map(|record| record.window.start).collect()
+            };
+            assert_eq!(found(7 * DAY, 7 * DAY, false), starts[at - 14..at - 7], "{}", clock::show(starts[at]));
+            // Of the days of two weeks those of the same weekday.
+            assert_eq!(found(14 * DAY, 0, true), [starts[at - 14], starts[at - 7]], "{}", clock::show(starts[at]));
         }
     }
 }

@@ -256,7 +256,7 @@ table! {
 table! {
     /// What one metric of one group of a window's rows is expected to be, before its labels are there.
     EstimateRow, estimates_schema, estimate_rows_to_batch, estimate_rows_from_batch, sort_estimate_rows
-    by (window_start, window_end, model_version, segment, segment_value, metric, method, revision),
+    by (window_start, window_end, model_version, segment, segment_value, metric, class, method, revision),
     /// The version; none for all.
     model_version: Option<String> = "model_version",
     /// The names a segment crosses.
@@ -269,6 +269,8 @@ table! {
     window_end: DateTime<Utc> = "window_end",
     /// The metric's name, as in `metrics`.
     metric: String = "metric",
+    /// The class of a metric that is of one class against the rest; none for all.
+    class: Option<String> = "class",
     /// `cbpe`, `dle` or `nowcast`.
     method: String = "method",
     /// The value, or none with a reason.
@@ -369,13 +371,13 @@ table! {
     window_start: DateTime<Utc> = "window_start",
     /// First instant after it.
     window_end: DateTime<Utc> = "window_end",
-    /// A feature's name, `score` or `prediction`.
+    /// A feature's name, `score`, `prediction` or `label`, an attribution as `attributions.<name>`, or `__features__` for all numbers together.
     column_name: String = "column_name",
     /// The method.
     method: String = "method",
     /// The distance, or none with a reason.
     statistic: Option<f64> = "statistic",
-    /// The p-value, if the method is a test: that of `ks` or `chi2` goes with the other methods too.
+    /// The p-value of the method's test: of those that are tests themselves, and of the one that decides.
     p_value: Option<f64> = "p_value",
     /// The statistic from which on a column counts as drifted, if the test rejects too.
     threshold: f64 = "threshold",

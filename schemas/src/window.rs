@@ -2,7 +2,7 @@
 //!
 //! Calendar windows follow the rules of IANA's time zone database as it is compiled into this build ([`TZDATA`]). Another
 //! build may know other rules; so a window that the ledger holds is taken from there, and never computed again.
-use chrono::{Datelike, Days, LocalResult, Months, NaiveDate, NaiveTime, TimeZone};
+use chrono::{Datelike, Days, LocalResult, Months, NaiveDate, NaiveTime, TimeZone, Timelike};
 use chrono_tz::{GapInfo, Tz};
 use serde::{Deserialize, Serialize};
 
@@ -151,6 +151,16 @@ impl WindowSpec {
         }
     }
 
+    /// Whether two windows start in the same hour of the week; of calendar windows, on the same weekday of their zone.
+    pub fn is_same_hour_of_week(&self, start: Micros, other: Micros) -> bool {
+        let place = |start: Micros| {
+            let local = time_of(within_calendars(start)).with_timezone(&self.timezone);
+            let hour = if matches!(self.length, WindowLength::Fixed(_)) { local.hour() } else { 0 };
+            (local.weekday(), hour)
+        };
+        place(start) == place(other)
+    }
+
     fn local_date(&self, time: Micros) -> NaiveDate {
         time_of(time).with_timezone(&self.timezone).date_naive()
     }
@@ -228,6 +238,23 @@ mod tests {
         assert_eq!(window.start, at("2026-01-01T10:00:00Z"));
         assert_eq!(spec.window_of(window.end - 1), window);
         assert_ne!(spec.window_of(window.end), window);
+    }
+
+    #[test]
+    fn the_same_hour_of_the_week_comes_once_a_week() {
+        let spec = WindowSpec::fixed(15 * MINUTE);
+        let wednesday = at("2026-01-07T10:15:00Z");
+        let same = |other: &str| spec.is_same_hour_of_week(wednesday, at(other));
+        assert!(same("2025-12-31T10:45:00Z") && same("2026-01-07T10:00:00Z"));
+        assert!(!same("2025-12-31T11:00:00Z") && !same("2025-12-30T10:15:00Z"));
+        // In the week after the clocks went forward a Monday starts an hour earlier in UTC; in one zone its midnight is skipped.
+        let days = calendar(WindowLength::Day, "Europe/Amsterdam");
+        assert!(days.is_same_hour_of_week(at("2026-03-29T22:00:00Z"), at("2026-03-22T23:00:00Z")));
+        assert!(!days.is_same_hour_of_week(at("2026-03-29T22:00:00Z"), at("2026-03-23T23:00:00Z")));
+        let skipped = calendar(WindowLength::Day, "Africa/Cairo");
+        let friday = skipped.window_of(at("2026-04-24T12:00:00Z")).start;
+        assert_ne!(time_of(friday).with_timezone(&skipped.timezone).hour(), 0);
+        assert!(skipped.is_same_hour_of_week(friday, skipped.window_of(at("2026-04-17T12:00:00Z")).start));
     }
 
     #[test]

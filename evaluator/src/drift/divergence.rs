@@ -1,12 +1,12 @@
 //! Distances of two distributions over the same bins.
 
-use super::psi::SHARE_MIN;
+use super::{Counts, psi::SHARE_MIN};
 use crate::metrics::ExactSum;
 
 /// Shares of the same bins on both sides.
 ///
 /// # Inputs
-/// Rows per bin, the same bins in the same order. Missing values are in no bin; unseen categories share one.
+/// What rows per bin stand for, the same bins in the same order. Missing values are in no bin; unseen categories share one.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Shares {
     pairs: Vec<(f64, f64)>,
@@ -14,13 +14,8 @@ pub struct Shares {
 
 impl Shares {
     /// `None` if a side has no rows.
-    pub fn of(reference: &[u64], current: &[u64]) -> Option<Self> {
-        let (n_reference, n_current) = (reference.iter().sum::<u64>(), current.iter().sum::<u64>());
-        if n_reference == 0 || n_current == 0 {
-            return None;
-        }
-        let share = |(r, c): (&u64, &u64)| (*r as f64 / n_reference as f64, *c as f64 / n_current as f64);
-        Some(Self { pairs: reference.iter().zip(current).map(share).collect() })
+    pub fn of(reference: &Counts, current: &Counts) -> Option<Self> {
+        Some(Self { pairs: reference.shares()?.into_iter().zip(current.shares()?).collect() })
     }
 
     /// Jensen–Shannon distance in base 2.
@@ -85,21 +80,22 @@ mod tests {
 
     #[test]
     fn equal_and_disjoint_shares_are_the_ends() {
-        let equal = Shares::of(&[1, 2, 3], &[10, 20, 30]).expect("rows");
+        let of = |r: &[u64], c: &[u64]| Shares::of(&Counts::of_rows(r), &Counts::of_rows(c));
+        let equal = of(&[1, 2, 3], &[10, 20, 30]).expect("rows");
         for distance in
             [equal.jensen_shannon(), equal.hellinger(), equal.total_variation(), equal.l_infinity(), equal.kl()]
         {
             assert!(distance.abs() < 1e-12, "{distance}");
         }
-        let disjoint = Shares::of(&[5, 0], &[0, 9]).expect("rows");
+        let disjoint = of(&[5, 0], &[0, 9]).expect("rows");
         for distance in
             [disjoint.jensen_shannon(), disjoint.hellinger(), disjoint.total_variation(), disjoint.l_infinity()]
         {
             assert_eq!(distance, 1.0);
         }
         assert!(disjoint.kl().is_finite());
-        assert_eq!(Shares::of(&[0, 0], &[1, 2]), None);
-        assert_eq!(Shares::of(&[], &[]), None);
+        assert_eq!(of(&[0, 0], &[1, 2]), None);
+        assert_eq!(of(&[], &[]), None);
     }
 
     proptest! {
@@ -108,6 +104,7 @@ mod tests {
             pairs in prop::collection::vec((0_u64..50, 0_u64..50), 1..12),
         ) {
             let (r, c): (Vec<u64>, Vec<u64>) = pairs.into_iter().unzip();
+            let (r, c) = (Counts::of_rows(&r), Counts::of_rows(&c));
             let (Some(there), Some(back)) = (Shares::of(&r, &c), Shares::of(&c, &r)) else { return Ok(()) };
             for (one, other) in [
                 (there.jensen_shannon(), back.jensen_shannon()),

@@ -1,6 +1,6 @@
 //! The two-sample Kolmogorov–Smirnov test.
 
-use super::kolmogorov;
+use super::{SampleRef, kolmogorov};
 
 /// Up to this size of the larger sample the p-value is exact; above it asymptotic. SciPy's `MAX_AUTO_N`.
 const EXACT_ROWS_MAX: usize = 10_000;
@@ -43,6 +43,43 @@ pub fn ks_2samp(left: &[f64], right: &[f64]) -> Option<KolmogorovSmirnov> {
         kolmogorov::sf(harmonic.round_ties_even().max(1.0) as u64, statistic)
     };
     Some(KolmogorovSmirnov { statistic, p_value: p_value.clamp(0.0, 1.0) })
+}
+
+/// Compares two samples whose rows may weigh differently.
+///
+/// # Formula
+/// The statistic is the largest distance of the weighted distribution functions; the p-value is asymptotic, with Kish's effective rows in the
+/// place of rows. Where all rows stand for themselves it is [`ks_2samp`].
+/// # Source
+/// Monahan (2011), Numerical Methods of Statistics, 12.10, for the weighted test; Kish (1965) for the rows.
+/// # Returns
+/// `None` if a sample is empty.
+pub fn ks_of_samples(left: SampleRef<'_>, right: SampleRef<'_>) -> Option<KolmogorovSmirnov> {
+    if left.is_plain() && right.is_plain() {
+        return ks_2samp(left.values(), right.values());
+    }
+    if left.is_empty() || right.is_empty() {
+        return None;
+    }
+    let (of_left, of_right) = (left.all_bits() as f64, right.all_bits() as f64);
+    let mut statistic = 0.0_f64;
+    let (mut i, mut j) = (0, 0);
+    let (mut below_left, mut below_right) = (0_u128, 0_u128);
+    while i < left.values().len() && j < right.values().len() {
+        let at = left.values()[i].min(right.values()[j]);
+        while left.values().get(i).is_some_and(|value| *value <= at) {
+            below_left += left.bits(i);
+            i += 1;
+        }
+        while right.values().get(j).is_some_and(|value| *value <= at) {
+            below_right += right.bits(j);
+            j += 1;
+        }
+        statistic = statistic.max((below_left as f64 / of_left - below_right as f64 / of_right).abs());
+    }
+    let (m, n) = (left.effective_rows(), right.effective_rows());
+    let rows = (m * n / (m + n)).round_ties_even().max(1.0) as u64;
+    Some(KolmogorovSmirnov { statistic, p_value: kolmogorov::sf(rows, statistic).clamp(0.0, 1.0) })
 }
 
 /// `m · n · sup |F₁ − F₂|`, an integer.
@@ -99,6 +136,7 @@ fn exact_p_value(m: u64, n: u64, distance: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{drift::Sample, metrics::Weight};
 
     #[test]
     fn hand_worked() {
@@ -110,6 +148,23 @@ mod tests {
         let one = ks_2samp(&[5.0], &[5.0, 5.0, 5.0]).expect("rows");
         assert_eq!(one.statistic, 0.0);
         assert_eq!(ks_2samp(&[], &[1.0]), None);
+    }
+
+    #[test]
+    fn weights_are_rows_in_the_statistic_and_fewer_in_the_p_value() {
+        let mut heavy = Sample::default();
+        for (value, times) in [(0.1, 4), (0.2, 1), (0.5, 2), (0.9, 4)] {
+            heavy.push(value, Weight::of_rate(Some(1.0 / f64::from(times))));
+        }
+        let repeated = [0.1, 0.1, 0.1, 0.1, 0.2, 0.5, 0.5, 0.9, 0.9, 0.9, 0.9];
+        let other = Sample::of_sorted(vec![0.15, 0.3, 0.4, 0.6, 0.95]);
+        let weighed = ks_of_samples(heavy.as_ref(), other.as_ref()).expect("rows");
+        let plain = ks_2samp(&repeated, other.values()).expect("rows");
+        assert!((weighed.statistic - plain.statistic).abs() < 1e-12, "{weighed:?} {plain:?}");
+        assert!(weighed.p_value > plain.p_value, "{weighed:?} {plain:?}");
+        assert_eq!(ks_of_samples(other.as_ref(), heavy.as_ref()), Some(weighed), "symmetric");
+        assert_eq!(ks_of_samples(heavy.as_ref(), Sample::default().as_ref()), None);
+        assert_eq!(ks_of_samples(other.as_ref(), other.as_ref()), ks_2samp(other.values(), other.values()));
     }
 
     #[test]

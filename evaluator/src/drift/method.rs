@@ -7,7 +7,8 @@ pub const LEVEL: f64 = 0.05;
 ///
 /// A column has drifted by a method if the statistic reaches the method's threshold **and** the test that goes with the method
 /// rejects at [`LEVEL`]: with many rows a test rejects distances that matter to nobody, with few a distance is large by chance.
-/// The test is Kolmogorov–Smirnov's for `ks` and the Wasserstein distances, Pearson's over the same bins for all others.
+/// The test is Kolmogorov–Smirnov's for `ks` and the Wasserstein distances, Welch's of the mean errors for `pca_reconstruction`, Pearson's over
+/// the same bins for all others.
 /// One method decides for its column ([`Method::decides`]), so that ten methods do not make ten chances of a false alarm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Method {
@@ -31,6 +32,8 @@ pub enum Method {
     LInfinity,
     /// Kullback–Leibler's divergence, nats.
     Kl,
+    /// How far the mean error of rebuilding rows from the reference's principal components has moved, in its standard deviations.
+    PcaReconstruction,
 }
 
 impl Method {
@@ -47,6 +50,7 @@ impl Method {
             Self::TotalVariation => "total_variation",
             Self::LInfinity => "l_infinity",
             Self::Kl => "kl",
+            Self::PcaReconstruction => "pca_reconstruction",
         }
     }
 
@@ -62,12 +66,17 @@ impl Method {
 
     /// Whether the method is a test itself, whose p-value is published beside it.
     pub fn is_test(self) -> bool {
-        matches!(self, Self::Ks | Self::Chi2)
+        matches!(self, Self::Ks | Self::Chi2 | Self::PcaReconstruction)
     }
 
     /// Whether the method decides for its column: Kolmogorov–Smirnov for numbers, whose statistic needs no bins;
-    /// Jensen–Shannon for categories, which is bounded and needs no floor for empty bins.
+    /// Jensen–Shannon for categories, which is bounded and needs no floor for empty bins. All features together have one method.
     pub fn decides(self, is_numeric: bool) -> bool {
-        if is_numeric { self == Self::Ks } else { self == Self::JensenShannon }
+        match self {
+            Self::Ks => is_numeric,
+            Self::JensenShannon => !is_numeric,
+            Self::PcaReconstruction => true,
+            _ => false,
+        }
     }
 }

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::metrics::ExactSum;
+use super::SampleRef;
+use crate::metrics::{ExactSum, Mass};
 
 /// A share below this counts as this, so that an empty bin stays finite. Larger hides small bins; smaller lets one
 /// empty bin dominate.
@@ -22,6 +23,17 @@ impl Bins {
     /// Ascending, without NaN. An empty sample gives one bin.
     pub fn deciles(sample: &[f64]) -> Self {
         let mut edges: Vec<f64> = (1..10).filter_map(|tenth| quantile(sample, f64::from(tenth) / 10.0)).collect();
+        edges.dedup();
+        Self { edges }
+    }
+
+    /// The deciles of what rows stand for: those above where all stand for themselves, else between the values on either side of each
+    /// tenth of the weight.
+    pub fn of_sample(sample: SampleRef<'_>) -> Self {
+        if sample.is_plain() {
+            return Self::deciles(sample.values());
+        }
+        let mut edges: Vec<f64> = (1..10).filter_map(|tenth| sample.quantile(f64::from(tenth) / 10.0)).collect();
         edges.dedup();
         Self { edges }
     }
@@ -56,6 +68,17 @@ impl Bins {
         self.edges.partition_point(|edge| *edge < value)
     }
 
+    /// What the rows of each bin stand for.
+    pub fn weigh(&self, sample: SampleRef<'_>) -> Counts {
+        // Integers, so that no order of rows shows.
+        let mut masses = vec![Mass::default(); self.len()];
+        for (row, value) in sample.values().iter().enumerate() {
+            masses[self.of(*value)].push(sample.weight(row));
+        }
+        let all = masses.iter().fold(Mass::default(), |all, mass| all.with(*mass));
+        Counts { bins: masses.iter().map(Mass::weight).collect(), effective_rows: all.effective_rows() }
+    }
+
     /// Values per bin.
     pub fn count(&self, values: &[f64]) -> Vec<u64> {
         let mut counts = vec![0; self.len()];
@@ -63,6 +86,28 @@ impl Bins {
             counts[self.of(*value)] += 1;
         }
         counts
+    }
+}
+
+/// What rows stand for, by bin.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Counts {
+    /// Rows of each bin, or their weight.
+    pub bins: Vec<f64>,
+    /// Rows of equal weight that would say as much.
+    pub effective_rows: f64,
+}
+
+impl Counts {
+    /// Rows that stand for themselves.
+    pub fn of_rows(rows: &[u64]) -> Self {
+        Self { bins: rows.iter().map(|rows| *rows as f64).collect(), effective_rows: rows.iter().sum::<u64>() as f64 }
+    }
+
+    /// The share of each bin; `None` without rows.
+    pub fn shares(&self) -> Option<Vec<f64>> {
+        let all: f64 = self.bins.iter().sum();
+        (all > 0.0).then(|| self.bins.iter().map(|bin| bin / all).collect())
     }
 }
 
@@ -76,16 +121,12 @@ impl Bins {
 /// Rows per bin, the same bins in the same order on both sides.
 /// # Returns
 /// Nats in `[0, ∞)`; 0 means equal shares. `None` if a side has no rows.
-pub fn population_stability_index(reference: &[u64], current: &[u64]) -> Option<f64> {
-    let (n_reference, n_current) = (reference.iter().sum::<u64>(), current.iter().sum::<u64>());
-    if n_reference == 0 || n_current == 0 {
-        return None;
-    }
-    let share = |count: u64, n: u64| (count as f64 / n as f64).max(SHARE_MIN);
+pub fn population_stability_index(reference: &Counts, current: &Counts) -> Option<f64> {
     let terms: ExactSum = reference
+        .shares()?
         .iter()
-        .zip(current)
-        .map(|(r, c)| (share(*r, n_reference), share(*c, n_current)))
+        .zip(current.shares()?)
+        .map(|(r, c)| (r.max(SHARE_MIN), c.max(SHARE_MIN)))
         .map(|(r, c)| (c - r) * (c / r).ln())
         .collect();
     Some(terms.value())
@@ -126,12 +167,13 @@ mod tests {
 
     #[test]
     fn hand_worked() {
-        assert_eq!(population_stability_index(&[5, 5], &[10, 10]), Some(0.0));
-        let quarter = population_stability_index(&[5, 5], &[15, 5]).expect("rows");
+        let psi = |r: &[u64], c: &[u64]| population_stability_index(&Counts::of_rows(r), &Counts::of_rows(c));
+        assert_eq!(psi(&[5, 5], &[10, 10]), Some(0.0));
+        let quarter = psi(&[5, 5], &[15, 5]).expect("rows");
         assert!((quarter - (0.25 * 1.5_f64.ln() - 0.25 * 0.5_f64.ln())).abs() < 1e-15);
         // An empty bin counts as 1e-4.
-        let empty = population_stability_index(&[1, 1], &[2, 0]).expect("rows");
+        let empty = psi(&[1, 1], &[2, 0]).expect("rows");
         assert!((empty - (0.5 * 2.0_f64.ln() + (1e-4 - 0.5) * (1e-4_f64 / 0.5).ln())).abs() < 1e-15);
-        assert_eq!(population_stability_index(&[0, 0], &[1, 1]), None);
+        assert_eq!(psi(&[0, 0], &[1, 1]), None);
     }
 }

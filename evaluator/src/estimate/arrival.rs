@@ -290,6 +290,27 @@ mod tests {
         assert!(arrival.median_seconds.is_some_and(|median| (median / 86_400.0 - 2.0_f64.ln()).abs() < 0.02));
     }
 
+    #[test]
+    fn rows_that_were_waited_for_to_within_a_labels_bin_count_for_half() {
+        let mut arrivals = Arrivals::default();
+        arrivals.push(Some(HOUR / 2), 0);
+        (0..2).for_each(|_| arrivals.push(None, 0));
+        (0..3).for_each(|_| arrivals.push(None, 1));
+        let arrival = arrivals.value(|place| Some(if place == 0 { HOUR / 2 } else { 10 * DAY }));
+        // One of 6 − 2/2.
+        assert!(mark(&arrival, 3_600).share.is_some_and(|(share, _, _)| (share - 0.2).abs() < 1e-12), "{arrival:?}");
+    }
+
+    #[test]
+    fn the_median_lies_in_its_bin_where_half_of_the_rows_are() {
+        let mut arrivals = Arrivals::default();
+        (0..4).for_each(|_| arrivals.push(Some(HOUR / 2), 0));
+        let bin = EDGES.partition_point(|edge| *edge < HOUR / 2);
+        let middle = (EDGES[bin - 1] + EDGES[bin]) as f64 / 2.0 / SECOND as f64;
+        let median = arrivals.value(|_| None).median_seconds.expect("all have come");
+        assert!((median - middle).abs() < 1e-6, "{median} is not {middle}");
+    }
+
     proptest! {
         #[test]
         fn e1_arrivals_merge(

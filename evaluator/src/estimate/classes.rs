@@ -11,8 +11,12 @@ use super::{
 };
 use crate::metrics::{Mass, Undefined, exact_sum::DoubledSum};
 
-/// Every metric that is estimated, in published order.
+/// Every metric of all classes together that is estimated, in published order.
 pub const METRICS: [&str; 5] = ["accuracy", "precision_macro", "recall_macro", "f1_macro", "roc_auc_macro"];
+/// Every metric of one class against the rest.
+pub const CLASS_METRICS: [&str; 4] = ["precision", "recall", "f1", "roc_auc"];
+/// Classes up to which each has estimates of its own: the work grows with the square.
+const CLASSES_MAX: usize = 20;
 
 /// How a metric moves with one row's being of a class: `weight · (if_predicted · [predicted] + always)`.
 #[derive(Clone, Copy, Default)]
@@ -28,36 +32,69 @@ struct Slope {
 /// zero, the probabilities themselves are.) The metrics are those of the expected confusion matrix; macro averages are over the
 /// classes that the reference knows and those that are predicted, a class without a defined value counting as 0. The variance is that
 /// of a draw of each row's class, `Σ w² (Σ p d² − (Σ p d)²)`, plus that of the curves' blocks by the delta method, as if the
-/// classes' curves were independent. Of `roc_auc_macro`, the errors of the classes are added as if they went together.
+/// classes' curves were independent. Of `roc_auc_macro`, the errors of the classes are added as if they went together. A model of at
+/// most 20 classes has [`CLASS_METRICS`] of each class that the reference knows too, each against the rest.
 /// # Source
 /// NannyML, CBPE for multiclass models; Zadrozny & Elkan (2002), Transforming Classifier Scores into Accurate Multiclass
 /// Probability Estimates, for the normalisation.
 /// # Inputs
 /// Rows of a window, their class the predicted one.
 /// # Returns
-/// As many outcomes as [`METRICS`]: `no_rows` or, if no row has probabilities, `no_scores`.
-pub fn estimate(rows: &ClassRows, curves: &BTreeMap<String, Curve>) -> Vec<(&'static str, Outcome)> {
+/// As many outcomes as [`METRICS`], then those by class: `no_rows` or, if no row has probabilities, `no_scores`.
+pub fn estimate(rows: &ClassRows, curves: &BTreeMap<String, Curve>) -> Vec<(&'static str, Option<String>, Outcome)> {
     let classes: Vec<&str> = curves.keys().map(String::as_str).collect();
     let table = rows.table(&classes);
     if table.rows() == 0 || classes.is_empty() {
         let reason = if rows.counts().is_empty() { Undefined::NoRows } else { Undefined::NoScores };
-        return METRICS.iter().map(|metric| (*metric, Err(reason))).collect();
+        return METRICS.iter().map(|metric| (*metric, None, Err(reason))).collect();
     }
     let calibrated = Calibrated::of(&table, curves);
     let totals = Totals::of(&table, &calibrated);
-    let slopes = totals.slopes();
+    let by_class = if classes.len() <= CLASSES_MAX { classes.as_slice() } else { &[] };
+    let mut slopes = totals.slopes().to_vec();
+    slopes.extend((0..by_class.len()).flat_map(|class| totals.slopes_of(class)));
+    let mut values: Vec<Option<f64>> = totals.values().map(Some).to_vec();
+    values.extend((0..by_class.len()).flat_map(|class| totals.values_of(class)));
+    let areas = calibrated.areas(&table);
     let variances = calibrated.variances(&table, &slopes);
-    let values = totals.values();
-    let mut outcomes: Vec<Outcome> = values
-        .into_iter()
-        .zip(variances)
-        .map(|(value, variance)| Ok(Estimated::share(value.clamp(0.0, 1.0), variance)))
-        .collect();
-    outcomes.push(calibrated.roc_auc_macro(&table));
+    let mut shares = values.into_iter().zip(variances).map(|(value, variance)| {
+        let value = value.ok_or(Undefined::ZeroDenominator)?;
+        Ok(Estimated::share(value.clamp(0.0, 1.0), variance))
+    });
+    let mut outcomes: Vec<(&'static str, Option<String>, Outcome)> = Vec::new();
+    for metric in METRICS {
+        let outcome = if metric == "roc_auc_macro" { macro_area(&areas) } else { shares.next().unwrap_or(NO_ROWS) };
+        outcomes.push((metric, None, outcome));
+    }
+    for (class, area) in by_class.iter().zip(&areas) {
+        for metric in CLASS_METRICS {
+            let outcome = if metric == "roc_auc" {
+                area.map(|(value, variance)| Estimated::share(value, variance)).ok_or(Undefined::OneClass)
+            } else {
+                shares.next().unwrap_or(NO_ROWS)
+            };
+            outcomes.push((metric, Some((*class).to_owned()), outcome));
+        }
+    }
     let scarcest = curves.values().map(Curve::scarcest).fold(totals.mass.effective_rows(), f64::min);
     let strange = calibrated.strange / totals.mass.weight();
     let finish = |outcome: Outcome| outcome.map(|estimated| estimated.on_rows(scarcest).on_strange(strange));
-    METRICS.iter().zip(outcomes).map(|(metric, outcome)| (*metric, finish(outcome))).collect()
+    outcomes.into_iter().map(|(metric, class, outcome)| (metric, class, finish(outcome))).collect()
+}
+
+/// What stands where nothing was worked out.
+const NO_ROWS: Outcome = Err(Undefined::NoRows);
+
+/// The mean of the classes' areas.
+fn macro_area(areas: &[Option<(f64, f64)>]) -> Outcome {
+    let known: Vec<&(f64, f64)> = areas.iter().flatten().collect();
+    if known.len() < 2 {
+        return Err(Undefined::OneClass);
+    }
+    let count = known.len() as f64;
+    let mean = known.iter().map(|(value, _)| value).sum::<f64>() / count;
+    let errors = known.iter().map(|(_, variance)| variance.sqrt()).sum::<f64>() / count;
+    Ok(Estimated::share(mean, errors.powi(2)))
 }
 
 /// Each row's calibrated probabilities.
@@ -134,10 +171,10 @@ impl<'a> Calibrated<'a> {
         slopes.iter().map(of_metric).collect()
     }
 
-    /// The mean of the classes' areas, each class against the rest, ranked by its probability as the model gave it.
-    fn roc_auc_macro(&self, table: &Table) -> Outcome {
+    /// The area of each class against the rest, ranked by its probability as the model gave it, with its variance.
+    fn areas(&self, table: &Table) -> Vec<Option<(f64, f64)>> {
         let width = self.curves.len();
-        let (mut sum, mut errors, mut count) = (0.0, 0.0, 0.0);
+        let mut all = Vec::new();
         for (class, curve) in self.curves.iter().enumerate() {
             let mut order: Vec<usize> = (0..table.rows()).collect();
             // Stable: among equals the rows stay in the table's order.
@@ -171,18 +208,13 @@ impl<'a> Calibrated<'a> {
                     }
                 },
             );
-            if let Some(area) = found.roc_auc {
+            all.push(found.roc_auc.map(|area| {
                 let blocks = by_block.iter().zip(curve.variances());
                 let of_blocks: f64 = blocks.map(|(slope, variance)| slope.value().powi(2) * variance).sum();
-                sum += area.value;
-                errors += (area.variance + of_blocks).sqrt();
-                count += 1.0;
-            }
+                (area.value, area.variance + of_blocks)
+            }));
         }
-        if count < 2.0 {
-            return Err(Undefined::OneClass);
-        }
-        Ok(Estimated::share(sum / count, (errors / count).powi(2)))
+        all
     }
 }
 
@@ -233,6 +265,30 @@ impl Totals {
             values[3] += over(2.0 * both, actual + predicted) / self.classes();
         }
         values
+    }
+
+    /// Precision, recall and F1 of one class; none without a denominator.
+    fn values_of(&self, class: usize) -> [Option<f64>; 3] {
+        let over = |above: f64, below: f64| (below > 0.0).then(|| above / below);
+        let (actual, predicted, both) = (self.actual[class], self.predicted[class], self.both[class]);
+        [over(both, predicted), over(both, actual), over(2.0 * both, actual + predicted)]
+    }
+
+    /// How these move with a row's being of a class: of this one, for no other is in them.
+    fn slopes_of(&self, class: usize) -> [Vec<Slope>; 3] {
+        let over = |above: f64, below: f64| if below > 0.0 { above / below } else { 0.0 };
+        let (actual, predicted, both) = (self.actual[class], self.predicted[class], self.both[class]);
+        let either = actual + predicted;
+        let alone = |if_predicted: f64, always: f64| {
+            let mut slopes = vec![Slope::default(); self.actual.len()];
+            slopes[class] = Slope { if_predicted, always };
+            slopes
+        };
+        [
+            alone(over(1.0, predicted), 0.0),
+            alone(over(1.0, actual), -over(both, actual * actual)),
+            alone(over(2.0, either), -over(2.0 * both, either * either)),
+        ]
     }
 
     /// How these move with a row's being of a class.
@@ -290,7 +346,7 @@ mod tests {
     fn intervals_hold_the_realised_value() {
         let worlds = 200_u64;
         for (reference, window) in [(6_000, 400), (800, 2_000)] {
-            let mut covered = [0.0; METRICS.len()];
+            let mut covered: BTreeMap<(&str, Option<String>), f64> = BTreeMap::new();
             for world in 0..worlds {
                 let mut chance = Chance(17 + world * 104_729);
                 (0..10).for_each(|_| {
@@ -309,15 +365,18 @@ mod tests {
                     truth.push(class, None, &named(&probabilities), Weight::ONE);
                 }
                 let report = truth.value();
-                for (at, (metric, outcome)) in estimate(&rows, &curves).into_iter().enumerate() {
-                    let realised = report.get(metric).and_then(|row| row.value).expect("defined");
+                for (metric, class, outcome) in estimate(&rows, &curves) {
+                    let is = |row: &&crate::metrics::ReportRow| row.metric == metric && row.class == class;
+                    let realised = report.metrics.iter().find(is).and_then(|row| row.value).expect("defined");
                     let Estimated { low, high, .. } = outcome.expect("defined");
-                    covered[at] += f64::from(u8::from(low <= realised && realised <= high)) / worlds as f64;
+                    let covers = f64::from(u8::from(low <= realised && realised <= high)) / worlds as f64;
+                    *covered.entry((metric, class)).or_default() += covers;
                 }
             }
-            for (metric, share) in METRICS.iter().zip(covered) {
-                println!("{reference} rows of reference, {window} in the window: {metric} {share:.3}");
-                assert!((0.89..=1.0).contains(&share), "{metric} covers {share} with {reference} and {window} rows");
+            assert_eq!(covered.len(), METRICS.len() + CLASS_METRICS.len() * CLASSES.len());
+            for (metric, share) in covered {
+                println!("{reference} rows of reference, {window} in the window: {metric:?} {share:.3}");
+                assert!((0.89..=1.0).contains(&share), "{metric:?} covers {share} with {reference} and {window} rows");
             }
         }
     }
@@ -329,7 +388,7 @@ mod tests {
         labelled.push(Some("b"), &[("a", 0.2), ("b", 0.8)], true, Weight::ONE);
         let curves = one_vs_rest(&labelled).expect("two classes");
         let reasons = |rows: &ClassRows| -> Vec<Option<Undefined>> {
-            estimate(rows, &curves).into_iter().map(|(_, outcome)| outcome.err()).collect()
+            estimate(rows, &curves).into_iter().map(|(_, _, outcome)| outcome.err()).collect()
         };
         assert_eq!(reasons(&ClassRows::default()), [Some(Undefined::NoRows); 5]);
         let mut unscored = ClassRows::default();
@@ -348,8 +407,8 @@ mod tests {
         let mut rows = ClassRows::default();
         rows.push(Some("a"), &[("a", 0.9), ("b", 0.1)], false, Weight::ONE);
         rows.push(Some("z"), &[("a", 0.9), ("b", 0.1)], false, Weight::ONE);
-        let values: Vec<Option<f64>> =
-            estimate(&rows, &curves).into_iter().map(|(_, outcome)| outcome.ok().map(|e| e.value)).collect();
+        let estimated = estimate(&rows, &curves);
+        let values: Vec<Option<f64>> = estimated.iter().map(|(_, _, outcome)| outcome.ok().map(|e| e.value)).collect();
         let close =
             |at: usize, value: f64| assert!(values[at].is_some_and(|v| (v - value).abs() < 1e-12), "{values:?}");
         close(0, 0.5);
@@ -357,5 +416,9 @@ mod tests {
         close(2, 0.5 / 3.0);
         close(3, 2.0 / 9.0);
         assert_eq!(values[4], None, "one class is expected, so there is nothing to tell apart");
+        let of_b: Vec<Option<Undefined>> =
+            estimated.iter().filter(|row| row.1.as_deref() == Some("b")).map(|row| row.2.err()).collect();
+        let zero = Some(Undefined::ZeroDenominator);
+        assert_eq!(of_b, [zero, zero, zero, Some(Undefined::OneClass)], "it is neither predicted nor expected");
     }
 }

@@ -156,6 +156,8 @@ mod tests {
         assert!((root.high - squared.high.sqrt()).abs() < 1e-15);
         let far = estimate(&side(&[9.0; 40]), &bins)[0].1.expect("defined");
         assert_eq!((far.value, far.warning), (3.0, Some(Warning::OutOfRange)));
+        let low = estimate(&side(&[-9.0; 40]), &bins)[0].1.expect("defined");
+        assert_eq!((low.value, low.warning), (1.0, Some(Warning::OutOfRange)));
         assert_eq!(estimate(&Side::default(), &bins)[0].1, Err(Undefined::NoRows));
         assert_eq!(LossBins::new(vec![], (0.0, 1.0), vec![bin(9.0, 1.0, 1.0)]), Err(Undefined::TooFewRows));
     }

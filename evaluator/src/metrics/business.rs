@@ -100,6 +100,18 @@ mod tests {
     }
 
     #[test]
+    fn rows_that_stand_for_four_are_no_four_rows() {
+        let kept =
+            |count: i64| Cell { weight: 4.0 * count as f64, squares: 16.0 * count as f64, ..cell(true, true, count) };
+        let cells = [kept(10), Cell { predicted: NEGATIVE.to_owned(), ..kept(5) }];
+        let [(_, total), (_, mean)] = business_value(&cells, &COST);
+        let (total, mean) = (total.expect("rows"), mean.expect("rows"));
+        assert_eq!((total.value, mean.error.expect("rows").rows), (4.0 * (900.0 - 500.0), 15.0));
+        // numpy.std([90]*10 + [-100]*5, ddof=1) / sqrt(15)
+        assert!((mean.error.expect("rows").value - 23.937749957251054).abs() < 1e-9, "{:?}", mean.error);
+    }
+
+    #[test]
     fn e3_without_rows_there_is_a_reason_and_alike_rows_a_warning() {
         assert!(business_value(&[], &COST).iter().all(|(_, outcome)| *outcome == Err(Undefined::NoRows)));
         let [_, (_, mean)] = business_value(&[cell(true, true, 30)], &COST);

@@ -173,7 +173,7 @@ pub fn mover(first: Bounded, second: Bounded, correlation: f64) -> (f64, f64) {
 }
 
 /// The chance of so large a statistic, on either side.
-fn two_sided(statistic: f64, degrees: Option<f64>) -> f64 {
+pub(crate) fn two_sided(statistic: f64, degrees: Option<f64>) -> f64 {
     let below = -statistic.abs();
     let tail = match degrees {
         Some(degrees) => StudentsT::new(0.0, 1.0, degrees.max(1.0)).map(|t| t.cdf(below)),

@@ -399,6 +399,37 @@ mod tests {
     }
 
     #[test]
+    fn every_threshold_of_a_thinned_curve_takes_the_rows_that_it_says() {
+        let rows = draws(5_000, 1e9);
+        let (curves, _) = curves(&rows);
+        let mass = |of: bool, from: f64| -> f64 {
+            rows.iter().filter(|r| r.1 == of && r.0 >= from).map(|r| if r.0 > 0.9 { 1.0 / 0.3 } else { 1.0 }).sum()
+        };
+        let (all_positives, all_negatives) = (mass(true, f64::MIN), mass(false, f64::MIN));
+        for name in ["roc", "gain", "precision_recall"] {
+            let curve = curves.iter().find(|curve| curve.name == name).expect("curve");
+            let thresholds = curve.points.iter().filter_map(|point| Some((point, point.threshold?)));
+            let mut count = 0;
+            for (point, threshold) in thresholds {
+                let (positives, negatives) = (mass(true, threshold), mass(false, threshold));
+                let recall = positives / all_positives;
+                let expected = match name {
+                    "roc" => [negatives / all_negatives, recall],
+                    "gain" => [(positives + negatives) / (all_positives + all_negatives), recall],
+                    // The mean precision of a stretch ends at its recall.
+                    _ => [recall, point.y],
+                };
+                assert!(
+                    (point.x - expected[0]).abs() < 1e-9 && (point.y - expected[1]).abs() < 1e-9,
+                    "{name} {point:?}"
+                );
+                count += 1;
+            }
+            assert!(count > 90, "{name}: {count}");
+        }
+    }
+
+    #[test]
     fn e3_one_class_has_no_curve_but_reliability() {
         let (curves, _) = curves(&[(0.2, false), (0.3, false)]);
         assert_eq!(curves.iter().map(|curve| curve.name.as_str()).collect::<Vec<_>>(), ["reliability"]);

@@ -1,7 +1,7 @@
 //! 95 % intervals, and what each is called in the `ci_method` column.
 //!
 //! They are held to their coverage: `cargo test -p driftline-evaluator --release -- --ignored --nocapture coverage` prints it
-//! for every cell of a fixed grid. Not every cell has passed yet: CHANGELOG's known limits say which had not.
+//! for every cell of a fixed grid. README says what it has printed.
 
 use serde::{Deserialize, Serialize};
 use statrs::distribution::{Binomial, ContinuousCDF, DiscreteCDF, StudentsT};

@@ -1,5 +1,7 @@
 //! How much rows count: an exact sum of their sampling weights, and of the squares that intervals need.
 
+use serde::{Deserialize, Serialize};
+
 use super::wire::{Reader, put_u64};
 
 /// A weight is an integer in units of 2⁻⁴⁰, so that sums do not depend on the order of rows. More bits leave less room:
@@ -11,7 +13,7 @@ const ONE: u64 = 1 << UNIT_BITS;
 const RATE_MIN: f64 = 1.0 / (1 << 22) as f64;
 
 /// The weight of one row: one over its sampling rate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Weight(u64);
 
 impl Weight {

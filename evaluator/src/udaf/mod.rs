@@ -12,7 +12,7 @@
 //! | `exact_sum(x)`, `exact_mean(x)` | Double |
 //! | `ks_statistic(x, is_current)`, `ks_p_value(x, is_current)` | Double |
 //! | `bin_counts(x, '[edges]')` | List of Int64 |
-//! | `sorted_values(x)` | LargeList of Double, ascending |
+//! | `sorted_sample(x)`, with a sampling rate behind if rows have one | LargeBinary: a [`crate::drift::Sample`] |
 //! | `flagged_values(first, second, x)`, `class_rows(class, probabilities, is_labelled)`, each with a sampling rate behind if rows have one | LargeBinary: a [`crate::estimate::FlaggedValues`] or [`crate::estimate::ClassRows`]; of null flags and classes see there |
 //! | `label_arrivals(lag, place)` | LargeBinary: a [`crate::estimate::arrival::Arrivals`]; a null lag is a row that waits |
 //! | `binary_report(actual, predicted, score, 'probability')`, `multiclass_report(actual, predicted, probabilities)`, `regression_report(y, predicted)`, each with a sampling rate behind if rows have one | JSON text of a [`crate::metrics::Report`] |
@@ -20,11 +20,14 @@
 //! | `paired_binary(actual, predicted_a, score_a, predicted_b, score_b, 'probability')`, `paired_regression(y, predicted_a, predicted_b)`, `paired_hits(hit_a, hit_b)`, with a sampling rate behind if rows have one | JSON text: rows, and a [`crate::metrics::comparison::Comparison`] of each metric |
 //! | `ranked_query(score, relevance, 'k')`: the metrics of [`crate::metrics::ranking`] of one query's rows, or none | List of Double |
 //! | `distinct_rows(a, b, …)`: rows with a value in any column, and different ones among them | List of two Int64 |
-//! | `total_weight(sampling_rate)`: what rows stand for; every row counts, nulls too | Double |
+//! | `feature_products('scaling', rate, a, b, …)`: Σw, then Σ w zᵢzⱼ of each two features on one scale, i ≤ j; a null is taken for the mean | List of Double |
+//! | `reconstruction_errors('components', rate, a, b, …)`: rows, effective rows, Σw, Σwe and Σwe² of the errors e of [`crate::drift::components`] | List of Double |
+//! | `total_weight(sampling_rate)`, `total_squared_weight(sampling_rate)`: what rows stand for, and its squares; every row counts, nulls too | Double |
 
 mod adapter;
 mod bins;
 mod columns;
+mod components;
 mod counts;
 mod distinct;
 mod ks;
@@ -33,7 +36,7 @@ mod pairs;
 mod ranking;
 mod report;
 pub(crate) mod rows;
-mod samples;
+pub(crate) mod samples;
 mod scores;
 mod serving;
 mod sums;
@@ -59,6 +62,7 @@ pub fn all() -> Vec<AggregateUDF> {
         paired::functions(),
         distinct::functions(),
         ranking::functions(),
+        components::functions(),
     ])
     .flatten()
     .collect()

@@ -1,62 +1,72 @@
-//! `sorted_values(x)`: the whole column, ascending, for what compares distributions outside SQL.
-
-use std::sync::Arc;
+//! `sorted_sample(x)`: the whole column with what its rows stand for, ascending, for what compares distributions outside SQL.
 
 use datafusion::{
     arrow::{
-        array::{ArrayRef, Float64Array, LargeListArray},
-        buffer::OffsetBuffer,
-        datatypes::{DataType, Field},
+        array::{Array, ArrayRef},
+        datatypes::DataType,
     },
+    common::exec_datafusion_err,
     error::Result,
     logical_expr::AggregateUDF,
     scalar::ScalarValue,
 };
 
 use super::{
-    adapter::{State, function},
-    columns::for_each_double,
+    adapter::{State, function_of},
+    columns::{Weights, doubles, for_each_double},
+    report::with_rate,
 };
-use crate::metrics::wire::{Reader, put_f64s};
+use crate::{
+    drift::Sample,
+    metrics::{Weight, wire::Reader},
+};
 
 pub(super) fn functions() -> Vec<AggregateUDF> {
-    let list = DataType::LargeList(Arc::new(Field::new_list_field(DataType::Float64, true)));
-    vec![function("sorted_values", vec![DataType::Float64], list, |_| Ok(Box::new(ValuesState { values: Vec::new() })))]
+    vec![function_of("sorted_sample", with_rate(vec![DataType::Float64]), DataType::LargeBinary, |_| {
+        Ok(Box::<Sample>::default())
+    })]
 }
 
-#[derive(Debug)]
-struct ValuesState {
-    values: Vec<f64>,
+/// Reads what `sorted_sample` returned; no bytes are no rows.
+pub(crate) fn sample(bytes: &[u8]) -> Result<Sample> {
+    let mut sample = Sample::default();
+    if bytes.is_empty() {
+        return Ok(sample);
+    }
+    sample.merge_encoded(&mut Reader::new(bytes)).ok_or_else(|| exec_datafusion_err!("sorted_sample is cut short"))?;
+    Ok(sample)
 }
 
-impl State for ValuesState {
+impl State for Sample {
     fn update(&mut self, columns: &[ArrayRef]) -> Result<()> {
-        for_each_double(&columns[0], |value| {
-            if !value.is_nan() {
-                self.values.push(value);
-            }
-        });
+        let weights = Weights::of(columns.get(1));
+        if weights.are_one() {
+            for_each_double(&columns[0], |value| self.push(value, Weight::ONE));
+            return Ok(());
+        }
+        let values = doubles(&columns[0]);
+        for row in (0..values.len()).filter(|row| values.is_valid(*row)) {
+            self.push(values.value(row), weights.of_row(row));
+        }
         Ok(())
     }
 
     fn encode(&self, out: &mut Vec<u8>) {
-        put_f64s(out, &self.values);
+        Self::encode(self, out);
     }
 
     fn merge_encoded(&mut self, reader: &mut Reader<'_>) -> Option<()> {
-        reader.extend_f64s(&mut self.values)
+        Self::merge_encoded(self, reader)
     }
 
     fn finish(&mut self) -> Result<ScalarValue> {
-        let mut values = std::mem::take(&mut self.values);
-        values.sort_unstable_by(f64::total_cmp);
-        let field = Arc::new(Field::new_list_field(DataType::Float64, true));
-        let offsets = OffsetBuffer::from_lengths([values.len()]);
-        let list = LargeListArray::new(field, offsets, Arc::new(Float64Array::from(values)), None);
-        Ok(ScalarValue::LargeList(Arc::new(list)))
+        let whole = std::mem::take(self).sorted();
+        let mut bytes = Vec::new();
+        whole.encode(&mut bytes);
+        Ok(ScalarValue::LargeBinary(Some(bytes)))
     }
 
     fn size(&self) -> usize {
-        self.values.capacity() * size_of::<f64>()
+        Self::size(self)
     }
 }

@@ -1,4 +1,4 @@
-//! `exact_sum(x)`, `exact_mean(x)` and `total_weight(sampling_rate)`.
+//! `exact_sum(x)`, `exact_mean(x)`, `total_weight(sampling_rate)` and `total_squared_weight(sampling_rate)`.
 
 use datafusion::{
     arrow::{array::ArrayRef, datatypes::DataType},
@@ -22,7 +22,10 @@ pub(super) fn functions() -> Vec<AggregateUDF> {
         function("exact_sum", arguments(), DataType::Float64, |_| Ok(SumState::boxed(|sum, _| sum))),
         function("exact_mean", arguments(), DataType::Float64, |_| Ok(SumState::boxed(|sum, rows| sum / rows))),
         function("total_weight", arguments(), DataType::Float64, |_| {
-            Ok(Box::new(WeightState { mass: Mass::default() }))
+            Ok(Box::new(WeightState { mass: Mass::default(), value: Mass::weight }))
+        }),
+        function("total_squared_weight", arguments(), DataType::Float64, |_| {
+            Ok(Box::new(WeightState { mass: Mass::default(), value: Mass::squares }))
         }),
     ]
 }
@@ -71,6 +74,7 @@ impl State for SumState {
 #[derive(Debug)]
 struct WeightState {
     mass: Mass,
+    value: fn(&Mass) -> f64,
 }
 
 impl State for WeightState {
@@ -90,7 +94,7 @@ impl State for WeightState {
     }
 
     fn finish(&mut self) -> Result<ScalarValue> {
-        Ok(ScalarValue::Float64(Some(self.mass.weight())))
+        Ok(ScalarValue::Float64(Some((self.value)(&self.mass))))
     }
 
     fn size(&self) -> usize {

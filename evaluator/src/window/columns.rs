@@ -14,11 +14,21 @@ use datafusion::{
 use driftline_schemas::tables::Task;
 use serde::{Deserialize, Serialize};
 
-use super::sql;
-use crate::{Error, reference::CATEGORIES_MAX};
+use super::{
+    judge::{SAMPLING_RATE, with_rate},
+    sql,
+};
+use crate::{Error, drift::Sample, reference::CATEGORIES_MAX, udaf::samples::sample};
 
 /// Columns whose values are held at once: eight bytes a row each. More makes fewer scans and takes more memory.
 const COLUMNS_PER_SCAN: usize = 8;
+
+/// Before an attribution's name in the `column_name` column.
+pub const ATTRIBUTION_PREFIX: &str = "attributions.";
+/// The column of what features added to scores, by feature.
+const ATTRIBUTIONS: &str = "attributions";
+/// Attributions that a reference keeps, the first by name. They come in a map that nothing else bounds.
+const ATTRIBUTIONS_MAX: usize = 64;
 
 /// A column that can drift.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -32,6 +42,8 @@ pub enum Column {
     Label,
     /// A feature, by name.
     Feature(String),
+    /// What a feature added to a score, by the name of its column: [`ATTRIBUTION_PREFIX`] and the feature's.
+    Attribution(String),
 }
 
 impl Column {
@@ -41,7 +53,7 @@ impl Column {
             Self::Score => "score",
             Self::Prediction => "prediction",
             Self::Label => "label",
-            Self::Feature(name) => name,
+            Self::Feature(name) | Self::Attribution(name) => name,
         }
     }
 }
@@ -61,22 +73,60 @@ pub(crate) struct Columns {
 /// Rows per category, and rows of any category that was not asked for.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Categories {
-    pub(crate) counts: BTreeMap<String, u64>,
-    pub(crate) others: u64,
+    pub(crate) counts: BTreeMap<String, Tally>,
+    pub(crate) others: Tally,
+}
+
+/// Rows, what they stand for, and the sum of the squares of that.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct Tally {
+    pub(crate) rows: u64,
+    pub(crate) weight: f64,
+    squares: f64,
+}
+
+impl Tally {
+    /// Rows that stand for themselves.
+    pub(crate) fn of_rows(rows: u64) -> Self {
+        Self { rows, weight: rows as f64, squares: rows as f64 }
+    }
+
+    pub(crate) fn add(&mut self, other: Self) {
+        self.rows += other.rows;
+        self.weight += other.weight;
+        self.squares += other.squares;
+    }
+
+    /// Whether every row stands for itself.
+    pub(crate) fn is_plain(&self) -> bool {
+        *self == Self::of_rows(self.rows)
+    }
+
+    /// Kish's effective rows.
+    pub(crate) fn effective_rows(&self) -> f64 {
+        if self.rows == 0 { 0.0 } else { self.weight * (self.weight / self.squares) }
+    }
 }
 
 impl Categories {
     /// All rows.
+    pub(crate) fn all(&self) -> Tally {
+        let mut all = self.others;
+        self.counts.values().for_each(|tally| all.add(*tally));
+        all
+    }
+
+    /// How many.
     pub(crate) fn n(&self) -> u64 {
-        self.counts.values().sum::<u64>() + self.others
+        self.all().rows
     }
 
     /// Adds the rows of another group.
     pub(crate) fn merge(&mut self, other: &Self) {
-        for (category, count) in &other.counts {
-            *self.counts.entry(category.clone()).or_default() += count;
+        for (category, tally) in &other.counts {
+            self.counts.entry(category.clone()).or_default().add(*tally);
         }
-        self.others += other.others;
+        self.others.add(other.others);
     }
 }
 
@@ -160,6 +210,11 @@ impl Columns {
         }
     }
 
+    /// The sampling rate as an input of that name; `None` if rows have none.
+    pub(crate) fn rate(&self) -> Option<String> {
+        self.has(SAMPLING_RATE).then(|| format!("{} AS {SAMPLING_RATE}", self.double(SAMPLING_RATE)))
+    }
+
     /// A time as microseconds since 1970; `None` if the table has no such column of times.
     pub(crate) fn micros(&self, column: &str) -> Option<String> {
         let is_time = matches!(self.types.get(column), Some(DataType::Timestamp(TimeUnit::Microsecond, _)));
@@ -236,6 +291,13 @@ impl Columns {
         columns
     }
 
+    /// How an attribution is read; `None` of any other column, and if rows have none.
+    pub(crate) fn attribution(&self, column: &Column) -> Option<String> {
+        let Column::Attribution(name) = column else { return None };
+        let (map, feature) = (self.map(ATTRIBUTIONS)?, name.strip_prefix(ATTRIBUTION_PREFIX)?);
+        Some(format!("CAST({map}[{}] AS DOUBLE)", sql::text(feature)))
+    }
+
     /// Columns of texts that can drift.
     pub(crate) fn categorical(&self, task: Task) -> Vec<ReadColumn> {
         let mut columns = Vec::new();
@@ -254,29 +316,52 @@ impl Columns {
     }
 }
 
+/// The attributions that rows have, up to a cap.
+pub(crate) async fn attributions(context: &SessionContext, columns: &Columns) -> Result<Vec<ReadColumn>, Error> {
+    let Some(map) = columns.map(ATTRIBUTIONS) else { return Ok(Vec::new()) };
+    let query = format!(
+        "SELECT DISTINCT feature FROM (SELECT unnest(map_keys({map})) AS feature FROM {} AND {map} IS NOT NULL) \
+         ORDER BY feature LIMIT {ATTRIBUTIONS_MAX}",
+        columns.valid_rows()
+    );
+    let mut found = Vec::new();
+    for batch in collect(context, &query).await? {
+        let features = text_column(&batch, "feature")?;
+        for feature in features.as_string::<i32>().iter().flatten() {
+            let column = Column::Attribution(format!("{ATTRIBUTION_PREFIX}{feature}"));
+            found.extend(columns.attribution(&column).map(|read| (column, read)));
+        }
+    }
+    Ok(found)
+}
+
 /// What rows are told apart by: the value of a segment (empty without one), and the version (empty without versions).
 pub(crate) type ByGroup<T> = BTreeMap<String, BTreeMap<String, T>>;
 
-/// Reads the whole values of numeric columns, sorted, by group; `segment` is the SQL expression of a row's segment value.
+/// Reads the whole values of numeric columns with what their rows stand for, sorted, by group; `segment` is the SQL expression of a
+/// row's segment value.
 pub(crate) async fn read_numbers(
     context: &SessionContext,
     columns: &Columns,
     wanted: &[ReadColumn],
     segment: Option<&str>,
-) -> Result<BTreeMap<Column, ByGroup<Vec<f64>>>, Error> {
-    let mut samples: BTreeMap<Column, ByGroup<Vec<f64>>> = BTreeMap::new();
+) -> Result<BTreeMap<Column, ByGroup<Sample>>, Error> {
+    let mut samples: BTreeMap<Column, ByGroup<Sample>> = BTreeMap::new();
     let rows = GroupedRows::of(columns, segment);
     for chunk in wanted.chunks(COLUMNS_PER_SCAN) {
-        let inputs: Vec<String> = chunk.iter().enumerate().map(|(i, (_, read))| format!("{read} AS x{i}")).collect();
-        let values: Vec<String> = (0..chunk.len()).map(|i| format!("sorted_values(x{i}) AS v{i}")).collect();
+        let mut inputs: Vec<String> =
+            chunk.iter().enumerate().map(|(i, (_, read))| format!("{read} AS x{i}")).collect();
+        inputs.extend(columns.rate());
+        let call = |i: usize| with_rate(columns, &format!("sorted_sample(x{i}"));
+        let values: Vec<String> = (0..chunk.len()).map(|i| format!("{} AS v{i}", call(i))).collect();
         let from = rows.with(&inputs.join(", "));
         let query = format!("SELECT {}, {} FROM {from} {}", rows.keys, values.join(", "), rows.group_by);
         for batch in collect(context, &query).await? {
             let (segments, versions) = (text_column(&batch, "segment")?, text_column(&batch, "version")?);
             for (i, (column, _)) in chunk.iter().enumerate() {
-                let lists = batch.column(i + 2).as_list::<i64>();
+                let whole = batch.column(i + 2).as_binary::<i64>();
                 for row in 0..batch.num_rows() {
-                    let values = lists.value(row).as_primitive::<Float64Type>().values().to_vec();
+                    let values = sample(whole.value(row))?;
                     let segment = segments.as_string::<i32>().value(row).to_owned();
                     let version = versions.as_string::<i32>().value(row).to_owned();
                     samples.entry(column.clone()).or_default().entry(segment).or_default().insert(version, values);
@@ -292,17 +377,19 @@ struct GroupedRows {
     inputs: String,
     keys: &'static str,
     group_by: &'static str,
+    /// The columns that groups are told apart by, each with a comma behind it.
+    grouped: &'static str,
     rows: String,
 }
 
 impl GroupedRows {
     fn of(columns: &Columns, segment: Option<&str>) -> Self {
         let version = columns.version();
-        let (keys, group_by) = match (segment, &version) {
-            (None, None) => ("'' AS segment, '' AS version", ""),
-            (None, Some(_)) => ("'' AS segment, version", "GROUP BY version"),
-            (Some(_), None) => ("segment, '' AS version", "GROUP BY segment"),
-            (Some(_), Some(_)) => ("segment, version", "GROUP BY segment, version"),
+        let (keys, group_by, grouped) = match (segment, &version) {
+            (None, None) => ("'' AS segment, '' AS version", "", ""),
+            (None, Some(_)) => ("'' AS segment, version", "GROUP BY version", "version, "),
+            (Some(_), None) => ("segment, '' AS version", "GROUP BY segment", "segment, "),
+            (Some(_), Some(_)) => ("segment, version", "GROUP BY segment, version", "segment, version, "),
         };
         let mut inputs = "TRUE AS valid".to_owned();
         let mut rows = columns.valid_rows();
@@ -314,7 +401,7 @@ impl GroupedRows {
             // Rows that lack the segment's value belong to none.
             rows += &format!(" AND ({segment}) IS NOT NULL");
         }
-        Self { inputs, keys, group_by, rows }
+        Self { inputs, keys, group_by, grouped, rows }
     }
 
     /// With further columns.
@@ -329,60 +416,128 @@ pub(crate) async fn read_categories(
     columns: &Columns,
     read: &str,
 ) -> Result<Categories, Error> {
-    let rows = format!("(SELECT {read} AS category FROM {}) WHERE category IS NOT NULL", columns.valid_rows());
-    let total = format!("SELECT '' AS category, count(*) AS n FROM {rows}");
+    let inputs: Vec<String> = std::iter::once(format!("{read} AS category")).chain(columns.rate()).collect();
+    let tally = tally(columns);
+    let rows = format!("(SELECT {} FROM {}) WHERE category IS NOT NULL", inputs.join(", "), columns.valid_rows());
+    let total = format!("SELECT {tally} FROM {rows}");
     let query = format!(
-        "SELECT category, count(*) AS n FROM {rows} GROUP BY category ORDER BY n DESC, category LIMIT {CATEGORIES_MAX}"
+        "SELECT category, {tally} FROM {rows} GROUP BY category ORDER BY n DESC, category LIMIT {CATEGORIES_MAX}"
     );
     let mut categories = Categories::default();
     for batch in collect(context, &query).await? {
-        let (texts, counts) = (text_column(&batch, "category")?, batch.column(1).as_primitive::<Int64Type>());
+        let texts = text_column(&batch, "category")?;
         for row in 0..batch.num_rows() {
-            categories.counts.insert(texts.as_string::<i32>().value(row).to_owned(), counts.value(row) as u64);
+            categories.counts.insert(texts.as_string::<i32>().value(row).to_owned(), tally_of(&batch, row)?);
         }
     }
-    let total: u64 = collect(context, &total)
-        .await?
-        .iter()
-        .map(|batch| batch.column(1).as_primitive::<Int64Type>().value(0) as u64)
-        .sum();
-    categories.others = total - categories.counts.values().sum::<u64>();
+    let mut others = Tally::default();
+    for batch in collect(context, &total).await? {
+        others.add(tally_of(&batch, 0)?);
+    }
+    // Sums of integers times a power of two, as the parts are.
+    let kept = categories.all();
+    others = Tally {
+        rows: others.rows - kept.rows,
+        weight: (others.weight - kept.weight).max(0.0),
+        squares: (others.squares - kept.squares).max(0.0),
+    };
+    categories.others = others;
     Ok(categories)
 }
 
-/// Counts known categories of a text column by group; all others are counted together, so the answer is bounded.
+/// Rows as SQL, and what they stand for if they know that.
+fn tally(columns: &Columns) -> &'static str {
+    if columns.has(SAMPLING_RATE) {
+        "count(*) AS n, total_weight(sampling_rate) AS weight, total_squared_weight(sampling_rate) AS squares"
+    } else {
+        "count(*) AS n"
+    }
+}
+
+fn tally_of(batch: &RecordBatch, row: usize) -> Result<Tally, Error> {
+    let missing = || Error::MissingColumn { table: "of categories".to_owned(), column: "n".to_owned() };
+    let rows = batch.column_by_name("n").ok_or_else(missing)?.as_primitive::<Int64Type>().value(row) as u64;
+    let number = |name: &str| batch.column_by_name(name).map(|column| column.as_primitive::<Float64Type>().value(row));
+    let plain = Tally::of_rows(rows);
+    Ok(Tally {
+        rows,
+        weight: number("weight").unwrap_or(plain.weight),
+        squares: number("squares").unwrap_or(plain.squares),
+    })
+}
+
+/// A text column, and its categories that are counted apart.
+pub(crate) struct TextColumn<'a> {
+    pub(crate) read: &'a str,
+    pub(crate) known: Vec<&'a str>,
+}
+
+/// Counts known categories of text columns by group, in the columns' order; all others of a column are counted together, so the answer is
+/// bounded.
 pub(crate) async fn count_categories(
     context: &SessionContext,
     columns: &Columns,
-    read: &str,
-    known: impl IntoIterator<Item = &str>,
+    wanted: &[TextColumn<'_>],
     segment: Option<&str>,
-) -> Result<ByGroup<Categories>, Error> {
+) -> Result<Vec<ByGroup<Categories>>, Error> {
     let rows = GroupedRows::of(columns, segment);
-    let known = sql::texts(known);
-    let inputs = format!("CASE WHEN {read} IN ({known}) THEN {read} END AS category, {read} IS NULL AS is_missing");
-    let group_by = if rows.group_by.is_empty() { "GROUP BY".to_owned() } else { format!("{},", rows.group_by) };
-    let query = format!(
-        "SELECT {}, category, count(*) AS n FROM {} WHERE NOT is_missing {group_by} category",
-        rows.keys,
-        rows.with(&inputs)
-    );
-    let mut by_group: ByGroup<Categories> = BTreeMap::new();
-    for batch in collect(context, &query).await? {
-        let (segments, versions) = (text_column(&batch, "segment")?, text_column(&batch, "version")?);
-        let (texts, counts) = (text_column(&batch, "category")?, batch.column(3).as_primitive::<Int64Type>());
+    let mut counted = Vec::new();
+    for chunk in wanted.chunks(COLUMNS_PER_SCAN) {
+        let mut inputs: Vec<String> = Vec::new();
+        for (i, TextColumn { read, known }) in chunk.iter().enumerate() {
+            let known = sql::texts(known.iter().copied());
+            inputs.push(format!(
+                "CASE WHEN {read} IN ({known}) THEN {read} END AS c{i}, {read} IS NULL AS is_missing{i}"
+            ));
+        }
+        inputs.extend(columns.rate());
+        let sets: Vec<String> = (0..chunk.len()).map(|i| format!("({}c{i}, is_missing{i})", rows.grouped)).collect();
+        // A row without a value is in no category, and one that is not asked for is null: only the mark tells them apart.
+        let outputs: Vec<String> =
+            (0..chunk.len()).map(|i| format!("c{i}, is_missing{i}, grouping(c{i}) AS all{i}")).collect();
+        let query = format!(
+            "SELECT {}, {}, {} FROM {} GROUP BY GROUPING SETS ({})",
+            rows.keys,
+            outputs.join(", "),
+            tally(columns),
+            rows.with(&inputs.join(", ")),
+            sets.join(", ")
+        );
+        let mut by_column: Vec<ByGroup<Categories>> = vec![BTreeMap::new(); chunk.len()];
+        for batch in collect(context, &query).await? {
+            read_categories_of(&batch, &mut by_column)?;
+        }
+        counted.append(&mut by_column);
+    }
+    Ok(counted)
+}
+
+/// The rows of one batch of [`count_categories`]: each is of one column.
+fn read_categories_of(batch: &RecordBatch, by_column: &mut [ByGroup<Categories>]) -> Result<(), Error> {
+    let (segments, versions) = (text_column(batch, "segment")?, text_column(batch, "version")?);
+    for (i, by_group) in by_column.iter_mut().enumerate() {
+        let missing = |name: String| Error::MissingColumn { table: "of categories".to_owned(), column: name };
+        let column = |name: String| batch.column_by_name(&name).ok_or_else(|| missing(name));
+        let texts = text_column(batch, &format!("c{i}"))?;
+        let all = cast(column(format!("all{i}"))?, &DataType::Int64)?;
+        let is_missing = column(format!("is_missing{i}"))?.as_boolean();
         for row in 0..batch.num_rows() {
+            let is_of_column = all.as_primitive::<Int64Type>().value(row) == 0;
+            if !is_of_column || is_missing.value(row) {
+                continue;
+            }
             let by_version = by_group.entry(segments.as_string::<i32>().value(row).to_owned()).or_default();
-            let categories = by_version.entry(versions.as_string::<i32>().value(row).to_owned()).or_default();
-            let count = counts.value(row) as u64;
+            let categories: &mut Categories =
+                by_version.entry(versions.as_string::<i32>().value(row).to_owned()).or_default();
+            let tally = tally_of(batch, row)?;
             if texts.is_null(row) {
-                categories.others += count;
+                categories.others.add(tally);
             } else {
-                categories.counts.insert(texts.as_string::<i32>().value(row).to_owned(), count);
+                categories.counts.insert(texts.as_string::<i32>().value(row).to_owned(), tally);
             }
         }
     }
-    Ok(by_group)
+    Ok(())
 }
 
 /// Counts the rows of what [`Columns::valid_rows`] names.

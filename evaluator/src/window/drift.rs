@@ -7,13 +7,14 @@ use driftline_schemas::tables::{DriftRow, QualityRow};
 
 use super::{
     EvaluationContext,
-    columns::{ByGroup, Categories, Column, Columns, ReadColumn, count_categories, read_numbers},
+    columns::{ByGroup, Categories, Column, Columns, ReadColumn, TextColumn, count_categories, read_numbers},
+    components,
     groups::{Groups, Segment, Versions},
     quality::{self, Counted, RowCounts},
 };
 use crate::{
     Error, Reference,
-    drift::{LEVEL, Method},
+    drift::{LEVEL, Method, Sample, components::Errors},
     metrics::Undefined,
     reference::{Distance, ReferenceValues},
 };
@@ -38,7 +39,42 @@ pub(super) async fn measure(
             measured.quality.extend(quality::absent(&kept.column, counts, reference, context));
         }
     }
+    measured.drift.extend(of_all_features(session, columns, groups, reference, context).await?);
     Ok((measured.drift, measured.quality))
+}
+
+/// How far rows lie from what the reference's numeric features have in common: over all rows, and by version.
+async fn of_all_features(
+    session: &SessionContext,
+    columns: &Columns,
+    groups: &Groups,
+    reference: &Reference,
+    context: &EvaluationContext,
+) -> Result<Vec<DriftRow>, Error> {
+    let Some(components) = &reference.components else { return Ok(Vec::new()) };
+    let all = components::errors(session, columns, components, None).await?.remove("").unwrap_or_default();
+    let mut by_version = BTreeMap::from([(None, all)]);
+    match (&groups.versions, columns.version()) {
+        (Versions::One(version), _) => _ = by_version.insert(Some(version.clone()), all),
+        (Versions::Several, Some(read)) => {
+            let found = components::errors(session, columns, components, Some(&read)).await?;
+            by_version.extend(found.into_iter().map(|(version, errors)| (Some(version), errors)));
+        }
+        _ => {}
+    }
+    let row = |(version, errors): (Option<String>, Errors)| {
+        let method = Method::PcaReconstruction;
+        let reason = match errors.n {
+            0 => Undefined::NoRows,
+            _ if components.errors.deviation <= 0.0 => Undefined::Constant,
+            _ => Undefined::TooFewRows,
+        };
+        let distance =
+            Distance { method, threshold: method.effect_min(), outcome: components.moved(&errors).ok_or(reason) };
+        let group = Group { version, segment: None };
+        drift_row(&group, quality::ALL_FEATURES, (errors.n, components.errors.n), true, &distance, context)
+    };
+    Ok(by_version.into_iter().map(row).collect())
 }
 
 /// What has been found so far, and what it is measured with.
@@ -55,7 +91,7 @@ impl Measured<'_> {
         let Some(values) = self.reference.column(counted.column) else { return };
         for distance in distances {
             let counts = (counted.values, values.n());
-            self.drift.push(drift_row(group, counted.column, counts, is_numeric, distance, self.context));
+            self.drift.push(drift_row(group, counted.column.name(), counts, is_numeric, distance, self.context));
         }
         self.quality.extend(quality::rows(group, counted, self.counts, self.reference, self.context));
     }
@@ -75,8 +111,12 @@ async fn measure_by(
         version,
         segment: segment.map(|segment| (segment.names.clone(), value.to_owned())),
     };
-    let numeric =
-        known(columns.numeric(context.task), reference, |values| matches!(values, ReferenceValues::Numeric { .. }));
+    let attributed = reference.columns.iter().filter_map(|kept| {
+        let read = columns.attribution(&kept.column)?;
+        Some((kept.column.clone(), read))
+    });
+    let numeric = columns.numeric(context.task).into_iter().chain(attributed).collect();
+    let numeric = known(numeric, reference, |values| matches!(values, ReferenceValues::Numeric { .. }));
     for (column, by_segment) in read_numbers(session, columns, &numeric, key).await? {
         let Some(values) = reference.column(&column) else { continue };
         let strays = strays(session, columns, &column, true, key).await?;
@@ -84,36 +124,35 @@ async fn measure_by(
             for (version, sample) in with_overall(by_version, &groups.versions, merge_samples) {
                 let counted = Counted {
                     column: &column,
-                    values: sample.len() as u64,
+                    values: sample.values().len() as u64,
                     of_other_kind: stray(&strays, &value, version.as_deref()),
-                    strange: values.out_of_range(&sample).unwrap_or(0),
-                    is_constant: quality::is_constant(&sample),
+                    strange: values.out_of_range(sample.values()).unwrap_or(0),
+                    is_constant: quality::is_constant(sample.values()),
                 };
-                measured.add(&group(&value, version), &counted, true, &values.distances_of_numbers(&sample));
+                measured.add(&group(&value, version), &counted, true, &values.distances_of_numbers(sample.as_ref()));
             }
         }
     }
     let categorical = known(columns.categorical(context.task), reference, |values| {
         matches!(values, ReferenceValues::Categorical { .. })
     });
-    for (column, read) in categorical {
-        let Some(values @ ReferenceValues::Categorical { categories, .. }) = reference.column(&column) else {
-            continue;
-        };
-        let known = categories.keys().map(String::as_str);
-        let mut by_segment = count_categories(session, columns, &read, known, key).await?;
+    let wanted: Vec<TextColumn<'_>> =
+        categorical.iter().map(|(column, read)| TextColumn { read, known: categories(reference, column) }).collect();
+    let counted = count_categories(session, columns, &wanted, key).await?;
+    for ((column, _), mut by_segment) in categorical.iter().zip(counted) {
+        let Some(values) = reference.column(column) else { continue };
         if segment.is_none() {
             // A column without a single value in all rows says so.
             by_segment.entry(String::new()).or_default();
         }
-        let strays = strays(session, columns, &column, false, key).await?;
+        let strays = strays(session, columns, column, false, key).await?;
         for (value, by_version) in by_segment {
             for (version, counts) in with_overall(by_version, &groups.versions, merge_categories) {
                 let counted = Counted {
-                    column: &column,
+                    column,
                     values: counts.n(),
                     of_other_kind: stray(&strays, &value, version.as_deref()),
-                    strange: counts.others,
+                    strange: counts.others.rows,
                     is_constant: quality::is_one_category(&counts),
                 };
                 measured.add(&group(&value, version), &counted, false, &values.distances_of_categories(&counts));
@@ -121,6 +160,14 @@ async fn measure_by(
         }
     }
     Ok(())
+}
+
+/// The categories that the reference keeps of a column.
+fn categories<'a>(reference: &'a Reference, column: &Column) -> Vec<&'a str> {
+    match reference.column(column) {
+        Some(ReferenceValues::Categorical { categories, .. }) => categories.keys().map(String::as_str).collect(),
+        _ => Vec::new(),
+    }
 }
 
 /// Values of the other kind than the reference has, by group. Usually there is no such column, and nothing to ask.
@@ -131,10 +178,9 @@ async fn strays(
     is_numeric: bool,
     key: Option<&str>,
 ) -> Result<ByGroup<Categories>, Error> {
-    match columns.other_kind(column, is_numeric) {
-        Some(read) => count_categories(session, columns, &read, [], key).await,
-        None => Ok(BTreeMap::new()),
-    }
+    let Some(read) = columns.other_kind(column, is_numeric) else { return Ok(BTreeMap::new()) };
+    let wanted = [TextColumn { read: &read, known: Vec::new() }];
+    Ok(count_categories(session, columns, &wanted, key).await?.pop().unwrap_or_default())
 }
 
 fn stray(strays: &ByGroup<Categories>, value: &str, version: Option<&str>) -> u64 {
@@ -171,12 +217,8 @@ fn with_overall<T: Default>(
     groups
 }
 
-fn merge_samples(by_version: &BTreeMap<String, Vec<f64>>) -> Vec<f64> {
-    let mut sample: Vec<f64> = by_version.values().flatten().copied().collect();
-    if by_version.len() > 1 {
-        sample.sort_unstable_by(f64::total_cmp);
-    }
-    sample
+fn merge_samples(by_version: &BTreeMap<String, Sample>) -> Sample {
+    Sample::merged(by_version.values())
 }
 
 fn merge_categories(by_version: &BTreeMap<String, Categories>) -> Categories {
@@ -192,13 +234,13 @@ fn without_reference(context: &EvaluationContext) -> Vec<DriftRow> {
     let distance = Distance { method, threshold: method.effect_min(), outcome: Err(Undefined::NoReference) };
     [Column::Score, Column::Prediction]
         .iter()
-        .map(|column| drift_row(&Group::default(), column, (0, 0), false, &distance, context))
+        .map(|column| drift_row(&Group::default(), column.name(), (0, 0), false, &distance, context))
         .collect()
 }
 
 fn drift_row(
     group: &Group,
-    column: &Column,
+    column: &str,
     (n, n_reference): (u64, u64),
     is_numeric: bool,
     distance: &Distance,
@@ -214,10 +256,10 @@ fn drift_row(
         segment_value,
         window_start: context.window_start,
         window_end: context.window_end,
-        column_name: column.name().to_owned(),
+        column_name: column.to_owned(),
         method: distance.method.as_str().to_owned(),
         statistic,
-        p_value: p_value.filter(|_| distance.method.is_test()),
+        p_value: p_value.filter(|_| distance.method.is_test() || distance.method.decides(is_numeric)),
         threshold: distance.threshold,
         drifted: statistic.map(|statistic| rejected && statistic >= distance.threshold),
         decides: Some(distance.method.decides(is_numeric)),

@@ -26,7 +26,15 @@ const DLE: &str = "dle";
 /// The estimates of a group, and how many rows they are of.
 struct Estimates {
     n: i64,
-    outcomes: Vec<(&'static str, Outcome)>,
+    outcomes: Vec<OfClass>,
+}
+
+/// A metric, the class that it is of if it is of one, and what is expected.
+type OfClass = (&'static str, Option<String>, Outcome);
+
+/// Metrics of all rows.
+fn of_all(outcomes: Vec<(&'static str, Outcome)>) -> Vec<OfClass> {
+    outcomes.into_iter().map(|(metric, outcome)| (metric, None, outcome)).collect()
 }
 
 /// Estimates every group; without a reference, says so once.
@@ -74,13 +82,13 @@ pub(super) fn usable<'a>(reference: &'a Reference, context: &EvaluationContext) 
     }
 }
 
-fn nothing(task: Task, reason: Undefined) -> Vec<(&'static str, Outcome)> {
+fn nothing(task: Task, reason: Undefined) -> Vec<OfClass> {
     let metrics: &[&'static str] = match task {
         Task::Binary => &binary::METRICS,
         Task::Multiclass => &classes::METRICS,
         Task::Regression => &loss::METRICS,
     };
-    metrics.iter().map(|metric| (*metric, Err(reason))).collect()
+    metrics.iter().map(|metric| (*metric, None, Err(reason))).collect()
 }
 
 fn of_rows(gathered: &Gathered, calibration: &Calibration) -> Result<Estimates, Error> {
@@ -89,7 +97,7 @@ fn of_rows(gathered: &Gathered, calibration: &Calibration) -> Result<Estimates, 
         Calibration::Binary(curve) => {
             let rows = flagged_values(bytes)?;
             let (said, unsaid) = (rows.by_second(true), rows.by_second(false));
-            (said.mass().rows() + unsaid.mass().rows(), binary::estimate(&said, &unsaid, curve))
+            (said.mass().rows() + unsaid.mass().rows(), of_all(binary::estimate(&said, &unsaid, curve)))
         }
         Calibration::Multiclass(curves) => {
             let rows = class_rows(bytes)?;
@@ -97,31 +105,32 @@ fn of_rows(gathered: &Gathered, calibration: &Calibration) -> Result<Estimates, 
         }
         Calibration::Regression(bins) => {
             let predictions = flagged_values(bytes)?.by_second(false);
-            (predictions.mass().rows(), loss::estimate(&predictions, bins))
+            (predictions.mass().rows(), of_all(loss::estimate(&predictions, bins)))
         }
-        Calibration::None(reason) => (0, vec![("", Err(*reason))]),
+        Calibration::None(reason) => (0, vec![("", None, Err(*reason))]),
     };
     // Rows that have nothing to estimate from are rows all the same.
     let reason =
         |reason: Undefined| if reason == Undefined::NoRows && gathered.n > 0 { Undefined::NoScores } else { reason };
-    let outcomes = outcomes.into_iter().map(|(metric, outcome)| (metric, outcome.map_err(reason))).collect();
+    let outcomes =
+        outcomes.into_iter().map(|(metric, class, outcome)| (metric, class, outcome.map_err(reason))).collect();
     Ok(Estimates { n: n as i64, outcomes })
 }
 
 /// What the labels that are there say.
 struct Realised {
-    values: BTreeMap<(Group, String), f64>,
+    values: BTreeMap<(Group, String, Option<String>), f64>,
     labelled: BTreeMap<Group, i64>,
 }
 
 impl Realised {
     fn of(metrics: &[MetricRow], confusion: &[ConfusionRow], context: &EvaluationContext) -> Self {
         let (mut values, mut labelled) = (BTreeMap::new(), BTreeMap::new());
-        for row in metrics.iter().filter(|row| row.class.is_none()) {
+        for row in metrics {
             let group = group(row.model_version.as_ref(), row.segment.as_ref(), row.segment_value.as_ref());
             labelled.insert(group.clone(), row.n_labelled);
             if let Some(value) = row.value {
-                values.insert((group, row.metric.clone()), value);
+                values.insert((group, row.metric.clone(), row.class.clone()), value);
             }
         }
         if context.task == Task::Binary {
@@ -141,7 +150,7 @@ impl Realised {
             for (group, cells) in cells {
                 let all: f64 = cells.iter().sum();
                 for (metric, cell) in binary::METRICS[7..].iter().zip(cells) {
-                    values.insert((group.clone(), (*metric).to_owned()), cell / all);
+                    values.insert((group.clone(), (*metric).to_owned(), None), cell / all);
                 }
             }
         }
@@ -154,7 +163,7 @@ fn group(version: Option<&String>, segment: Option<&String>, value: Option<&Stri
 }
 
 fn rows(group: &Group, estimates: &Estimates, realised: &Realised, context: &EvaluationContext) -> Vec<EstimateRow> {
-    let row = |(metric, outcome): &(&'static str, Outcome)| {
+    let row = |(metric, class, outcome): &OfClass| {
         let estimated = outcome.ok();
         EstimateRow {
             model: context.model.clone(),
@@ -164,13 +173,14 @@ fn rows(group: &Group, estimates: &Estimates, realised: &Realised, context: &Eva
             window_start: context.window_start,
             window_end: context.window_end,
             metric: (*metric).to_owned(),
+            class: class.clone(),
             method: if context.task == Task::Regression { DLE } else { CBPE }.to_owned(),
             value: estimated.map(|estimated| estimated.value),
             ci_low: estimated.map(|estimated| estimated.low),
             ci_high: estimated.map(|estimated| estimated.high),
             ci_level: estimated.map(|_| LEVEL),
             ci_warning: estimated.and_then(|estimated| estimated.warning).map(|warning| warning.as_str().to_owned()),
-            realised: realised.values.get(&(group.clone(), (*metric).to_owned())).copied(),
+            realised: realised.values.get(&(group.clone(), (*metric).to_owned(), class.clone())).copied(),
             n: estimates.n,
             n_labelled: realised.labelled.get(group).copied().unwrap_or(0),
             reference_version: context.reference.as_ref().map(|reference| reference.version.clone()),

@@ -76,13 +76,16 @@ pub(super) struct Verdict {
     pub(super) serving: Vec<ServingRow>,
     /// By what was judged.
     pub(super) query: TaskQuery,
+    /// The names that it told classes apart by; none of what is no binary model.
+    pub(super) names: Option<ClassNames>,
     /// Each version with labelled rows, where there are several.
     pub(super) versions: Vec<(String, Judged)>,
     pub(super) curves: Vec<CurveRow>,
 }
 
 /// The two names of a binary model's classes.
-struct ClassNames {
+#[derive(Clone)]
+pub(super) struct ClassNames {
     positive: String,
     negative: Option<String>,
 }
@@ -119,26 +122,22 @@ pub(super) async fn judge(
         Task::Multiclass | Task::Regression => None,
     };
     let mut query = task_query(columns, names.as_ref(), context);
-    let mut judged = scanned(session, columns, groups, &query).await?;
+    let mut judged = scanned(session, columns, groups, &query, Asked::All).await?;
     let has_other_classes = judged.get(&Group::default()).is_some_and(|overall| overall.misnamed > 0);
     if has_other_classes && (context.task_is_inferred || context.positive_class.is_none()) {
         names = None;
         query = task_query(columns, None, context);
-        judged = scanned(session, columns, groups, &query).await?;
+        judged = scanned(session, columns, groups, &query, Asked::All).await?;
     }
-    let task = query.task;
+    let (task, told_by) = (query.task, names.clone());
     let overall = judged.entry(Group::default()).or_insert_with(|| Judged::nothing(task, context));
     let names = names.filter(|_| overall.misnamed == 0).map(|names| (names.positive, names.negative)).or_else(|| {
         // More than two names: all that is not positive is one class without a name of its own.
         (task == Task::Binary).then(|| (positive_name(context).to_owned(), None))
     });
-    if let Versions::One(version) = &groups.versions {
-        for (group, report) in judged.clone() {
-            judged.insert(Group { model_version: Some(version.clone()), ..group }, report);
-        }
-    }
+    with_version(&mut judged, groups);
     let (metrics, confusion, serving, curves, versions) = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    let mut verdict = Verdict { metrics, confusion, serving, query, versions, curves };
+    let mut verdict = Verdict { metrics, confusion, serving, query, names: told_by, versions, curves };
     for (group, judged) in judged {
         verdict.serving.extend(serving_rows(&group, &judged, context));
         if let (Versions::Several, None, Some(version)) = (&groups.versions, &group.segment, &group.model_version)
@@ -157,6 +156,30 @@ pub(super) async fn judge(
         }
     }
     Ok(verdict)
+}
+
+/// The metrics of every group, of rows whose classes' names are known: all that is asked where the same rows are judged by other weights.
+pub(super) async fn metrics_of(
+    session: &SessionContext,
+    columns: &Columns,
+    groups: &Groups,
+    names: Option<&ClassNames>,
+    context: &EvaluationContext,
+) -> Result<Vec<MetricRow>, Error> {
+    let query = task_query(columns, names, context);
+    let mut judged = scanned(session, columns, groups, &query, Asked::Metrics).await?;
+    with_version(&mut judged, groups);
+    let of = judged.iter().filter(|(_, judged)| judged.n > 0);
+    Ok(of.flat_map(|(group, judged)| metric_rows(group, judged, context)).collect())
+}
+
+/// The rows of the only version are those of all.
+fn with_version(judged: &mut BTreeMap<Group, Judged>, groups: &Groups) {
+    if let Versions::One(version) = &groups.versions {
+        for (group, report) in judged.clone() {
+            judged.insert(Group { model_version: Some(version.clone()), ..group }, report);
+        }
+    }
 }
 
 /// What a model's rows are judged by, before it is known whether they are of the classes that it was told.
@@ -185,14 +208,24 @@ fn task_query(columns: &Columns, names: Option<&ClassNames>, context: &Evaluatio
     }
 }
 
+/// What a scan says of each group.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    /// Its metrics, and how its requests were served.
+    All,
+    /// Its metrics.
+    Metrics,
+}
+
 async fn scanned(
     session: &SessionContext,
     columns: &Columns,
     groups: &Groups,
     query: &TaskQuery,
+    asked: Asked,
 ) -> Result<BTreeMap<Group, Judged>, Error> {
     let mut judged = BTreeMap::new();
-    for batch in collect(session, &scan(columns, groups, query)).await? {
+    for batch in collect(session, &scan(columns, groups, query, asked)).await? {
         read_groups(&batch, groups, query.task, &mut judged)?;
     }
     Ok(judged)
@@ -301,13 +334,15 @@ pub(super) fn with_rate(columns: &Columns, call: &str) -> String {
 }
 
 /// One query for all groups. Without versions and segments it is a plain aggregate, which reads no other column.
-fn scan(columns: &Columns, groups: &Groups, task: &TaskQuery) -> String {
+fn scan(columns: &Columns, groups: &Groups, task: &TaskQuery, asked: Asked) -> String {
     let mut inputs: Vec<String> = task.inputs.iter().map(|(name, input)| format!("{input} AS {name}")).collect();
     if columns.has(SAMPLING_RATE) {
         inputs.push(format!("{} AS {SAMPLING_RATE}", columns.double(SAMPLING_RATE)));
     }
-    inputs.push(format!("{} AS has_failed", if columns.has("error") { "error IS NOT NULL" } else { "FALSE" }));
-    inputs.push(format!("{} AS latency", columns.double("latency_ms")));
+    if asked == Asked::All {
+        inputs.push(format!("{} AS has_failed", if columns.has("error") { "error IS NOT NULL" } else { "FALSE" }));
+        inputs.push(format!("{} AS latency", columns.double("latency_ms")));
+    }
     // Serving is judged on every row, all else on those that count. True or null: DataFusion's logical and physical plans do not
     // agree on whether `IS NOT TRUE` can be null, and refuse to run.
     let validity = columns.validity();
@@ -327,8 +362,10 @@ fn scan(columns: &Columns, groups: &Groups, task: &TaskQuery) -> String {
         format!("count(actual){} AS n_labelled", of_valid(None)),
         format!("{misnamed} AS misnamed"),
         format!("{}{} AS report", task.report, of_valid(None)),
-        format!("{} AS serving", with_rate(columns, "serving_report(has_failed, latency")),
     ];
+    if asked == Asked::All {
+        outputs.push(format!("{} AS serving", with_rate(columns, "serving_report(has_failed, latency")));
+    }
     let (keys, by_version) = self::keys(columns, groups, &mut inputs);
     for key in &keys {
         outputs.push(format!("{key}, grouping({key}) AS all_{key}"));
@@ -379,7 +416,8 @@ fn read_groups(
             .ok_or_else(|| Error::MissingColumn { table: "of groups".to_owned(), column: name.to_owned() })?;
         Ok(cast(column, &DataType::Int64)?.as_primitive::<Int64Type>().value(row))
     };
-    let (reports, serving) = (text_column(batch, "report")?, text_column(batch, "serving")?);
+    let reports = text_column(batch, "report")?;
+    let serving = if batch.column_by_name("serving").is_some() { Some(text_column(batch, "serving")?) } else { None };
     for row in 0..batch.num_rows() {
         let Some(group) = group_of(batch, groups, row)? else { continue };
         let report = serde_json::from_str(reports.as_string::<i32>().value(row))?;
@@ -390,7 +428,10 @@ fn read_groups(
             misnamed: number("misnamed", row)?,
             is_binary: task == Task::Binary,
             report,
-            serving: serde_json::from_str(serving.as_string::<i32>().value(row))?,
+            serving: match &serving {
+                Some(serving) => serde_json::from_str(serving.as_string::<i32>().value(row))?,
+                None => Report::default(),
+            },
         };
         into.insert(group, judged);
     }

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     Error,
-    drift::{ChiSquare, LEVEL as SIGNIFICANT, Method, chi_square, ks_2samp},
+    drift::{ChiSquare, Counts, LEVEL as SIGNIFICANT, Method, chi_square, ks_2samp},
     estimate::arrival::{Arrivals, Mark, PLACES},
     metrics::{Undefined, interval::LEVEL},
     udaf::rows::{class_rows, flagged_values},
@@ -115,7 +115,7 @@ fn selection(gathered: &Gathered, task: Task) -> Result<Option<Selection>, Error
         let rows = class_rows(&gathered.rows)?;
         let (waiting, labelled): (Vec<u64>, Vec<u64>) =
             rows.counts().values().map(|[waiting, labelled]| (*waiting, *labelled)).unzip();
-        return Ok(chi_square(&waiting, &labelled).map(|test| Selection {
+        return Ok(chi_square(&Counts::of_rows(&waiting), &Counts::of_rows(&labelled)).map(|test| Selection {
             column: "prediction",
             method: Method::Chi2,
             statistic: test.statistic,

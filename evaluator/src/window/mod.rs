@@ -14,6 +14,7 @@
 pub(crate) mod calibrate;
 pub(crate) mod columns;
 mod compare;
+pub(crate) mod components;
 mod drift;
 mod errors;
 mod estimate;
@@ -132,13 +133,15 @@ pub async fn evaluate(
 ) -> Result<EvaluatedWindow, Error> {
     let mut columns = Columns::of(session, table).await?;
     let groups = groups::find(session, &mut columns, context).await?;
-    let judge::Verdict { mut metrics, mut confusion, mut serving, mut curves, query, versions } =
+    let judge::Verdict { mut metrics, mut confusion, mut serving, mut curves, query, names, versions } =
         judge::judge(session, &columns, &groups, context).await?;
     let mut comparisons = compare::compare(session, &columns, &query, versions, context).await?;
     let gathered = gather::gather(session, &columns, &groups, &metrics, context).await?;
     let mut estimates = estimate::estimate(&gathered, &groups, (&metrics, &confusion), context)?;
     let mut label_lag = lag::label_lag(&gathered, &groups, context)?;
-    estimates.extend(nowcast::nowcast(session, (table, &columns), &groups, &gathered, &metrics, context).await?);
+    estimates.extend(
+        nowcast::nowcast(session, (table, &columns), &groups, &gathered, (&metrics, names.as_ref()), context).await?,
+    );
     drop(gathered);
     metrics.extend(ranking::measure(session, &columns, &groups, &metrics, context).await?);
     let mut errors = errors::count(session, &columns, &groups, &serving, context).await?;

@@ -12,7 +12,7 @@ use super::{
     gather::Gathered,
     groups::Groups,
     inputs,
-    judge::{self, Group, SAMPLING_RATE},
+    judge::{self, ClassNames, Group, SAMPLING_RATE},
     sql,
 };
 use crate::{
@@ -48,7 +48,7 @@ pub(super) async fn nowcast(
     (table, columns): (&str, &Columns),
     groups: &Groups,
     gathered: &BTreeMap<Group, Gathered>,
-    metrics: &[MetricRow],
+    (metrics, names): (&[MetricRow], Option<&ClassNames>),
     context: &EvaluationContext,
 ) -> Result<Vec<EstimateRow>, Error> {
     let Some(all) = gathered.get(&Group::default()).filter(|_| context.state != "final") else { return Ok(Vec::new()) };
@@ -59,9 +59,9 @@ pub(super) async fn nowcast(
     let strata = strata(columns, all, context)?;
     register(session, table, columns, &strata).await?;
     let weighed = columns.of_view(session, VIEW).await?;
-    let judged = judge::judge(session, &weighed, groups, context).await;
+    let judged = judge::metrics_of(session, &weighed, groups, names, context).await;
     session.deregister_table(VIEW)?;
-    let weighed = judged?.metrics;
+    let weighed = judged?;
     let mut realised: BTreeMap<(Group, &str), f64> = BTreeMap::new();
     for row in metrics.iter().filter(|row| row.class.is_none()) {
         if let Some(value) = row.value {
@@ -86,6 +86,7 @@ fn nowcast_row(row: &MetricRow, realised: Option<f64>) -> EstimateRow {
         window_start: row.window_start,
         window_end: row.window_end,
         metric: row.metric.clone(),
+        class: None,
         method: NOWCAST.to_owned(),
         value: row.value,
         ci_low: narrowed(row.ci_low),

@@ -77,7 +77,7 @@ pub(super) fn is_constant(sample: &[f64]) -> bool {
 
 /// Whether all texts are one.
 pub(super) fn is_one_category(categories: &Categories) -> bool {
-    categories.others == 0 && categories.counts.len() == 1
+    categories.others.rows == 0 && categories.counts.len() == 1
 }
 
 /// The checks of one column in one group.

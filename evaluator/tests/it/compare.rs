@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use arrow::array::{ArrayRef, RecordBatch};
-use driftline_evaluator::EvaluatedWindow;
+use driftline_evaluator::{EvaluatedWindow, window::OTHER};
 use driftline_schemas::tables::{ComparisonRow, Task};
 use serde::Deserialize;
 
@@ -145,4 +145,87 @@ async fn b1_the_pairs_of_versions_are_bounded() {
     pairs.dedup();
     assert_eq!(pairs.len(), 10);
     assert!(pairs.iter().all(|(a, b)| a < b && *a >= "v3"), "{pairs:?}");
+}
+
+#[tokio::test]
+async fn the_smaller_version_says_whether_versions_are_paired() {
+    // Every id of the shadow version is one of the old version's, which has more than three times as many.
+    let (old, new) = (0..20, 0..6);
+    let ids: Vec<String> = old.clone().chain(new.clone()).map(|id| format!("id-{id}")).collect();
+    let versions: Vec<Option<&str>> =
+        old.clone().map(|_| Some("old")).chain(new.clone().map(|_| Some("new"))).collect();
+    let labels: Vec<Option<&str>> = old.clone().chain(new.clone()).map(|id| Some(["0", "1"][id % 2])).collect();
+    let scores: Vec<Option<f64>> =
+        old.chain(new).enumerate().map(|(row, _)| Some((row * 7 % 26) as f64 / 26.0)).collect();
+    let rows = batch(vec![
+        ("prediction_id", texts(&ids.iter().map(|id| Some(id.as_str())).collect::<Vec<_>>())),
+        ("model_version", texts(&versions)),
+        ("label", texts(&labels)),
+        ("score", doubles(&scores)),
+    ]);
+    let window = evaluate_everywhere(&rows, &context(Task::Binary)).await;
+    let row = compared(&window, "accuracy", "new", "old");
+    assert_eq!((row.paired, row.n_a, row.n_b), (true, 6, 6));
+}
+
+/// Two versions with 400 rows each, on the same ids or on others.
+fn two_versions(is_shared: bool) -> RecordBatch {
+    let ids: Vec<String> = (0..800).map(|row| format!("id-{}", if is_shared { row % 400 } else { row })).collect();
+    let versions: Vec<Option<&str>> = (0..800).map(|row| Some(if row < 400 { "1" } else { "2" })).collect();
+    let labels: Vec<Option<&str>> = (0..800).map(|row| Some(["0", "1"][row % 400 * 7 % 10 / 5])).collect();
+    let scores: Vec<Option<f64>> =
+        (0..800).map(|row| Some(((row % 400 * 7 % 10) * 40 + row * 37 % 300) as f64 / 700.0)).collect();
+    batch(vec![
+        ("prediction_id", texts(&ids.iter().map(|id| Some(id.as_str())).collect::<Vec<_>>())),
+        ("model_version", texts(&versions)),
+        ("label", texts(&labels)),
+        ("score", doubles(&scores)),
+    ])
+}
+
+#[tokio::test]
+async fn what_cannot_be_paired_says_that_its_interval_is_wider_than_need_be() {
+    for (is_shared, warning) in [(true, Some("conservative")), (false, None)] {
+        let window = evaluate_everywhere(&two_versions(is_shared), &context(Task::Binary)).await;
+        for metric in ["average_precision", "matthews_corrcoef"] {
+            let row = compared(&window, metric, "1", "2");
+            assert_eq!((row.paired, row.ci_warning.as_deref()), (false, warning), "{metric} {is_shared}");
+        }
+        assert_eq!(compared(&window, "roc_auc", "1", "2").ci_warning, None);
+    }
+}
+
+#[tokio::test]
+async fn pairs_weigh_what_they_stand_for_and_leave_out_what_does_not_count() {
+    // Version 1 is right of `a` alone, which stands for four; version 2 of all others. Of `d` version 2 has failed.
+    let column = |values: &[&str]| -> ArrayRef { texts(&values.iter().map(|v| Some(*v)).collect::<Vec<_>>()) };
+    let rows = batch(vec![
+        ("prediction_id", column(&["a", "b", "c", "d", "a", "b", "c", "d"])),
+        ("model_version", column(&["1", "1", "1", "1", "2", "2", "2", "2"])),
+        ("label", column(&["1"; 8])),
+        ("prediction", column(&["1", "0", "0", "0", "0", "1", "1", "1"])),
+        ("sampling_rate", doubles(&[Some(0.25), None, None, None, Some(0.25), None, None, None])),
+        ("invalid_reason", texts(&[None, None, None, None, None, None, None, Some("task_mismatch")])),
+    ]);
+    let window = evaluate_everywhere(&rows, &context(Task::Binary)).await;
+    let row = compared(&window, "accuracy", "1", "2");
+    assert_eq!((row.paired, row.n_a, row.n_b), (true, 3, 3));
+    let near = |ours: Option<f64>, theirs: f64| ours.is_some_and(|ours| (ours - theirs).abs() < 1e-11);
+    assert!(near(row.value_a, 4.0 / 6.0) && near(row.value_b, 2.0 / 6.0), "{row:?}");
+}
+
+#[tokio::test]
+async fn versions_that_are_pooled_are_not_compared() {
+    let versions: Vec<Option<&str>> = (0..60).map(|row| Some(["a", "a", "b", "b", "c", "d"][row % 6])).collect();
+    let rows = batch(vec![
+        ("model_version", texts(&versions)),
+        ("label_value", doubles(&(0..60).map(|row| Some(f64::from(row))).collect::<Vec<_>>())),
+        ("prediction_value", doubles(&(0..60).map(|row| Some(f64::from(row * 3 % 7))).collect::<Vec<_>>())),
+    ]);
+    let mut context = context(Task::Regression);
+    context.segment_values_max = 2;
+    let window = evaluate_everywhere(&rows, &context).await;
+    assert!(window.metrics.iter().any(|row| row.model_version.as_deref() == Some(OTHER)));
+    assert!(!window.comparisons.is_empty());
+    assert!(window.comparisons.iter().all(|row| (row.version_a.as_str(), row.version_b.as_str()) == ("a", "b")));
 }

@@ -48,6 +48,7 @@ struct MulticlassCase {
     probabilities: Vec<Vec<f64>>,
     prediction: Vec<String>,
     expected: BTreeMap<String, Option<f64>>,
+    by_class: BTreeMap<String, BTreeMap<String, f64>>,
 }
 
 #[derive(Deserialize)]
@@ -82,7 +83,8 @@ fn some<T: Copy>(values: &[T]) -> Vec<Option<T>> {
 /// The estimate of all rows.
 fn estimate<'a>(window: &'a EvaluatedWindow, metric: &str) -> &'a EstimateRow {
     let is = |row: &&EstimateRow| {
-        row.metric == metric && row.method != "nowcast" && row.segment.is_none() && row.model_version.is_none()
+        let is_overall = row.segment.is_none() && row.model_version.is_none() && row.class.is_none();
+        row.metric == metric && row.method != "nowcast" && is_overall
     };
     window.estimates.iter().find(is).unwrap_or_else(|| panic!("no estimate of {metric}"))
 }
@@ -101,7 +103,7 @@ async fn frozen(rows: &RecordBatch, terms: impl Into<Terms>) -> Arc<Reference> {
 }
 
 fn check(name: &str, window: &EvaluatedWindow, expected: &BTreeMap<String, Option<f64>>) {
-    assert_eq!(window.estimates.len(), expected.len(), "{name}");
+    assert_eq!(window.estimates.iter().filter(|row| row.class.is_none()).count(), expected.len(), "{name}");
     for (metric, theirs) in expected {
         let ours = estimate(window, metric);
         match (ours.value, theirs) {
@@ -151,7 +153,20 @@ async fn e2_multiclass_estimates_equal_scikit_learn_on_calibrated_rows() {
         let context = with_reference(Task::Multiclass, frozen(&rows, Task::Multiclass).await);
         let rows =
             batch(vec![("probabilities", named(&case.probabilities)), ("prediction", classes(&case.prediction))]);
-        check(&case.name, &evaluate_everywhere(&rows, &context).await, &case.expected);
+        let window = evaluate_everywhere(&rows, &context).await;
+        check(&case.name, &window, &case.expected);
+        for (metric, by_class) in &case.by_class {
+            for (class, theirs) in by_class {
+                let is = |row: &&EstimateRow| &row.metric == metric && row.class.as_ref() == Some(class);
+                let row = window.estimates.iter().find(is).expect("estimated");
+                let ours = row.value.expect("defined");
+                assert!(
+                    (ours - theirs).abs() <= TOLERANCE,
+                    "{} {metric} of {class}: {ours} is not {theirs}",
+                    case.name
+                );
+            }
+        }
     }
 }
 
@@ -439,4 +454,154 @@ async fn b1_versions_beyond_the_cap_are_one_in_estimates_too() {
         let found: BTreeSet<_> = rows.map(|row| row.model_version.as_deref()).collect();
         assert_eq!(found, of_metrics, "{method}");
     }
+}
+
+/// Rows with what they were scored, said and labelled; a label is there where `there` says so.
+struct Waiting<'a> {
+    score: &'a dyn Fn(usize) -> Option<f64>,
+    is_right: &'a dyn Fn(usize) -> bool,
+    is_there: &'a dyn Fn(usize) -> bool,
+    rate: &'a dyn Fn(usize) -> Option<f64>,
+}
+
+impl Waiting<'_> {
+    fn rows(&self, count: usize) -> RecordBatch {
+        let label = |i: usize| (self.is_there)(i).then_some(if (self.is_right)(i) { "1" } else { "0" });
+        batch(vec![
+            ("score", doubles(&(0..count).map(|i| (self.score)(i)).collect::<Vec<_>>())),
+            ("prediction", texts(&vec![Some("1"); count])),
+            ("label", texts(&(0..count).map(label).collect::<Vec<_>>())),
+            ("sampling_rate", doubles(&(0..count).map(|i| (self.rate)(i)).collect::<Vec<_>>())),
+        ])
+    }
+}
+
+async fn nowcast(rows: &RecordBatch, task: Task) -> EstimateRow {
+    let window = evaluate_everywhere(rows, &context(task)).await;
+    let is = |row: &&EstimateRow| row.metric == "accuracy" && row.method == "nowcast";
+    window.estimates.iter().find(is).expect("waits").clone()
+}
+
+#[tokio::test]
+async fn a_nowcast_weighs_each_stratum_as_all_of_its_rows() {
+    // 1,000 rows of score .2, of which 900 have a label and all are right; 1,000 of .8: 100 labels, a quarter right.
+    let low = |i: usize| i.is_multiple_of(2);
+    let rows = Waiting {
+        score: &|i| Some(if low(i) { 0.2 } else { 0.8 }),
+        is_right: &|i| low(i) || i / 2 % 4 == 0,
+        is_there: &|i| if low(i) { i / 2 % 10 != 0 } else { i / 2 < 100 },
+        rate: &|_| None,
+    };
+    let row = nowcast(&rows.rows(2_000), Task::Binary).await;
+    assert!(row.value.is_some_and(|value| (value - 0.625).abs() < 1e-9), "{row:?}");
+    assert!(row.realised.is_some_and(|realised| (realised - 925.0 / 1_000.0).abs() < 1e-12));
+    // The same where the strata are predicted classes.
+    let said = |i: usize| if low(i) { "a" } else { "b" };
+    let label = |i: usize| (rows.is_there)(i).then(|| if (rows.is_right)(i) { said(i) } else { "c" });
+    let classes = batch(vec![
+        ("prediction", texts(&(0..2_000).map(|i| Some(said(i))).collect::<Vec<_>>())),
+        ("label", texts(&(0..2_000).map(label).collect::<Vec<_>>())),
+    ]);
+    let row = nowcast(&classes, Task::Multiclass).await;
+    assert!(row.value.is_some_and(|value| (value - 0.625).abs() < 1e-9), "{row:?}");
+}
+
+#[tokio::test]
+async fn a_nowcast_keeps_what_rows_stand_for_and_those_without_a_score() {
+    // Each second row stands for four, and is right; of the others none is. Half of either has a label.
+    let heavy = |i: usize| i.is_multiple_of(2);
+    let rows = Waiting {
+        score: &|_| Some(0.5),
+        is_right: &heavy,
+        is_there: &|i| i / 2 % 2 == 0,
+        rate: &|i| heavy(i).then_some(0.25),
+    };
+    let row = nowcast(&rows.rows(800), Task::Binary).await;
+    assert!(row.value.is_some_and(|value| (value - 0.8).abs() < 1e-9), "{row:?}");
+    // Half of the rows have no score, and are wrong.
+    let unscored = Waiting { score: &|i| heavy(i).then_some(0.5), rate: &|_| None, ..rows };
+    let row = nowcast(&unscored.rows(800), Task::Binary).await;
+    assert!(row.value.is_some_and(|value| (value - 0.5).abs() < 1e-9), "{row:?}");
+}
+
+#[tokio::test]
+async fn the_band_of_a_nowcast_is_the_metrics_less_what_is_known_already() {
+    // One stratum, so all rows weigh the same: a quarter of them waits.
+    let rows = Waiting { score: &|_| Some(0.5), is_right: &|i| i % 5 < 3, is_there: &|i| i % 4 != 3, rate: &|_| None };
+    let rows = rows.rows(2_000);
+    let window = evaluate_everywhere(&rows, &context(Task::Binary)).await;
+    let metric = overall(&window, "accuracy", None);
+    let row = nowcast(&rows, Task::Binary).await;
+    let value = metric.value.expect("labelled");
+    assert!(row.value.is_some_and(|nowcast| (nowcast - value).abs() < 1e-9));
+    for (ours, whole) in [(row.ci_low, metric.ci_low), (row.ci_high, metric.ci_high)] {
+        let (ours, whole) = (ours.expect("a band") - value, whole.expect("an interval") - value);
+        assert!((ours / whole - 0.25_f64.sqrt()).abs() < 1e-6, "{ours} of {whole}");
+    }
+}
+
+#[tokio::test]
+async fn a_small_difference_between_labelled_and_waiting_rows_is_no_selection() {
+    let there = |share_of_low: usize| {
+        move |i: usize| i / 100 % 25 < if i * 37 % 100 < 50 { share_of_low } else { 25 - share_of_low }
+    };
+    for (share_of_low, is_selective) in [(12, false), (5, true)] {
+        let is_there = there(share_of_low);
+        let rows = arriving(25_000, |i| if is_there(i) { 1.0 } else { 100.0 }, 9.0);
+        let lag = share(&evaluate_everywhere(&rows, &context(Task::Binary)).await, 1, None);
+        assert!(lag.selection_p_value.is_some_and(|p| p < 1e-6), "{lag:?}");
+        assert_eq!(lag.is_selective, Some(is_selective), "{lag:?}");
+        // By predicted classes.
+        let said = |i: usize| if i * 37 % 100 < 50 { "a" } else { "b" };
+        let times = |of: &dyn Fn(usize) -> Option<i64>| times(&(0..25_000).map(of).collect::<Vec<_>>());
+        let rows = batch(vec![
+            ("prediction", texts(&(0..25_000).map(|i| Some(said(i))).collect::<Vec<_>>())),
+            ("label", texts(&(0..25_000).map(|i| is_there(i).then_some("a")).collect::<Vec<_>>())),
+            ("event_time", times(&|i| Some(i as i64))),
+            ("label_time", times(&|i| is_there(i).then_some(HOUR))),
+        ]);
+        let lag = share(&evaluate_everywhere(&rows, &context(Task::Multiclass)).await, 1, None);
+        assert_eq!(
+            (lag.selection_column.as_deref(), lag.selection_method.as_deref()),
+            (Some("prediction"), Some("chi2"))
+        );
+        assert!(lag.selection_p_value.is_some_and(|p| p < 1e-6), "{lag:?}");
+        assert_eq!(lag.is_selective, Some(is_selective), "{lag:?}");
+    }
+}
+
+#[tokio::test]
+async fn rows_have_waited_from_their_own_time_to_the_newest_label_or_the_clock() {
+    // Two rows at the window's start; the label of one comes a minute after the hour, so the other has waited for longer than one.
+    let of = |label: i64| {
+        batch(vec![
+            ("score", doubles(&[Some(0.5), Some(0.5)])),
+            ("label", texts(&[Some("1"), None])),
+            ("event_time", times(&[Some(0), Some(0)])),
+            ("label_time", times(&[Some(label), None])),
+        ])
+    };
+    let mut context = context(Task::Binary);
+    context.decided_at = chrono::DateTime::from_timestamp(10 * 3_600, 0).expect("in range");
+    let lag = share(&evaluate_everywhere(&of(HOUR + HOUR / 60), &context).await, 1, None);
+    assert_eq!((lag.known, lag.share, lag.n), (2, Some(0.0), 2), "{lag:?}");
+    // A labeller whose clock is ahead: nobody can have waited for longer than until now.
+    let ahead = share(&evaluate_everywhere(&of(50 * HOUR), &context).await, 24, None);
+    assert_eq!(ahead.looked_at, Some(context.decided_at));
+    assert_eq!(ahead.known, 1, "the row that waits has waited for ten hours");
+}
+
+#[tokio::test]
+async fn losses_of_the_reference_weigh_what_they_stand_for() {
+    let count = 60;
+    let heavy = |i: usize| i.is_multiple_of(2);
+    let rows = batch(vec![
+        ("prediction_value", doubles(&vec![Some(10.0); count])),
+        ("label_value", doubles(&(0..count).map(|i| Some(if heavy(i) { 11.0 } else { 7.0 })).collect::<Vec<_>>())),
+        ("sampling_rate", doubles(&(0..count).map(|i| heavy(i).then_some(0.25)).collect::<Vec<_>>())),
+    ]);
+    let context = with_reference(Task::Regression, frozen(&rows, Task::Regression).await);
+    let window = evaluate_everywhere(&batch(vec![("prediction_value", doubles(&[Some(10.0); 5]))]), &context).await;
+    let value = estimate(&window, "mean_absolute_error").value.expect("estimated");
+    assert!((value - (4.0 * 1.0 + 3.0) / 5.0).abs() < 1e-9, "{value}");
 }

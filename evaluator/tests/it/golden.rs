@@ -1,10 +1,12 @@
 //! E2: equal to scikit-learn and SciPy on the same rows, with 1, 2 and 8 partitions.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use arrow::array::AsArray;
+use driftline_evaluator::Reference;
 use driftline_evaluator::drift::{
-    Bins, Shares, chi_square, deviation, kolmogorov, ks_2samp, population_stability_index, wasserstein,
+    Bins, Counts, SampleRef, Shares, chi_square, deviation, kolmogorov, ks_2samp, population_stability_index,
+    wasserstein,
 };
 use driftline_schemas::tables::Task;
 use serde::{Deserialize, de::DeserializeOwned};
@@ -232,8 +234,9 @@ struct CategoryCase {
 }
 
 fn check_over_bins(name: &str, reference: &[u64], current: &[u64], theirs: &OverBins) {
-    let shares = Shares::of(reference, current).expect("rows");
-    let test = chi_square(reference, current).expect("rows");
+    let (reference, current) = (Counts::of_rows(reference), Counts::of_rows(current));
+    let shares = Shares::of(&reference, &current).expect("rows");
+    let test = chi_square(&reference, &current).expect("rows");
     for (what, ours, theirs) in [
         ("jensen_shannon", shares.jensen_shannon(), theirs.jensen_shannon),
         ("total_variation", shares.total_variation(), theirs.total_variation),
@@ -265,13 +268,122 @@ fn e2_drift_equals_scipy() {
         check(&format!("{} statistic", case.name), Some(test.statistic), Some(case.statistic), TOLERANCE);
         check(&format!("{} p-value", case.name), Some(test.p_value), Some(case.p_value), TOLERANCE);
         let bins = Bins::deciles(&reference);
-        let psi = population_stability_index(&bins.count(&reference), &bins.count(&current));
+        let (of_reference, of_current) = (SampleRef::new(&reference, &[]), SampleRef::new(&current, &[]));
+        let psi = population_stability_index(&bins.weigh(of_reference), &bins.weigh(of_current));
         check(&format!("{} psi", case.name), psi, Some(case.psi), TOLERANCE);
-        let moved = wasserstein(&reference, &current);
+        let moved = wasserstein(of_reference, of_current);
         check(&format!("{} wasserstein", case.name), moved, Some(case.wasserstein), TOLERANCE);
-        let normed = moved.zip(deviation(&reference)).map(|(moved, deviation)| moved / deviation);
+        let normed = moved.zip(deviation(of_reference)).map(|(moved, deviation)| moved / deviation);
         check(&format!("{} wasserstein_normed", case.name), normed, case.wasserstein_normed, TOLERANCE);
         check_over_bins(&case.name, &bins.count(&reference), &bins.count(&current), &case.over_bins);
+    }
+}
+
+#[derive(Deserialize)]
+struct WeighedDriftCase {
+    name: String,
+    reference: Vec<f64>,
+    reference_rate: Vec<f64>,
+    current: Vec<f64>,
+    current_rate: Vec<f64>,
+    expected: BTreeMap<String, f64>,
+}
+
+#[tokio::test]
+async fn e2_drift_of_rows_that_were_kept_by_chance_equals_scipy() {
+    let column = |values: &[f64]| doubles(&values.iter().map(|value| Some(*value)).collect::<Vec<_>>());
+    for case in cases::<WeighedDriftCase>("weighted_drift.json") {
+        // Numbers as they are, and the same as categories.
+        let rows = |values: &[f64], rates: &[f64]| {
+            let words: Vec<String> = values.iter().map(|value| format!("{}", value.round())).collect();
+            let words: Vec<Option<&str>> = words.iter().map(|word| Some(word.as_str())).collect();
+            batch(vec![
+                ("feature_x", column(values)),
+                ("feature_word_text", texts(&words)),
+                ("sampling_rate", column(rates)),
+            ])
+        };
+        let frozen = rows(&case.reference, &case.reference_rate);
+        let mut context = context(Task::Binary);
+        let mut versions = Vec::new();
+        for partitions in [1, 2, 8] {
+            let reference =
+                Reference::from_table(&session(&frozen, partitions), "rows", Task::Binary).await.expect("reads");
+            let json = serde_json::to_string(&reference).expect("serializes");
+            assert_eq!(serde_json::from_str::<Reference>(&json).expect("deserializes"), reference);
+            versions.push(reference.version.clone());
+            context.reference = Some(Arc::new(reference));
+        }
+        versions.dedup();
+        assert_eq!(versions.len(), 1, "{}", case.name);
+        let window = evaluate_everywhere(&rows(&case.current, &case.current_rate), &context).await;
+        let mut compared = 0;
+        for row in &window.drift {
+            let expected =
+                |what: &str| case.expected.get(&format!("{}_{}{what}", row.column_name, row.method)).copied();
+            let Some(statistic) = expected("") else {
+                panic!("{} has no {} of {}", case.name, row.method, row.column_name)
+            };
+            let what = format!("{} {} {}", case.name, row.column_name, row.method);
+            let tolerance = if row.method == "hellinger" { 1e-7 } else { 1e-10 };
+            check(&what, row.statistic, Some(statistic), tolerance);
+            check(&format!("{what} p-value"), row.p_value, expected("_p_value"), 1e-9);
+            compared += 1;
+        }
+        assert_eq!(compared, 17, "{}", case.name);
+        assert_eq!(window.drift[0].n, case.current.len() as i64, "rows are counted as they are");
+    }
+}
+
+#[derive(Deserialize)]
+struct ComponentsCase {
+    name: String,
+    /// Feature by feature.
+    reference: Vec<Vec<Option<f64>>>,
+    current: Vec<Vec<Option<f64>>>,
+    rates: Option<[Vec<f64>; 2]>,
+    /// The mean error of the reference's rows, and of the others.
+    errors: [f64; 2],
+    expected: BTreeMap<String, f64>,
+}
+
+#[tokio::test]
+async fn e2_rebuilding_from_components_equals_scikit_learn() {
+    const NAMES: [&str; 5] = ["feature_a", "feature_b", "feature_c", "feature_d", "feature_e"];
+    for case in cases::<ComponentsCase>("components.json") {
+        let rows = |features: &[Vec<Option<f64>>], side: usize| {
+            let mut columns: Vec<_> = NAMES.iter().zip(features).map(|(name, of)| (*name, doubles(of))).collect();
+            let rates = case.rates.as_ref().map(|rates| rates[side].iter().map(|rate| Some(*rate)).collect::<Vec<_>>());
+            columns.extend(rates.map(|rates| ("sampling_rate", doubles(&rates))));
+            // A feature that is always the same has nothing in common with any.
+            columns.push(("feature_same", doubles(&vec![Some(7.0); features[0].len()])));
+            batch(columns)
+        };
+        let frozen = rows(&case.reference, 0);
+        let reference = Reference::from_table(&session(&frozen, 1), "rows", Task::Binary).await.expect("reads");
+        for partitions in [2, 8] {
+            let again =
+                Reference::from_table(&session(&frozen, partitions), "rows", Task::Binary).await.expect("reads");
+            assert_eq!(again, reference, "{}", case.name);
+        }
+        let components = reference.components.clone().expect("two features or more");
+        assert_eq!(components.features.len(), case.reference.len());
+        check(
+            &format!("{} errors of the reference", case.name),
+            Some(components.errors.mean),
+            Some(case.errors[0]),
+            1e-9,
+        );
+        let mut context = context(Task::Binary);
+        context.reference = Some(Arc::new(reference));
+        let window = evaluate_everywhere(&rows(&case.current, 1), &context).await;
+        let row = window.drift.iter().find(|row| row.method == "pca_reconstruction").expect("measured");
+        assert_eq!((row.column_name.as_str(), row.decides), ("__features__", Some(true)));
+        assert_eq!((row.n, row.n_reference), (case.current[0].len() as i64, case.reference[0].len() as i64));
+        check(&case.name, row.statistic, case.expected.get("pca_reconstruction").copied(), 1e-8);
+        let p_value = case.expected["pca_reconstruction_p_value"];
+        check(&format!("{} p-value", case.name), row.p_value, Some(p_value), 1e-7);
+        assert_eq!(row.drifted, Some(p_value < 0.05 && row.statistic.is_some_and(|s| s >= 0.1)), "{}", case.name);
     }
 }
 

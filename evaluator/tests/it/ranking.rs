@@ -93,3 +93,44 @@ async fn queries_are_of_their_version_and_segment_and_reasons_are_given() {
     let unranked = evaluate_everywhere(&rows, &context).await;
     assert!(unranked.metrics.iter().all(|row| row.metric != "ndcg_at_1"));
 }
+
+#[tokio::test]
+async fn the_interval_of_a_mean_is_over_queries_not_over_rows() {
+    // 20 queries of five rows; the one that is relevant stands first in twelve of them, else second.
+    let (mut queries, mut labels, mut scores) = (Vec::new(), Vec::new(), Vec::new());
+    for query in 0..20 {
+        for place in 0..5 {
+            queries.push(format!("q{query}"));
+            labels.push(if place == usize::from(query >= 12) { "1" } else { "0" });
+            scores.push(Some(1.0 - place as f64 / 10.0));
+        }
+    }
+    let rows = batch(vec![
+        ("tag_query", texts(&queries.iter().map(|query| Some(query.as_str())).collect::<Vec<_>>())),
+        ("label", texts(&labels.iter().map(|label| Some(*label)).collect::<Vec<_>>())),
+        ("score", doubles(&scores)),
+    ]);
+    let mut context = context(Task::Binary);
+    context.ranking = Some(RankingSpec { group: "query".to_owned(), k: 1 });
+    let window = evaluate_everywhere(&rows, &context).await;
+    let near = |metric: &str, low: f64, high: f64| {
+        let row = overall(&window, metric, None);
+        let (l, h) = (row.ci_low.expect("an interval"), row.ci_high.expect("an interval"));
+        assert!((l - low).abs() < 1e-9 && (h - high).abs() < 1e-9, "{metric}: {l} {h}");
+    };
+    // scipy.stats.binomtest(12, 20).proportion_ci(method="wilson")
+    near("hit_rate_at_1", 0.38658150076225317, 0.7811934676271829);
+    // Ten queries of each kind, so that the ranks' distribution is even: scipy.stats.t.interval(.95, 19, .75, std(ddof=1)/sqrt(20)).
+    let labels: Vec<Option<&str>> =
+        (0..100).map(|row| Some(if row % 5 == usize::from(row >= 50) { "1" } else { "0" })).collect();
+    let rows = batch(vec![
+        ("tag_query", texts(&queries.iter().map(|query| Some(query.as_str())).collect::<Vec<_>>())),
+        ("label", texts(&labels)),
+        ("score", doubles(&scores)),
+    ]);
+    let window = evaluate_everywhere(&rows, &context).await;
+    let row = overall(&window, "mean_reciprocal_rank", None);
+    assert_eq!(row.value, Some(0.75));
+    assert!(row.ci_low.is_some_and(|low| (low - 0.6299568376372948).abs() < 1e-9), "{row:?}");
+    assert!(row.ci_high.is_some_and(|high| (high - 0.8700431623627052).abs() < 1e-9), "{row:?}");
+}

@@ -55,6 +55,21 @@ async fn a_version_that_always_fails_is_seen_and_has_no_metrics() {
 }
 
 #[tokio::test]
+async fn what_failed_or_came_too_late_for_metrics_failed_all_the_same() {
+    let rows = batch(vec![
+        ("label", texts(&[Some("1"), None, None, None])),
+        ("prediction", texts(&[Some("1"), None, None, None])),
+        ("error", texts(&[None, Some("timeout"), Some("timeout"), Some("timeout")])),
+        ("invalid_reason", texts(&[None, None, Some("task_mismatch"), None])),
+        ("after_final", booleans(&[None, None, None, Some(true)])),
+    ]);
+    let window = evaluate_everywhere(&rows, &context(Task::Binary)).await;
+    let errors: Vec<_> = window.errors.iter().map(|row| (row.message.as_str(), row.count)).collect();
+    assert_eq!(errors, [("timeout", 3)]);
+    assert_eq!(served(&window, "error_count", None, None).value, Some(3.0));
+}
+
+#[tokio::test]
 async fn b1_the_errors_of_a_window_are_bounded_and_add_up() {
     // 25 errors, the n-th n times, all of one length; the rarest are one row together.
     let mut messages: Vec<String> = Vec::new();

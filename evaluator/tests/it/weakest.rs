@@ -125,3 +125,80 @@ async fn b1_what_is_looked_at_is_bounded_and_what_is_not_is_named() {
     assert_eq!(found.left_out, ["t24", "t25", "t26", "t27", "t28", "t29"]);
     assert!(found.looked_at <= 24 * 13, "all are alike, so no cross is more than a side of it: {}", found.looked_at);
 }
+
+fn named_texts(values: &[&str]) -> arrow::array::ArrayRef {
+    texts(&values.iter().map(|value| Some(*value)).collect::<Vec<_>>())
+}
+
+#[tokio::test]
+async fn slices_are_corrected_for_all_that_were_looked_at_the_better_ones_too() {
+    // `eu` is right half of the time, `us` and `jp` nine times in ten.
+    let regions: Vec<&str> = (0..600).map(|row| ["eu", "us", "jp"][row % 3]).collect();
+    let is_hit = |row: usize| if row.is_multiple_of(3) { row / 3 % 2 == 0 } else { row / 3 % 10 != 0 };
+    let rows = batch(vec![
+        ("tag_region", named_texts(&regions)),
+        ("label", named_texts(&["1"; 600])),
+        ("prediction", named_texts(&(0..600).map(|row| if is_hit(row) { "1" } else { "0" }).collect::<Vec<_>>())),
+    ]);
+    let found = find(&rows, Task::Binary, ACCURACY).await;
+    assert_eq!(found.looked_at, 3);
+    let first = &found.segments[0];
+    assert_eq!((named(first), found.segments.len()), (("region", "eu"), 1));
+    assert!((first.p_adjusted / (3.0 * first.p_value) - 1.0).abs() < 1e-12, "the least of three: {first:?}");
+}
+
+#[tokio::test]
+async fn a_slice_without_enough_rows_outside_of_it_is_not_looked_at() {
+    let regions: Vec<&str> = (0..100).map(|row| if row < 95 { "eu" } else { "us" }).collect();
+    let said: Vec<&str> = (0..100).map(|row| if row < 95 && row % 2 == 0 { "0" } else { "1" }).collect();
+    let rows = batch(vec![
+        ("tag_region", named_texts(&regions)),
+        ("label", named_texts(&["1"; 100])),
+        ("prediction", named_texts(&said)),
+    ]);
+    let found = find(&rows, Task::Binary, ACCURACY).await;
+    assert_eq!((found.looked_at, found.segments.len()), (0, 0), "five rows say nothing of the rest");
+}
+
+#[tokio::test]
+async fn rows_that_do_not_count_and_numbers_that_are_none_are_in_no_slice() {
+    // A hundred numbers, all right; a hundred rows without one, all wrong, of which half were refused.
+    let ages: Vec<Option<f64>> = (0..200).map(|row| Some(if row < 100 { f64::from(row) } else { f64::NAN })).collect();
+    let said: Vec<&str> = (0..200).map(|row| if row < 100 { "1" } else { "0" }).collect();
+    let refused: Vec<Option<&str>> = (0..200).map(|row| (row >= 150).then_some("task_mismatch")).collect();
+    let regions: Vec<&str> = (0..200).map(|row| if row < 100 { "eu" } else { "us" }).collect();
+    let rows = batch(vec![
+        ("feature_age", doubles(&ages)),
+        ("tag_region", named_texts(&regions)),
+        ("label", named_texts(&["1"; 200])),
+        ("prediction", named_texts(&said)),
+        ("invalid_reason", texts(&refused)),
+    ]);
+    let wanted = Search { min_rows: 20, crosses: false, ..ACCURACY };
+    let found = find(&rows, Task::Binary, wanted).await;
+    let slices: Vec<_> = found.segments.iter().map(|slice| (named(slice), slice.n, slice.value)).collect();
+    assert_eq!(slices, [(("region", "us"), 50, 0.0)]);
+    // What is published is another matter than what is looked at.
+    let mut context = context(Task::Binary);
+    context.segments_min_rows = 120;
+    let same = search(&session(&rows, 2), "rows", &context, wanted).await.expect("searches");
+    assert_eq!(same, found);
+}
+
+#[tokio::test]
+async fn means_are_compared_by_welchs_test() {
+    let regions: Vec<&str> = (0..100).map(|row| ["eu", "us"][row % 2]).collect();
+    let error = |row: i32| f64::from(row % 2 * 3 + row % 5);
+    let rows = batch(vec![
+        ("tag_region", named_texts(&regions)),
+        ("label_value", doubles(&(0..100).map(|row| Some(f64::from(row))).collect::<Vec<_>>())),
+        ("prediction_value", doubles(&(0..100).map(|row| Some(f64::from(row) + error(row))).collect::<Vec<_>>())),
+    ]);
+    let wanted = Search { metric: RowMetric::MeanAbsoluteError, crosses: false, min_rows: 20 };
+    let found = find(&rows, Task::Regression, wanted).await;
+    let slice = &found.segments[0];
+    // scipy.stats.ttest_ind([3 + r % 5 for odd r], [r % 5 for even r], equal_var=False), and its confidence_interval().
+    assert!((slice.ci_low - 2.4330092987118626).abs() < 1e-9, "{slice:?}");
+    assert!((slice.ci_high - 3.5669907012881374).abs() < 1e-9, "{slice:?}");
+    assert!((slice.p_value / 9.975958196832645e-18 - 1.0).abs() < 1e-6, "{slice:?}");
+}

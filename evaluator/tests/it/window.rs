@@ -1,10 +1,10 @@
 //! Whole windows: groups, reasons, names, drift.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
-use arrow::array::{ArrayRef, Int64Array, StringArray};
+use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use datafusion::prelude::{ParquetReadOptions, SessionContext};
-use driftline_evaluator::{EvaluatedWindow, Reference, evaluate, udaf, window::OTHER};
+use driftline_evaluator::{EvaluatedWindow, Reference, evaluate, reference::ReferenceValues, udaf, window::OTHER};
 use driftline_schemas::config::CostMatrix;
 use driftline_schemas::tables::{DriftRow, MetricRow, ScoreKind, Task};
 
@@ -534,6 +534,163 @@ async fn classes_that_are_numbers_are_judged_as_their_text_is() {
     }
 }
 
+/// The rows of `count` requests: an hour's, in regions of falling size, two versions, a third of them without a label yet.
+fn of_regions(regions: &[&'static str]) -> RecordBatch {
+    let count = regions.len();
+    let each = |of: &dyn Fn(usize) -> Option<&'static str>| texts(&(0..count).map(of).collect::<Vec<_>>());
+    let score = |i: usize| (i * 37 % 100) as f64 / 100.0;
+    let micros = |i: usize| i as i64 * 1_000_000;
+    let times = |of: &dyn Fn(usize) -> Option<i64>| -> ArrayRef {
+        Arc::new(TimestampMicrosecondArray::from((0..count).map(of).collect::<Vec<_>>()).with_timezone("UTC"))
+    };
+    let is_labelled = |i: usize| !i.is_multiple_of(3);
+    batch(vec![
+        ("tag_region", each(&|i| Some(regions[i]))),
+        ("model_version", each(&|i| Some(if i % 10 == 9 { "2" } else { "1" }))),
+        ("label", each(&|i| is_labelled(i).then_some(if (i * 61 % 97) as f64 / 97.0 < score(i) { "1" } else { "0" }))),
+        ("score", doubles(&(0..count).map(|i| Some(score(i))).collect::<Vec<_>>())),
+        ("feature_age", doubles(&(0..count).map(|i| Some((i % 7) as f64)).collect::<Vec<_>>())),
+        ("event_time", times(&|i| Some(micros(i)))),
+        ("label_time", times(&|i| is_labelled(i).then(|| micros(i) + 60_000_000))),
+    ])
+}
+
+#[tokio::test]
+async fn no_table_says_anything_of_segments_with_few_rows() {
+    // 200 of eu, 60 of us, 9 of jp and 8 of cn; a tenth of each has version 2.
+    let regions: Vec<&'static str> = (0..277)
+        .map(|i| {
+            if i < 200 {
+                "eu"
+            } else if i < 260 {
+                "us"
+            } else if i < 269 {
+                "jp"
+            } else {
+                "cn"
+            }
+        })
+        .collect();
+    let rows = of_regions(&regions);
+    let reference = Reference::from_table(&session(&rows, 1), "rows", Task::Binary).await.expect("reads");
+    let mut context = context(Task::Binary);
+    context.segments = vec![vec!["region".to_owned()]];
+    context.reference = Some(Arc::new(reference));
+    type Said = BTreeSet<(Option<String>, String)>;
+    let said = |window: &EvaluatedWindow| -> Vec<(&'static str, Said)> {
+        macro_rules! of {
+            ($table:ident) => {{
+                let named = window
+                    .$table
+                    .iter()
+                    .filter_map(|row| Some((row.model_version.clone(), row.segment_value.clone()?)));
+                (stringify!($table), named.collect())
+            }};
+        }
+        vec![of!(metrics), of!(confusion), of!(estimates), of!(label_lag), of!(drift), of!(quality), of!(serving)]
+    };
+    for (table, groups) in said(&evaluate_everywhere(&rows, &context).await) {
+        assert!(
+            groups.contains(&(None, "cn".to_owned())) && groups.len() >= 4 * 2,
+            "{table} has each region: {groups:?}"
+        );
+    }
+    context.segments_min_rows = 17;
+    let window = evaluate_everywhere(&rows, &context).await;
+    let group = |version: Option<&str>, value: &str| (version.map(str::to_owned), value.to_owned());
+    // jp and cn are 17 rows together; of version 2 only eu has so many.
+    let expected: Said = [
+        group(None, OTHER),
+        group(None, "eu"),
+        group(None, "us"),
+        group(Some("1"), "eu"),
+        group(Some("1"), "us"),
+        group(Some("2"), "eu"),
+    ]
+    .into();
+    for (table, groups) in said(&window) {
+        assert_eq!(groups, expected, "{table}");
+    }
+    assert!(window.estimates.iter().any(|row| row.method == "nowcast" && row.segment_value.is_some()));
+    assert!(window.metrics.iter().any(|row| row.model_version.as_deref() == Some("2") && row.segment.is_none()));
+}
+
+#[tokio::test]
+async fn what_is_repeated_is_counted_among_the_rows_that_count_beyond_the_columns_too() {
+    let rows = |json: [Option<&str>; 4], refused: [Option<&str>; 4]| {
+        batch(vec![
+            ("feature_amount", doubles(&[Some(1.0); 4])),
+            ("features_json", texts(&json)),
+            ("invalid_reason", texts(&refused)),
+        ])
+    };
+    let rate = async |rows: RecordBatch| {
+        let window = evaluate_everywhere(&rows, &context(Task::Binary)).await;
+        let row = window.quality.iter().find(|row| row.check == "duplicate_rate").expect("checked");
+        (row.value, row.n)
+    };
+    assert_eq!(rate(rows([Some("a"), Some("a"), Some("b"), None], [None; 4])).await, (Some(0.25), 4));
+    let refused = [None, Some("task_mismatch"), None, None];
+    assert_eq!(rate(rows([Some("a"), Some("a"), Some("b"), None], refused)).await, (Some(0.0), 3));
+}
+
+#[tokio::test]
+async fn the_curves_of_the_only_version_are_those_of_all_and_segments_have_none() {
+    let rows = batch(vec![
+        ("model_version", texts(&[Some("7"); 4])),
+        ("tag_region", texts(&[Some("eu"), Some("eu"), Some("eu"), Some("eu")])),
+        ("label", texts(&[Some("1"), Some("0"), Some("1"), Some("0")])),
+        ("score", doubles(&[Some(0.9), Some(0.8), Some(0.4), Some(0.1)])),
+    ]);
+    let mut context = context(Task::Binary);
+    context.segments = vec![vec!["region".to_owned()]];
+    let window = evaluate_everywhere(&rows, &context).await;
+    assert!(window.curves.iter().all(|row| row.model_version.is_none()));
+    let mut points: Vec<_> = window.curves.iter().map(|row| (row.curve.as_str(), row.point)).collect();
+    let count = points.len();
+    points.sort_unstable();
+    points.dedup();
+    assert_eq!((points.len(), count), (16, 16), "five of roc, two of precision, five of gain, four bins");
+}
+
+#[tokio::test]
+async fn a_reference_is_of_its_columns_by_name_and_of_the_rows_that_count() {
+    let frozen =
+        async |rows: &RecordBatch| Reference::from_table(&session(rows, 2), "rows", Task::Binary).await.expect("reads");
+    let named = |name: &str| batch(vec![(name, doubles(&[Some(1.0), Some(2.0), Some(3.0)]))]);
+    let (amount, age) = (frozen(&named("feature_amount")).await, frozen(&named("feature_age")).await);
+    assert_ne!(amount.version, age.version, "equal values of another column are another reference");
+    let refused = batch(vec![
+        ("feature_amount", doubles(&[Some(1.0), Some(2.0), Some(3.0), Some(99.0), Some(98.0)])),
+        ("error", texts(&[None, None, None, Some("timeout"), None])),
+        ("invalid_reason", texts(&[None, None, None, None, Some("task_mismatch")])),
+    ]);
+    assert_eq!(frozen(&refused).await, amount);
+    // A feature of both kinds is what it is more of, numbers if it is as much of both.
+    let mixed = |texts_too: &[Option<&str>]| {
+        let numbers: Vec<Option<f64>> =
+            texts_too.iter().enumerate().map(|(i, text)| text.is_none().then(|| i as f64)).collect();
+        batch(vec![("feature_x", doubles(&numbers)), ("feature_x_text", texts(texts_too))])
+    };
+    let is_numeric = async |rows: RecordBatch| {
+        let reference = frozen(&rows).await;
+        assert_eq!(reference.columns.len(), 1);
+        matches!(reference.columns[0].values, ReferenceValues::Numeric { .. })
+    };
+    assert!(is_numeric(mixed(&[None, Some("a"), None, Some("b")])).await);
+    assert!(is_numeric(mixed(&[None, Some("a"), None, None])).await);
+    assert!(!is_numeric(mixed(&[None, Some("a"), Some("b"), Some("c")])).await);
+    // A document whose content is not that of its version is refused.
+    let json = serde_json::to_string(&amount).expect("serializes");
+    assert_eq!(Reference::from_json(json.as_bytes()), Some(Ok(amount)));
+    let edited = json.replace("[1.0,2.0,3.0]", "[1.0,2.0,4.0]");
+    assert_ne!(edited, json);
+    assert!(
+        matches!(Reference::from_json(edited.as_bytes()), Some(Err(why)) if why.contains("its content is of version"))
+    );
+    assert_eq!(Reference::from_json(b"{\"score\":0.5}"), None, "rows, not a reference");
+}
+
 /// What ten million rows cost. Run it optimised: `cargo test -p driftline-evaluator --release -- --ignored --nocapture`.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "takes ten million rows"]
@@ -553,4 +710,53 @@ async fn ten_million_rows() {
     let began = std::time::Instant::now();
     let window = evaluate(&session, "rows", &context).await.expect("evaluates");
     println!("{:?}: {:?}", began.elapsed(), overall(&window, "roc_auc", None));
+}
+
+#[tokio::test]
+async fn what_features_added_to_scores_drifts_as_columns_do() {
+    let rows = |shift: f64| {
+        let of = |i: usize| Some(vec![("amount", (i % 64) as f64 / 64.0 + shift), ("age", (i % 7) as f64)]);
+        batch(vec![
+            ("feature_amount", doubles(&(0..256).map(|i| Some((i % 9) as f64)).collect::<Vec<_>>())),
+            ("attributions", maps(&(0..256).map(|i| of(i).filter(|_| i % 4 != 3)).collect::<Vec<_>>())),
+        ])
+    };
+    let reference = Reference::from_table(&session(&rows(0.0), 1), "rows", Task::Binary).await.expect("reads");
+    let again = Reference::from_table(&session(&rows(0.0), 8), "rows", Task::Binary).await.expect("reads");
+    assert_eq!(reference, again);
+    let names: Vec<&str> = reference.columns.iter().map(|kept| kept.column.name()).collect();
+    assert_eq!(names, ["amount", "attributions.age", "attributions.amount"]);
+    let mut context = context(Task::Binary);
+    context.reference = Some(Arc::new(reference));
+    let window = evaluate_everywhere(&rows(0.5), &context).await;
+    let ks = |column: &str| {
+        let is = |row: &&DriftRow| row.column_name == column && row.method == "ks";
+        let row = window.drift.iter().find(is).expect("measured");
+        (row.drifted, row.n, row.n_reference)
+    };
+    assert_eq!(ks("attributions.amount"), (Some(true), 192, 192));
+    assert_eq!(ks("attributions.age"), (Some(false), 192, 192));
+    assert_eq!(ks("amount"), (Some(false), 256, 256));
+    let missing =
+        window.quality.iter().find(|row| row.column_name == "attributions.age" && row.check == "missing_rate");
+    assert_eq!(missing.map(|row| row.value), Some(Some(0.25)));
+    // Rows that no longer carry any say so for features alone.
+    let bare = batch(vec![("feature_amount", doubles(&[Some(1.0)]))]);
+    let gone = evaluate_everywhere(&bare, &context).await;
+    assert!(gone.drift.iter().all(|row| row.column_name == "amount"));
+}
+
+#[tokio::test]
+async fn the_method_that_decides_for_categories_has_the_p_value_of_its_test() {
+    let words =
+        |even: &'static str| texts(&(0..256).map(|i| Some(if i % 2 == 0 { even } else { "b" })).collect::<Vec<_>>());
+    let rows = |even| batch(vec![("feature_country_text", words(even))]);
+    let reference = Reference::from_table(&session(&rows("a"), 1), "rows", Task::Binary).await.expect("reads");
+    let mut context = context(Task::Binary);
+    context.reference = Some(Arc::new(reference));
+    let window = evaluate_everywhere(&rows("z"), &context).await;
+    let p_value = |method: &str| window.drift.iter().find(|row| row.method == method).expect("measured").p_value;
+    assert!(p_value("jensen_shannon").is_some_and(|p| p < 1e-9));
+    assert_eq!(p_value("jensen_shannon"), p_value("chi2"));
+    assert_eq!(p_value("psi"), None, "it decides nothing");
 }

@@ -240,6 +240,9 @@ pub enum ReferenceSpec {
         last: Micros,
         /// How long before the window's start it ends.
         offset: Micros,
+        /// Whether only windows count that start in the same hour of the week.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        same_hour_of_week: bool,
     },
 }
 
@@ -447,6 +450,11 @@ fn read_model(section: &mut Reader, base: ModelSettings, is_for: IsFor) -> Model
     {
         let shown = humantime::format_duration(Duration::from_micros(*last as u64));
         section.fault("reference", format!("`last` is {shown}, and windows are longer: none would lie whole in it"));
+    } else if let Some(ReferenceSpec::Past { last, same_hour_of_week: true, .. }) = &reference
+        && is_for == IsFor::Model
+        && let Some(why) = window_of_no_hour(window, *last)
+    {
+        section.fault("reference", why);
     }
     let score_kind = score_kind.unwrap_or(base.score_kind);
     let threshold = section.float("threshold", base.threshold);
@@ -478,6 +486,23 @@ fn read_model(section: &mut Reader, base: ModelSettings, is_for: IsFor) -> Model
         reference,
         cost: cost.or(base.cost),
         ranking: section.ranking("ranking").or(base.ranking),
+    }
+}
+
+/// Why no window, or hardly one, in a period would start in the same hour of the week as a later one; `None` if some do.
+fn window_of_no_hour(window: WindowSpec, last: Micros) -> Option<String> {
+    match window.length {
+        WindowLength::Week | WindowLength::Month => {
+            Some("`same_hour_of_week` says nothing of windows longer than a day".into())
+        }
+        WindowLength::Fixed(length) if length > DAY => {
+            Some("`same_hour_of_week` says nothing of windows longer than a day".into())
+        }
+        WindowLength::Fixed(length) if (7 * DAY) % length != 0 => {
+            Some("windows of this length start at other hours each week".into())
+        }
+        _ if last < 7 * DAY => Some("`last` is under a week, and the same hour comes once in one".into()),
+        _ => None,
     }
 }
 
@@ -562,7 +587,21 @@ mod tests {
         assert_eq!(model.positive_class.as_deref(), Some("1"));
         assert_eq!(model.window.length, WindowLength::Day);
         assert_eq!(model.segments[2], ["region", "channel"]);
-        assert_eq!(model.reference, Some(ReferenceSpec::Past { last: 7 * DAY, offset: 7 * DAY }));
+        assert_eq!(
+            model.reference,
+            Some(ReferenceSpec::Past { last: 7 * DAY, offset: 7 * DAY, same_hour_of_week: false })
+        );
+    }
+
+    #[test]
+    fn a_reference_that_ledgers_know_reads_and_writes_as_it_did() {
+        let plain = ReferenceSpec::Past { last: 1, offset: 2, same_hour_of_week: false };
+        let written = r#"{"past":{"last":1,"offset":2}}"#;
+        assert_eq!(serde_json::to_string(&plain).unwrap(), written);
+        assert_eq!(serde_json::from_str::<ReferenceSpec>(written).unwrap(), plain);
+        let hourly = ReferenceSpec::Past { last: 1, offset: 2, same_hour_of_week: true };
+        let again = serde_json::from_str::<ReferenceSpec>(&serde_json::to_string(&hourly).unwrap()).unwrap();
+        assert_eq!(again, hourly);
     }
 
     #[test]
@@ -668,6 +707,18 @@ mod tests {
                 "window = \"2h\"\nreference = { last = \"1h\" }",
                 "models[0].reference: `last` is 1h, and windows are longer",
             ),
+            (
+                "reference = { last = \"6d\", same_hour_of_week = true }",
+                "models[0].reference: `last` is under a week, and the same hour comes once in one",
+            ),
+            (
+                "window = \"7h\"\nreference = { last = \"28d\", same_hour_of_week = true }",
+                "models[0].reference: windows of this length start at other hours each week",
+            ),
+            (
+                "window = \"week\"\nreference = { last = \"28d\", same_hour_of_week = true }",
+                "models[0].reference: `same_hour_of_week` says nothing of windows longer than a day",
+            ),
             (r#"label_horizon = "900000d""#, "models[0].label_horizon: must be at most 36525d"),
             (r#"out_of_orderness = "200000y""#, "models[0].out_of_orderness: must be at most 36525d"),
             (r#"label_horizon = "0s""#, "models[0].label_horizon: must be longer than 0s"),
@@ -702,6 +753,8 @@ mod tests {
             "window = \"7h\"",
             "window = \"366d\"",
             "window = \"month\"\nreference = { last = \"31d\", offset = \"0s\" }",
+            "window = \"15m\"\nreference = { last = \"28d\", offset = \"0s\", same_hour_of_week = true }",
+            "window = \"day\"\ntimezone = \"Europe/Amsterdam\"\nreference = { last = \"7d\", same_hour_of_week = true }",
             "window = \"week\"\ntimezone = \"Australia/Lord_Howe\"\nreference = { last = \"7d\" }",
             "threshold = 1.5\nscore_kind = \"any\"",
             "task = \"binary\"\ncost = { tp = 5, fp = -1.5, fn = -10, tn = 0 }",

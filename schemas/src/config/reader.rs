@@ -398,6 +398,7 @@ impl Reader {
                 let spec = ReferenceSpec::Past {
                     last: reader.duration("last", 7 * DAY),
                     offset: reader.duration("offset", 7 * DAY),
+                    same_hour_of_week: reader.boolean("same_hour_of_week", false),
                 };
                 self.absorb(reader);
                 Some(spec)
