@@ -2,7 +2,7 @@
 # Installs what a bare Debian or Ubuntu machine with Rust lacks. Quick, and does nothing, when all is there.
 #
 #   scripts/setup.sh            what the build needs: a C compiler, pkg-config, OpenSSL and zlib headers
-#   scripts/setup.sh --tests    also what the full checks need: a JDK (17 or newer), Maven, Python with venv, rustfmt and clippy
+#   scripts/setup.sh --tests    also what the full checks need: a JDK (17 or newer), Maven, Python with venv, Chromium, rustfmt and clippy
 
 source "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 
@@ -32,6 +32,8 @@ find_missing() {
     need maven have mvn
     need python3 have python3
     need python3-venv have_venv
+    # For the tests of reports' pages.
+    need chromium eval 'have chromium || have chromium-browser || have google-chrome'
     # For the image's steps, which only root can take.
     [[ $(id -u) -ne 0 ]] || need debootstrap have debootstrap
   fi

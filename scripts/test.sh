@@ -162,15 +162,20 @@ fi
 check "Alertmanager" scripts/prometheus.sh alertmanager
 DRIFTLINE_TEST_ALERTMANAGER=$(scripts/prometheus.sh alertmanager 2>/dev/null) && export DRIFTLINE_TEST_ALERTMANAGER
 
+# Two pages of reports, which a browser looks at afterwards.
+export DRIFTLINE_TEST_PAGES=$scratch/pages
+mkdir "$DRIFTLINE_TEST_PAGES"
 check "cargo test" run_cargo_tests
 
 check "demo" run_demo
 if [[ -n $python ]]; then
+  # It says itself whether there is no browser, and whether that is a failure.
+  check "reports in Chromium" "$python" scripts/check_pages.py --binary "$binary" --store "$scratch/store" "$DRIFTLINE_TEST_PAGES"/{large,small}.html
   check "audit by DuckDB" run_audit
   check "metrics by scikit-learn" "$python" scripts/compare_sklearn.py "$scratch/store" --all --quiet --config "$scratch/demo/driftline.toml"
   check "deployment files" "$python" scripts/check_deploy.py
 else
-  skip "outside audit, metrics, deployment" "no Python"
+  skip "reports in Chromium, outside audit, metrics, deployment" "no Python"
 fi
 
 if [[ -n $python && -n ${DRIFTLINE_TEST_BROKERS:-} ]]; then

@@ -137,7 +137,7 @@ pub(crate) async fn run(config: &Config, store: Store, plan: Plan, shutdown: Can
             members: members.clone(),
             config: config.alerts.clone(),
             reports: config.reports.clone(),
-            maker: Arc::new(Reporter::new(sessions_of(config, &store, 2 * SHARE, 1), store.clone())),
+            maker: Arc::new(Reporter::new(sessions_of(config, &store, 2 * SHARE, 1), store.clone(), config)),
             poll_interval: config.poll_interval,
             evaluated: until(&evaluated),
         };

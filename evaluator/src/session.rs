@@ -44,6 +44,11 @@ impl Sessions {
         Self { store, memory_bytes, partitions, template: Arc::default() }
     }
 
+    /// The store.
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
+    }
+
     /// A session that sees one version of each object: what it has once looked at is pinned by its ETag.
     pub fn open(&self) -> Result<SessionContext, Error> {
         let runtime =

@@ -6,11 +6,11 @@ use anyhow::{Context, Result, bail};
 use async_trait::async_trait;
 use bytes::Bytes;
 use driftline_alerts::reports::{Maker, Told, Written};
-use driftline_evaluator::report::{Report, Subject, gather};
+use driftline_evaluator::report::{self, Report, Tolerated, gather};
 use driftline_evaluator::session::{REPLACED, Sessions};
 use driftline_ledger::Replica;
 use driftline_schemas::clock::{self, Micros};
-use driftline_schemas::config::{Config, ReportFormat};
+use driftline_schemas::config::{Config, Level, ReportFormat, Rule, Side, Subject};
 use driftline_schemas::tables::Task;
 use driftline_store::{Manifest, Store, encode_segment};
 
@@ -29,7 +29,7 @@ pub(crate) async fn run(global: &Global, args: &ReportArgs) -> Result<()> {
     let store = Store::open(&config.store.url, &config.store.options).context("open the store")?;
     let manifest = Manifest::load(&store).await.context("read the manifest")?;
     manifest.with_context(|| format!("there is no Driftline store at {}", config.store.url))?;
-    let reporter = Reporter::new(pipeline::sessions(&config, &store), store);
+    let reporter = Reporter::new(pipeline::sessions(&config, &store), store, &config);
     let (Some(form), Some(model)) = (form, &args.model) else { return by_name(&config, &reporter, args).await };
     let replica = reporter.replica().await?;
     if !replica.state.models.contains_key(model) {
@@ -92,11 +92,24 @@ async fn by_name(config: &Config, reporter: &Reporter, args: &ReportArgs) -> Res
 pub(crate) struct Reporter {
     sessions: Sessions,
     store: Store,
+    rules: Vec<Rule>,
+}
+
+/// The numbers that rules tolerate of a model's metrics over all.
+fn tolerated(rules: &[Rule], model: &str) -> Vec<Tolerated> {
+    let of = |rule: &Rule| {
+        let (Subject::Metric { metric, class: None }, Level::Value(level)) = (&rule.subject, &rule.level) else {
+            return None;
+        };
+        let bad = if rule.side == Side::Below { "below" } else { "above" };
+        Some(Tolerated { metric: metric.clone(), level: *level, bad, rule: rule.name.clone() })
+    };
+    rules.iter().filter(|rule| rule.is_for(model)).filter_map(of).collect()
 }
 
 impl Reporter {
-    pub(crate) fn new(sessions: Sessions, store: Store) -> Self {
-        Self { sessions, store }
+    pub(crate) fn new(sessions: Sessions, store: Store, config: &Config) -> Self {
+        Self { sessions, store, rules: config.alerts.rules.clone() }
     }
 
     async fn replica(&self) -> Result<Replica> {
@@ -113,7 +126,8 @@ impl Reporter {
         let inferred = model.task.clone();
         let task = settings.task.or(inferred.as_ref().map(|(task, _)| *task)).unwrap_or(Task::Binary);
         let positive_class = settings.positive_class.clone().or(inferred.and_then(|(_, positive)| positive));
-        let subject = Subject { model: name.to_owned(), task, positive_class, from, to };
+        let levels = tolerated(&self.rules, name);
+        let subject = report::Subject { model: name.to_owned(), task, positive_class, from, to, levels };
         for _ in 1..TRIES {
             match gather(&self.sessions, &subject, clock::now()).await.map_err(anyhow::Error::from) {
                 // A new session sees what is there now.

@@ -1,12 +1,16 @@
 //! What a person should know first. Intervals decide, not points: a value that chance explains is not mentioned.
 use std::collections::BTreeMap;
 
-use super::{Finding, GroupPoint, Headline, MetricPoint, Report, Severity, headlines, number, percent, time};
+use super::{
+    AlertLine, Finding, GroupPoint, Headline, MetricPoint, Report, Severity, headlines, number, percent, time,
+};
 
 /// Windows before the newest one that it is compared with, at least: the median of fewer says little.
 const WINDOWS_MIN: usize = 3;
 /// A share of requests that failed, or were refused, from which on it is worth a sentence.
 const SHARE_NOTABLE: f64 = 0.01;
+/// Alerts that have a sentence each.
+const ALERTS_MAX: usize = 5;
 /// Columns named in one sentence.
 const NAMES_MAX: usize = 5;
 /// Sentences about segments at most.
@@ -17,6 +21,7 @@ const SEGMENT_ROWS_MIN: i64 = 30;
 /// Everything that stands out, the weightiest first; never empty.
 pub(super) fn findings(report: &Report) -> Vec<Finding> {
     let mut findings = Vec::new();
+    findings.extend(alerts(report));
     findings.extend(headlines(report.task).iter().filter_map(|headline| change(report, *headline)));
     findings.extend(headlines(report.task).iter().filter_map(|headline| episodes(report, *headline)));
     findings.extend(segments(report));
@@ -38,6 +43,34 @@ fn nothing(report: &Report) -> String {
                 .into()
         }
     }
+}
+
+/// Alerts of the period that still hold: the worst ones in a sentence each.
+fn alerts(report: &Report) -> Vec<Finding> {
+    let mut last: BTreeMap<&str, &AlertLine> = BTreeMap::new();
+    for alert in &report.alerts {
+        last.insert(&alert.alert_id, alert);
+    }
+    let holds = |alert: &&AlertLine| matches!(alert.transition.as_str(), "firing" | "revised" | "repeated");
+    let mut firing: Vec<&AlertLine> = last.into_values().filter(holds).collect();
+    let rank =
+        |alert: &AlertLine| ["critical", "error", "warning", "info"].iter().position(|word| *word == alert.severity);
+    firing.sort_by_key(|alert| (rank(alert).unwrap_or(usize::MAX), std::cmp::Reverse(alert.start)));
+    let mut findings: Vec<Finding> = firing
+        .iter()
+        .take(ALERTS_MAX)
+        .map(|alert| {
+            let is_bad = matches!(alert.severity.as_str(), "critical" | "error");
+            let severity = if is_bad { Severity::Bad } else { Severity::Notable };
+            Finding { severity, text: format!("Alert ({}): {}.", alert.severity, alert.text) }
+        })
+        .collect();
+    let more = firing.len().saturating_sub(ALERTS_MAX);
+    if more > 0 {
+        findings
+            .push(Finding { severity: Severity::Notable, text: format!("{more} more alerts of these windows hold.") });
+    }
+    findings
 }
 
 /// An interval that holds: one that carries a warning decides nothing.
@@ -287,6 +320,9 @@ mod tests {
             failed: 0,
             invalid: 0,
             duplicates: 0,
+            waiting: 100 - labelled,
+            expired: 0,
+            after_final: 0,
             label_coverage: Some(labelled as f64 / 100.0),
             decided_at: 0,
         }
@@ -322,6 +358,12 @@ mod tests {
             confusion: Vec::new(),
             curves: Vec::new(),
             comparisons: Vec::new(),
+            levels: Vec::new(),
+            alerts: Vec::new(),
+            revisions: Vec::new(),
+            estimates: Vec::new(),
+            distributions: Vec::new(),
+            labels: Vec::new(),
             drift: Vec::new(),
             arrival: Vec::new(),
             health: Vec::new(),
@@ -357,6 +399,38 @@ mod tests {
     }
 
     #[test]
+    fn alerts_that_hold_come_first_and_those_that_are_over_are_not_mentioned() {
+        let alert = |id: &str, transition: &str, severity: &str| AlertLine {
+            start: 3 * HOUR,
+            at: 4 * HOUR,
+            alert_id: id.into(),
+            transition: transition.into(),
+            rule: "low".into(),
+            severity: severity.into(),
+            metric: "roc_auc".into(),
+            is_overall: true,
+            text: format!("{id} {transition}"),
+        };
+        let mut report = report(auc(3, 0.91, 0.89, 0.93));
+        report.alerts = vec![
+            alert("a", "firing", "warning"),
+            alert("b", "firing", "critical"),
+            alert("c", "firing", "critical"),
+            alert("c", "withdrawn", "critical"),
+            alert("d", "firing", "error"),
+            alert("d", "resolved", "error"),
+            alert("e", "missed", "error"),
+        ];
+        let said: Vec<(Severity, String)> =
+            findings(&report).into_iter().map(|finding| (finding.severity, finding.text)).collect();
+        let wanted = [
+            (Severity::Bad, "Alert (critical): b firing.".to_owned()),
+            (Severity::Notable, "Alert (warning): a firing.".to_owned()),
+        ];
+        assert_eq!(said, wanted);
+    }
+
+    #[test]
     fn two_windows_are_nothing_to_compare_with() {
         let mut few = report(auc(3, 0.5, 0.49, 0.51));
         few.metrics.remove(0);
@@ -377,6 +451,7 @@ mod tests {
             threshold: Some(0.2),
             drifted: Some(drifted),
             reason: None,
+            reference_version: None,
         };
         drifting.drift = vec![
             point(1, "amount", false),

@@ -1,22 +1,45 @@
 //! Reads a report out of the tables.
+use std::collections::BTreeMap;
+
 use arrow::json::WriterBuilder;
 use arrow::json::writer::JsonArray;
 use chrono::{DateTime, Utc};
 use datafusion::prelude::SessionContext;
 use driftline_schemas::clock::Micros;
+use driftline_schemas::history::window_name;
 use driftline_schemas::tables::Task;
-use driftline_store::encode_segment;
+use driftline_schemas::window::Window;
+use driftline_store::{Store, encode_segment, paths};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::{
-    Arrival, Cell, ComparedVersions, DriftPoint, ErrorCount, GroupPoint, Health, MetricPoint, PeriodCurve, Report,
-    WindowLine, attention,
+    AlertLine, Arrival, Cell, ComparedVersions, Distribution, DriftPoint, ErrorCount, EstimatePoint, FirstSaid,
+    GroupPoint, Health, LabelTerm, MetricPoint, PeriodCurve, Report, Tolerated, WindowLine, attention, distributions,
+    headlines,
 };
 use crate::metrics::{self, Curve};
-use crate::session::{Sessions, register_folder};
+use crate::session::{Sessions, register_folder, register_objects};
 use crate::{Error, sql_text};
 
+/// The tables that it is read out of.
+const TABLES: [&str; 11] = [
+    "windows",
+    "metrics",
+    "confusion",
+    "estimates",
+    "drift",
+    "serving",
+    "errors",
+    "comparisons",
+    "alerts",
+    "accounts",
+    "history",
+];
+/// Transitions of alerts that are shown, the newest ones.
+const ALERTS_MAX: usize = 400;
+/// Windows whose first revision is looked up, the newest ones that were revised: one object each.
+const REVISED_MAX: usize = 120;
 /// Errors that are listed.
 const ERRORS_MAX: usize = 20;
 /// How long after a prediction it is asked whether its label was there: words and microseconds.
@@ -46,13 +69,15 @@ pub struct Subject {
     pub from: Option<Micros>,
     /// Only windows that start before this time.
     pub to: Option<Micros>,
+    /// Levels that rules tolerate of its metrics over all.
+    pub levels: Vec<Tolerated>,
 }
 
 /// Reads everything. `None` if the model has no window in the period.
 pub async fn gather(sessions: &Sessions, subject: &Subject, now: DateTime<Utc>) -> Result<Option<Report>, Error> {
     let session = sessions.open()?;
     let mut there = Vec::new();
-    for table in ["windows", "metrics", "confusion", "drift", "serving", "errors", "comparisons", "history"] {
+    for table in TABLES {
         let folder = format!("{table}/model_name={}", encode_segment(&subject.model));
         if register_folder(&session, table, &folder, &["date"]).await? {
             there.push(table);
@@ -63,7 +88,7 @@ pub async fn gather(sessions: &Sessions, subject: &Subject, now: DateTime<Utc>) 
         .rows(
             "windows",
             "CAST(window_start AS BIGINT) AS start, CAST(window_end AS BIGINT) AS \"end\", state, revision, predictions, labelled, \
-             failed, invalid, duplicates, label_coverage, CAST(decided_at AS BIGINT) AS decided_at",
+             failed, invalid, duplicates, waiting, expired, after_final, label_coverage, CAST(decided_at AS BIGINT) AS decided_at",
             "ORDER BY 1",
         )
         .await?;
@@ -82,10 +107,12 @@ pub async fn gather(sessions: &Sessions, subject: &Subject, now: DateTime<Utc>) 
     let drift: Vec<DriftPoint> = tables
         .rows(
             "drift",
-            "CAST(window_start AS BIGINT) AS start, column_name AS \"column\", method, statistic, p_value, threshold, drifted, reason",
+            "CAST(window_start AS BIGINT) AS start, column_name AS \"column\", method, statistic, p_value, threshold, drifted, reason, \
+             reference_version",
             &format!("{decides} AND segment IS NULL AND model_version IS NULL ORDER BY column_name, method, 1"),
         )
         .await?;
+    let revisions = tables.revisions(sessions.store(), subject, &windows).await?;
     let mut report = Report {
         model: subject.model.clone(),
         task: subject.task,
@@ -98,10 +125,16 @@ pub async fn gather(sessions: &Sessions, subject: &Subject, now: DateTime<Utc>) 
         confusion,
         curves: tables.curves(subject).await?,
         comparisons: tables.comparisons().await?,
+        levels: subject.levels.clone(),
+        alerts: tables.alerts().await?,
+        revisions,
+        estimates: tables.estimates().await?,
+        distributions: tables.distributions(sessions.store(), subject, &drift).await?,
         drift,
         arrival: tables.arrival().await?,
         health: tables.health().await?,
         errors: tables.errors().await?,
+        labels: tables.labels().await?,
     };
     report.attention = attention::findings(&report);
     Ok(Some(report))
@@ -257,6 +290,84 @@ impl Tables {
         ];
         let columns = format!("CAST(window_start AS BIGINT) AS start, {}", figures.join(", "));
         self.rows("serving", &columns, "AND segment IS NULL AND model_version IS NULL GROUP BY 1 ORDER BY 1").await
+    }
+
+    async fn alerts(&self) -> Result<Vec<AlertLine>, Error> {
+        let columns = "CAST(window_start AS BIGINT) AS start, CAST(\"at\" AS BIGINT) AS \"at\", alert_id, transition, rule, severity, metric, \
+                       segment IS NULL AND model_version IS NULL AND column_name IS NULL AND class IS NULL AS is_overall, text";
+        let rest = format!("AND transition <> 'pending' ORDER BY seq DESC, position DESC LIMIT {ALERTS_MAX}");
+        let mut alerts: Vec<AlertLine> = self.rows("alerts", columns, &rest).await?;
+        alerts.reverse();
+        Ok(alerts)
+    }
+
+    async fn estimates(&self) -> Result<Vec<EstimatePoint>, Error> {
+        let columns =
+            "CAST(window_start AS BIGINT) AS start, metric, method, value, ci_low, ci_high, realised, n, n_labelled";
+        let rest = "AND segment IS NULL AND model_version IS NULL AND value IS NOT NULL ORDER BY metric, method, 1";
+        self.rows("estimates", columns, rest).await
+    }
+
+    /// What has become of the model's labels; of all time, for labels are accounted by model.
+    async fn labels(&self) -> Result<Vec<LabelTerm>, Error> {
+        if !self.there.contains(&"accounts") {
+            return Ok(Vec::new());
+        }
+        self.query(
+            "SELECT term, CAST(sum(\"count\") AS BIGINT) AS \"count\" FROM accounts WHERE scope = 'model' GROUP BY term ORDER BY term",
+        )
+        .await
+    }
+
+    async fn distributions(
+        &self,
+        store: &Store,
+        subject: &Subject,
+        drift: &[DriftPoint],
+    ) -> Result<Vec<Distribution>, Error> {
+        if !self.there.contains(&"history") {
+            return Ok(Vec::new());
+        }
+        distributions::read(store, &self.session, (&subject.model, subject.task), COUNTS, drift).await
+    }
+
+    /// What the first metrics of windows were at their first revision, as far as that is kept.
+    async fn revisions(
+        &self,
+        store: &Store,
+        subject: &Subject,
+        windows: &[WindowLine],
+    ) -> Result<Vec<FirstSaid>, Error> {
+        let revised = windows.iter().rev().filter(|window| window.revision > 1).take(REVISED_MAX);
+        let mut names: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for window in revised {
+            let window = Window { start: window.start, end: window.end };
+            let folder = paths::table_folder("metrics_log", &subject.model, window.date());
+            names.entry(folder).or_default().push(format!("{}_r", window_name(window)));
+        }
+        let mut first: Vec<String> = Vec::new();
+        for (folder, wanted) in names {
+            let listed = store.list(&folder).await?;
+            for prefix in wanted {
+                let revision = |path: &str| -> Option<u64> {
+                    let name = path.rsplit('/').next()?.strip_prefix(&prefix)?;
+                    name.strip_suffix(".parquet")?.parse().ok()
+                };
+                let of_window = listed.iter().filter_map(|object| Some((revision(&object.path)?, &object.path)));
+                first.extend(of_window.min().map(|(_, path)| path.clone()));
+            }
+        }
+        if first.is_empty() {
+            return Ok(Vec::new());
+        }
+        register_objects(&self.session, "first_revisions", &first).await?;
+        let named: Vec<String> = headlines(subject.task).iter().map(|headline| sql_text(headline.name)).collect();
+        self.query(&format!(
+            "SELECT CAST(window_start AS BIGINT) AS start, metric, revision, value FROM first_revisions \
+             WHERE segment IS NULL AND model_version IS NULL AND class IS NULL AND value IS NOT NULL AND metric IN ({}) ORDER BY metric, 1",
+            named.join(", ")
+        ))
+        .await
     }
 
     async fn errors(&self) -> Result<Vec<ErrorCount>, Error> {

@@ -3,9 +3,10 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use super::attention::harm;
-use super::svg::{self, Dot, Field};
+use super::svg::{self, Dot, Field, Mark};
 use super::{
-    DriftPoint, GroupPoint, Headline, Health, MetricPoint, Report, Severity, headlines, number, percent, time,
+    AlertLine, DriftPoint, EstimatePoint, FirstSaid, GroupPoint, Headline, Health, MetricPoint, Report, Severity,
+    Tolerated, account_of, headlines, number, percent, time,
 };
 use crate::metrics::curves::Point;
 
@@ -14,23 +15,31 @@ const POINTS_MAX: usize = 180;
 const COLUMNS_MAX: usize = 60;
 /// Rows of the map of drift, and of the table of segments.
 const ROWS_MAX: usize = 60;
+/// Sentences that stand open; of more the rest is folded.
+const SENTENCES_OPEN: usize = 8;
+/// Characters of a cell that is not broken into lines.
+const CELL_MAX: usize = 40;
+/// Segments that are drawn.
+const BRANCHES_MAX: usize = 20;
 /// Classes of a confusion matrix that is still one to look at.
 const CLASSES_MAX: usize = 20;
 
 const STYLE: &str = "
 :root{color-scheme:light dark;--back:#fff;--text:#1b1f24;--soft:#57606a;--edge:#d0d7de;--line:#0b62c4;--band:#0b62c4;--bad:#b3261e;--note:#8a5a00;--fine:#1a6b34;--panel:#f6f8fa}
 @media(prefers-color-scheme:dark){:root{--back:#10151b;--text:#e6edf3;--soft:#9aa7b4;--edge:#39424d;--line:#6cb2ff;--band:#6cb2ff;--bad:#ff8a80;--note:#f0b849;--fine:#6fd08c;--panel:#171d25}}
-@media(max-width:40rem){.tick{font-size:18px!important}}
-@media print{:root{--back:#fff;--text:#000;--soft:#444;--panel:#fff}details{display:none}section{break-inside:avoid}}
+@media(max-width:40rem){.wide .tick{font-size:17px!important}}
+@media print{:root{--back:#fff;--text:#000;--soft:#444;--panel:#fff}details:not(.more){display:none}section{break-inside:avoid}}
 *{box-sizing:border-box}body{margin:0 auto;max-width:60rem;padding:1rem;background:var(--back);color:var(--text);font:1rem/1.5 system-ui,sans-serif;overflow-wrap:anywhere}
-h1{font-size:1.5rem;margin:.5rem 0 0}h2{font-size:1.15rem;margin:2rem 0 .5rem;border-bottom:1px solid var(--edge)}h3{font-size:1rem;margin:1rem 0 .25rem}
+h1{font-size:1.5rem;margin:.5rem 0 0}h2{font-size:1.15rem;margin:2rem 0 .5rem;border-bottom:1px solid var(--edge)}h3{font-size:1rem;margin:1rem 0 .25rem}h4{font-size:.9rem;margin:.5rem 0 .25rem}
 p,li{max-width:46rem}.soft{color:var(--soft)}nav a{color:var(--line);margin-right:.9rem;white-space:nowrap}
 ul.attention{list-style:none;padding:0}ul.attention li{border-left:.3rem solid;padding:.3rem .7rem;margin:.4rem 0;background:var(--panel)}
 .attention li.bad{border-color:var(--bad)}.attention li.notable{border-color:var(--note)}.attention li.fine{border-color:var(--fine)}li b{text-transform:uppercase;font-size:.75rem;margin-right:.5rem}
 svg{width:100%;height:auto;display:block}svg.square{max-width:22rem}.tick{fill:var(--soft);font:11px system-ui,sans-serif}.grid{stroke:var(--edge);stroke-width:1}.frame{fill:none;stroke:var(--edge)}
-.line{fill:none;stroke:var(--line);stroke-width:1.8}.band{fill:var(--band);fill-opacity:.16}.dot{fill:var(--line);stroke:var(--line)}.dot.open{fill:var(--back)}.heat{fill:var(--line)}.beyond{fill:var(--bad);stroke:var(--bad)}
+.line{fill:none;stroke:var(--line);stroke-width:1.8}.band{fill:var(--band);fill-opacity:.16}.dot{fill:var(--line);stroke:var(--line)}.dot.open{fill:var(--back)}.level{stroke:var(--bad);stroke-width:1.4;stroke-dasharray:6 4}.mark{fill:var(--bad);stroke:var(--bad)}.mark.open{fill:var(--back)}.before{stroke:var(--soft);stroke-width:1.2}.other{fill:var(--note);stroke:var(--back)}
+.reference{fill:var(--soft);fill-opacity:.35}.current{fill:var(--line)}.line.worse{stroke:var(--bad)}.dot.worse{fill:var(--bad);stroke:var(--bad)}.key{display:inline-block;width:.8em;height:.8em;margin:0 .3em 0 .8em;background:var(--line)}.key.r{background:var(--soft);opacity:.5}
+.heat{fill:var(--line)}.beyond{fill:var(--bad);stroke:var(--bad)}
 .scroll{overflow-x:auto}table{border-collapse:collapse;font-size:.88rem;margin:.5rem 0}th,td{text-align:right;padding:.2rem .6rem;border-bottom:1px solid var(--edge);white-space:nowrap}th:first-child,td:first-child{text-align:left}
-td.hit{background:var(--panel);font-weight:600}summary{cursor:pointer;color:var(--soft)}.pair{display:flex;flex-wrap:wrap;gap:1rem}.pair>div{flex:1 1 16rem;min-width:0}
+th.t,td.t{text-align:left}td.w{white-space:normal;min-width:18rem}td.hit{background:var(--panel);font-weight:600}summary{cursor:pointer;color:var(--soft)}.pair{display:flex;flex-wrap:wrap;gap:1rem}.pair>div{flex:1 1 16rem;min-width:0}
 ";
 
 /// A text in HTML and in its attributes.
@@ -51,7 +60,9 @@ pub(super) fn escape(text: &str) -> String {
 
 pub(super) fn page(report: &Report) -> String {
     let mut sections: Vec<(&str, &str, String)> = vec![
+        ("alerts", "Alerts", alerts(report)),
         ("metrics", "Metrics over time", metrics(report)),
+        ("estimates", "Estimates beside the truth", estimates(report)),
         ("confusion", "Confusion", confusion(report)),
         ("curves", "Ranking and calibration", curves(report)),
         ("drift", "Drift", drift(report)),
@@ -70,7 +81,11 @@ pub(super) fn page(report: &Report) -> String {
         escape(&subtitle(report)),
     );
     page.push_str("<section id=\"attention\"><h2>What needs attention</h2><ul class=\"attention\">");
-    for finding in &report.attention {
+    for (at, finding) in report.attention.iter().enumerate() {
+        if at == SENTENCES_OPEN {
+            let left = report.attention.len() - at;
+            let _ = write!(page, "</ul><details class=\"more\"><summary>{left} more</summary><ul class=\"attention\">");
+        }
         let (class, word) = match finding.severity {
             Severity::Bad => ("bad", "worse"),
             Severity::Notable => ("notable", "look"),
@@ -78,7 +93,12 @@ pub(super) fn page(report: &Report) -> String {
         };
         let _ = write!(page, "<li class=\"{class}\"><b>{word}</b>{}</li>", escape(&finding.text));
     }
-    page.push_str("</ul><nav aria-label=\"Sections\">");
+    if report.attention.len() > SENTENCES_OPEN {
+        page.push_str("</ul></details>");
+    } else {
+        page.push_str("</ul>");
+    }
+    page.push_str("<nav aria-label=\"Sections\">");
     for (id, title, _) in &sections {
         let _ = write!(page, "<a href=\"#{id}\">{title}</a> ");
     }
@@ -95,11 +115,11 @@ fn subtitle(report: &Report) -> String {
     let sum = |of: fn(&super::WindowLine) -> i64| report.windows.iter().map(of).sum::<i64>();
     format!(
         "{} windows from {} to {} (UTC) · {} predictions, {} with a label · made {}",
-        report.windows.len(),
+        grouped(report.windows.len() as i64),
         first.map(|window| time(window.start)).unwrap_or_default(),
         last.map(|window| time(window.end)).unwrap_or_default(),
-        sum(|window| window.predictions),
-        sum(|window| window.labelled),
+        grouped(sum(|window| window.predictions)),
+        grouped(sum(|window| window.labelled)),
         report.generated_at.format("%Y-%m-%d %H:%M UTC"),
     )
 }
@@ -107,18 +127,44 @@ fn subtitle(report: &Report) -> String {
 /// A table; cells are texts.
 fn table(head: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
     let mut html = String::from("<div class=\"scroll\"><table><thead><tr>");
-    for name in head {
-        let _ = write!(html, "<th scope=\"col\">{}</th>", escape(name));
+    let rows: Vec<Vec<String>> = rows.collect();
+    for (at, name) in head.iter().enumerate() {
+        let text = rows.iter().filter_map(|row| row.get(at)).find(|cell| !cell.is_empty());
+        let class = if text.is_some_and(|cell| is_text(cell)) { " class=\"t\"" } else { "" };
+        let _ = write!(html, "<th scope=\"col\"{class}>{}</th>", escape(name));
     }
     html.push_str("</tr></thead><tbody>");
     for row in rows {
         html.push_str("<tr>");
-        for cell in row {
-            let _ = write!(html, "<td>{}</td>", escape(&cell));
+        for (at, cell) in row.iter().enumerate() {
+            let class = match cell.chars().count() {
+                long if long > CELL_MAX => " class=\"t w\"",
+                _ if at > 0 && is_text(cell) => " class=\"t\"",
+                _ => "",
+            };
+            let _ = write!(html, "<td{class}>{}</td>", escape(cell));
         }
         html.push_str("</tr>");
     }
     html + "</tbody></table></div>"
+}
+
+/// Whether a cell is words, which begin at the left, and no number, which ends at the right.
+fn is_text(cell: &str) -> bool {
+    cell.chars().next().is_some_and(char::is_alphabetic)
+}
+
+/// A count with its thousands apart.
+fn grouped(count: i64) -> String {
+    let digits = count.unsigned_abs().to_string();
+    let mut text = String::new();
+    for (at, digit) in digits.chars().enumerate() {
+        if at > 0 && (digits.len() - at) % 3 == 0 {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    if count < 0 { format!("-{text}") } else { text }
 }
 
 fn details(table: &str) -> String {
@@ -137,8 +183,7 @@ fn interval(low: Option<f64>, high: Option<f64>) -> String {
 }
 
 /// Of every so many points the worst, so that there are not more than can be seen.
-fn thinned<'p>(points: &[&'p MetricPoint], headline: Headline) -> (Vec<&'p MetricPoint>, usize) {
-    let every = points.len().div_ceil(POINTS_MAX).max(1);
+fn thinned<'p>(points: &[&'p MetricPoint], every: usize, headline: Headline) -> Vec<&'p MetricPoint> {
     let badness = |point: &&MetricPoint| {
         let value = point.value.unwrap_or(if headline.more_is_better { f64::INFINITY } else { f64::NEG_INFINITY });
         if headline.more_is_better { -value } else { value }
@@ -149,7 +194,7 @@ fn thinned<'p>(points: &[&'p MetricPoint], headline: Headline) -> (Vec<&'p Metri
             .max_by(|one, other| badness(one).total_cmp(&badness(other)))
             .expect("a chunk is never empty")
     };
-    (points.chunks(every).map(worst).collect(), every)
+    points.chunks(every).map(worst).collect()
 }
 
 fn metrics(report: &Report) -> String {
@@ -161,7 +206,10 @@ fn metrics(report: &Report) -> String {
         if points.iter().all(|point| point.value.is_none()) {
             continue;
         }
-        let (points, every) = thinned(&points, *headline);
+        let every = points.len().div_ceil(POINTS_MAX).max(1);
+        let spans: Vec<(i64, i64)> =
+            points.chunks(every).map(|some| (some[0].start, some[some.len() - 1].start)).collect();
+        let points = thinned(&points, every, *headline);
         let dots: Vec<Dot> = points
             .iter()
             .map(|point| Dot {
@@ -170,29 +218,164 @@ fn metrics(report: &Report) -> String {
                 low: point.ci_low,
                 high: point.ci_high,
                 is_open: states.get(&point.start) != Some(&"final"),
+                before: first_said(report, point).map(|said| said.value),
+                other: None,
+                mark: mark(report, point, &spans),
             })
             .collect();
+        let tolerated: Vec<&Tolerated> = report.levels.iter().filter(|level| level.metric == headline.name).collect();
+        let levels: Vec<svg::Level> =
+            tolerated.iter().map(|level| (level.level, format!("{}: {}", level.rule, number(level.level)))).collect();
         let better = if headline.more_is_better { "more is better" } else { "less is better" };
         let of = if every > 1 { format!("; the worst of every {every} windows") } else { String::new() };
         let _ = write!(html, "<h3>{} <span class=\"soft\">{better}{of}</span></h3>", headline.name);
-        html += &svg::line(&format!("{} by window", headline.name), &dots);
+        html += &svg::line(&format!("{} by window", headline.name), &dots, &levels);
+        for level in &tolerated {
+            let _ = write!(
+                html,
+                "<p class=\"soft\">Dashed: {} {} is bad, by the rule {}.</p>",
+                level.bad,
+                number(level.level),
+                escape(&level.rule)
+            );
+        }
+        let revisions: BTreeMap<i64, i64> =
+            report.windows.iter().map(|window| (window.start, window.revision)).collect();
         html += &details(&table(
-            &["window", headline.name, "interval", "labelled", "why none"],
-            points.iter().map(|point| {
+            &["window", headline.name, "interval", "labelled", "revision", "first said", "alert", "why none"],
+            points.iter().zip(&dots).map(|(point, dot)| {
+                let first = first_said(report, point);
                 vec![
                     time(point.start),
                     shown(point.value),
                     interval(point.ci_low, point.ci_high),
                     point.n_labelled.to_string(),
+                    revisions.get(&point.start).map(ToString::to_string).unwrap_or_default(),
+                    first.map_or_else(String::new, |said| {
+                        format!("{} (revision {})", number(said.value), said.revision)
+                    }),
+                    dot.mark.as_ref().map(|mark| mark.text.clone()).unwrap_or_default(),
                     point.reason.clone().unwrap_or_default(),
                 ]
             }),
         ));
     }
     if !html.is_empty() {
-        html.insert_str(0, "<p class=\"soft\">The band is each value's interval. A hollow point may still be revised by late labels.</p>");
+        html.insert_str(
+            0,
+            "<p class=\"soft\">The band is each value's interval. A hollow point may still be revised by late labels; a tick apart from it is what was \
+             said of the window first. A triangle is an alert, a hollow one was withdrawn.</p>",
+        );
     }
     html + &newest(report)
+}
+
+/// What was said of a window first, where that was something else.
+fn first_said<'r>(report: &'r Report, point: &MetricPoint) -> Option<&'r FirstSaid> {
+    let first = report.revisions.iter().find(|said| said.start == point.start && said.metric == point.metric)?;
+    (Some(first.value) != point.value).then_some(first)
+}
+
+/// The alert of a metric over all, as it stands, in the windows that a point stands for: one that holds, if there is any.
+fn mark(report: &Report, point: &MetricPoint, spans: &[(i64, i64)]) -> Option<Mark> {
+    let (first, last) = spans.iter().find(|(first, last)| (*first..=*last).contains(&point.start))?;
+    let mut by_window: BTreeMap<i64, &AlertLine> = BTreeMap::new();
+    for alert in report.alerts.iter().filter(|alert| alert.is_overall && alert.metric == point.metric) {
+        by_window.insert(alert.start, alert);
+    }
+    let here = by_window.range(*first..=*last).map(|(_, alert)| *alert);
+    // That it is over is no alert.
+    let raised = here.filter(|alert| {
+        matches!(alert.transition.as_str(), "firing" | "revised" | "repeated" | "withdrawn" | "missed")
+    });
+    let stands = raised.max_by_key(|alert| (alert.transition != "withdrawn", alert.start))?;
+    Some(Mark { is_withdrawn: stands.transition == "withdrawn", text: stands.text.clone() })
+}
+
+fn alerts(report: &Report) -> String {
+    if report.alerts.is_empty() {
+        return String::new();
+    }
+    let rows = report.alerts.iter().rev().take(ROWS_MAX);
+    let rows = rows.map(|alert| {
+        vec![
+            alert.transition.clone(),
+            alert.severity.clone(),
+            time(alert.start),
+            alert.rule.clone(),
+            alert.text.clone(),
+        ]
+    });
+    let left = report.alerts.len().saturating_sub(ROWS_MAX);
+    let more = if left > 0 {
+        format!("<p class=\"soft\">{left} earlier ones are in the table <code>alerts</code>.</p>")
+    } else {
+        String::new()
+    };
+    format!(
+        "<p class=\"soft\">What happened to alerts of these windows, the newest first.</p>{}{more}",
+        table(&["what", "severity", "window", "rule", "in a sentence"], rows)
+    )
+}
+
+fn estimates(report: &Report) -> String {
+    let mut html = String::new();
+    for headline in headlines(report.task) {
+        let points: Vec<&EstimatePoint> = report
+            .estimates
+            .iter()
+            .filter(|point| point.metric == headline.name && point.method != "nowcast")
+            .collect();
+        let Some(first) = points.first() else { continue };
+        // Every so many windows the one whose truth lies furthest from its estimate.
+        let every = points.len().div_ceil(POINTS_MAX).max(1);
+        let off = |point: &&EstimatePoint| match (point.value, point.realised) {
+            (Some(value), Some(realised)) => (value - realised).abs(),
+            _ => -1.0,
+        };
+        let furthest =
+            points.chunks(every).filter_map(|some| some.iter().max_by(|one, other| off(one).total_cmp(&off(other))));
+        let points: Vec<&EstimatePoint> = furthest.copied().collect();
+        let dots: Vec<Dot> = points
+            .iter()
+            .map(|point| Dot {
+                label: time(point.start),
+                value: point.value,
+                low: point.ci_low,
+                high: point.ci_high,
+                other: point.realised,
+                ..Dot::default()
+            })
+            .collect();
+        let of = if every > 1 { format!(", the one furthest off of every {every} windows") } else { String::new() };
+        let name = format!("{} as estimated, and as realised, by window", headline.name);
+        let _ = write!(html, "<h3>{} <span class=\"soft\">by {}{of}</span></h3>", headline.name, escape(&first.method));
+        html += &svg::line(&name, &dots, &[]);
+        let rows = points.iter().map(|point| {
+            let holds = match (point.realised, point.ci_low, point.ci_high) {
+                (Some(realised), Some(low), Some(high)) if realised < low || realised > high => "outside",
+                (Some(_), Some(_), Some(_)) => "inside",
+                _ => "",
+            };
+            vec![
+                time(point.start),
+                shown(point.value),
+                interval(point.ci_low, point.ci_high),
+                shown(point.realised),
+                holds.to_owned(),
+                format!("{} of {}", point.n_labelled, point.n),
+            ]
+        });
+        html += &details(&table(&["window", "estimate", "expected", "realised", "so far", "labelled"], rows));
+    }
+    if !html.is_empty() {
+        html.insert_str(
+            0,
+            "<p class=\"soft\">Line and band: what the metric will be, from predictions alone, and where it is expected. Diamonds: what the \
+             labels say that are there. A diamond outside of the band says that scores have come to be right more or less often.</p>",
+        );
+    }
+    html
 }
 
 /// Every metric of the newest window with labels.
@@ -236,7 +419,7 @@ fn confusion(report: &Report) -> String {
             let class = if actual == predicted { " class=\"hit\"" } else { "" };
             let share =
                 if all > 0 { format!(" ({})", percent(count(predicted) as f64 / all as f64)) } else { String::new() };
-            let _ = write!(html, "<td{class}>{}{share}</td>", count(predicted));
+            let _ = write!(html, "<td{class}>{}{share}</td>", grouped(count(predicted)));
         }
         html += "</tr>";
     }
@@ -348,7 +531,34 @@ fn drift(report: &Report) -> String {
         let beyond = fields.iter().flatten().filter(|field| field.is_beyond).count();
         last.map(|(field, column)| vec![name.clone(), column.clone(), field.text.clone(), beyond.to_string()])
     });
-    html + &details(&table(&["column · method", "newest", "distance", "fields beyond"], listed))
+    html += &details(&table(&["column · method", "newest", "distance", "fields beyond"], listed));
+    html + &distributions(report)
+}
+
+/// Drifted columns beside their reference.
+fn distributions(report: &Report) -> String {
+    let Some(first) = report.distributions.first() else { return String::new() };
+    let mut html = format!(
+        "<h3>Drifted columns beside their reference</h3><p class=\"soft\">Shares of the window from {}:\
+         <span class=\"key r\"></span>reference<span class=\"key\"></span>window</p><div class=\"pair\">",
+        time(first.start)
+    );
+    for distribution in &report.distributions {
+        let name = format!("{}: shares of the reference and of the window", distribution.column);
+        let rows = distribution
+            .shares
+            .iter()
+            .map(|share| vec![share.name.clone(), percent(share.reference), percent(share.current)]);
+        let _ = write!(
+            html,
+            "<div><h4>{} <span class=\"soft\">{} values</span></h4>{}{}</div>",
+            escape(&distribution.column),
+            distribution.n,
+            svg::shares(&name, &distribution.shares, distribution.is_numeric),
+            details(&table(&["values", "reference", "window"], rows))
+        );
+    }
+    html + "</div>"
 }
 
 fn segments(report: &Report) -> String {
@@ -363,7 +573,16 @@ fn segments(report: &Report) -> String {
     );
     let left = worst.len().saturating_sub(ROWS_MAX);
     worst.truncate(ROWS_MAX);
-    let metric = worst[0].metric;
+    let (metric, overall) = (worst[0].metric, worst[0].overall);
+    let branches: Vec<svg::Branch> = worst
+        .iter()
+        .take(BRANCHES_MAX)
+        .map(|harm| {
+            let name = format!("{} = {}", harm.group, harm.group_value);
+            (name, harm.value, harm.ci_low.zip(harm.ci_high), harm.is_certain)
+        })
+        .collect();
+    let chart = svg::forest(&format!("{metric} by segment, with intervals"), &branches, overall);
     let rows = worst.into_iter().map(|harm| {
         let verdict = if harm.is_certain { "worse" } else { "" };
         vec![
@@ -374,7 +593,7 @@ fn segments(report: &Report) -> String {
             verdict.to_owned(),
         ]
     });
-    let mut html = intro + &table(&["segment", metric, "interval", "labelled", "verdict"], rows);
+    let mut html = intro + &chart + &table(&["segment", metric, "interval", "labelled", "verdict"], rows);
     if left > 0 {
         let _ = write!(html, "<p class=\"soft\">{left} more, less costly, are in the table <code>metrics</code>.</p>");
     }
@@ -438,18 +657,12 @@ fn arrival(report: &Report) -> String {
     let dots: Vec<Dot> = report
         .arrival
         .iter()
-        .map(|arrival| Dot {
-            label: arrival.after.clone(),
-            value: Some(arrival.share),
-            low: None,
-            high: None,
-            is_open: false,
-        })
+        .map(|arrival| Dot { label: arrival.after.clone(), value: Some(arrival.share), ..Dot::default() })
         .collect();
     let rows = report.arrival.iter().map(|arrival| vec![arrival.after.clone(), percent(arrival.share)]);
     format!(
         "<p class=\"soft\">Share of the period's predictions whose label was there so long after them.</p>{}{}",
-        svg::line("Share of predictions with a label by time since the prediction", &dots),
+        svg::line("Share of predictions with a label by time since the prediction", &dots, &[]),
         details(&table(&["after", "with a label"], rows))
     )
 }
@@ -469,12 +682,12 @@ fn serving(report: &Report) -> String {
         }
         let dot = |health: &Health| {
             let (low, high) = band(health);
-            Dot { label: time(health.start), value: value(health), low, high, is_open: false }
+            Dot { label: time(health.start), value: value(health), low, high, ..Dot::default() }
         };
         let dots: Vec<Dot> = health.iter().map(dot).collect();
         let rows = dots.iter().map(|dot| vec![dot.label.clone(), shown(dot.value), interval(dot.low, dot.high)]);
         let rows = table(&["window", name, "interval"], rows);
-        let chart = svg::line(&format!("{name} by window"), &dots);
+        let chart = svg::line(&format!("{name} by window"), &dots, &[]);
         let _ = write!(html, "<h3>{name} by window{of}</h3>{chart}{}", details(&rows));
     }
     let rows = health.iter().map(|health| {
@@ -530,6 +743,26 @@ const SERVING: [(&str, Value, Band); 3] = [
     ),
 ];
 
+/// The accounts: every prediction of the period in one term, and every label of the model.
+fn account(report: &Report) -> String {
+    let terms = account_of(report);
+    let [terms @ .., (_, all)] = &terms;
+    let rows = account_of(report).into_iter().map(|(term, count)| {
+        let share = if *all > 0 { percent(count as f64 / *all as f64) } else { "–".into() };
+        vec![term.to_owned(), grouped(count), share]
+    });
+    let mut html = table(&["predictions of the period", "count", "share"], rows);
+    let counted: i64 = terms.iter().map(|(_, count)| count).sum();
+    if counted != *all {
+        let _ = write!(html, "<p>The terms add up to {counted}: run <code>driftline audit</code>.</p>");
+    }
+    if !report.labels.is_empty() {
+        let rows = report.labels.iter().map(|term| vec![term.term.clone(), grouped(term.count)]);
+        html += &table(&["labels of the model, of all time", "count"], rows);
+    }
+    html
+}
+
 fn windows(report: &Report) -> String {
     let newest = report.windows.iter().rev().take(POINTS_MAX);
     let rows = newest.map(|window| {
@@ -554,5 +787,5 @@ fn windows(report: &Report) -> String {
     } else {
         String::new()
     };
-    table(&head, rows) + &more
+    format!("<div class=\"pair\">{}</div>{}{more}", account(report), table(&head, rows))
 }

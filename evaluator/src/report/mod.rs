@@ -3,6 +3,9 @@
 //! A report is read out of the tables (and, where no table has it, out of `history`), never computed beside them: its numbers
 //! are those that `driftline sql` gives. It holds no rows of events.
 mod attention;
+mod distributions;
+#[cfg(test)]
+mod example;
 mod gather;
 mod html;
 mod markdown;
@@ -42,14 +45,26 @@ pub struct Report {
     pub curves: Vec<PeriodCurve>,
     /// Versions against each other, in the newest window with several.
     pub comparisons: Vec<ComparedVersions>,
+    /// Levels that rules tolerate of metrics over all.
+    pub levels: Vec<Tolerated>,
+    /// What happened to alerts of these windows, the oldest first.
+    pub alerts: Vec<AlertLine>,
+    /// What metrics of windows were at their first revision that is kept, where a later one says something else.
+    pub revisions: Vec<FirstSaid>,
+    /// Estimates over all, beside what labels say.
+    pub estimates: Vec<EstimatePoint>,
     /// Distances of columns from the reference.
     pub drift: Vec<DriftPoint>,
+    /// How drifted columns lie beside their reference, in the newest window that was measured.
+    pub distributions: Vec<Distribution>,
     /// Which share of predictions had its label how long after.
     pub arrival: Vec<Arrival>,
     /// Requests, failures and latency by window.
     pub health: Vec<Health>,
     /// The most frequent errors of the period.
     pub errors: Vec<ErrorCount>,
+    /// What has become of all labels of the model, by term of its account.
+    pub labels: Vec<LabelTerm>,
 }
 
 /// A sentence and how much it matters.
@@ -105,6 +120,12 @@ pub struct WindowLine {
     pub invalid: i64,
     /// Copies.
     pub duplicates: i64,
+    /// Those that wait for a label.
+    pub waiting: i64,
+    /// Those whose label will not count any more.
+    pub expired: i64,
+    /// Those that came once the window was final.
+    pub after_final: i64,
     /// Share of predictions with a label, 0 to 1.
     pub label_coverage: Option<f64>,
     /// When it was last judged.
@@ -233,6 +254,119 @@ pub struct DriftPoint {
     pub drifted: Option<bool>,
     /// Why there is none.
     pub reason: Option<String>,
+    /// The reference's version.
+    pub reference_version: Option<String>,
+}
+
+/// A level that a rule tolerates of a metric.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Tolerated {
+    /// Metric.
+    pub metric: String,
+    /// Number.
+    pub level: f64,
+    /// `below` or `above` it is bad.
+    pub bad: &'static str,
+    /// Rule.
+    pub rule: String,
+}
+
+/// Something that happened to an alert, as in the table `alerts`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AlertLine {
+    /// The window's start, microseconds UTC.
+    pub start: Micros,
+    /// When it happened, microseconds UTC.
+    pub at: Micros,
+    /// The alert.
+    pub alert_id: String,
+    /// What happened: `firing`, `resolved`, `withdrawn` and so on.
+    pub transition: String,
+    /// Rule.
+    pub rule: String,
+    /// How bad it is.
+    pub severity: String,
+    /// Metric, or drift's and quality's word for it.
+    pub metric: String,
+    /// Whether it is of the series over all versions, segments, columns and classes.
+    pub is_overall: bool,
+    /// In one sentence.
+    pub text: String,
+}
+
+/// What a metric of a window was at first.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FirstSaid {
+    /// The window's start, microseconds UTC.
+    pub start: Micros,
+    /// Metric.
+    pub metric: String,
+    /// The first revision that is kept.
+    pub revision: i64,
+    /// The value then.
+    pub value: f64,
+}
+
+/// An estimate of one window, and what labels say.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EstimatePoint {
+    /// The window's start, microseconds UTC.
+    pub start: Micros,
+    /// Metric.
+    pub metric: String,
+    /// `cbpe`, `dle` or `nowcast`.
+    pub method: String,
+    /// Estimate.
+    pub value: Option<f64>,
+    /// Where the realised value is expected.
+    pub ci_low: Option<f64>,
+    /// Where the realised value is expected.
+    pub ci_high: Option<f64>,
+    /// What the labels that are there say.
+    pub realised: Option<f64>,
+    /// Predictions.
+    pub n: i64,
+    /// Those with a label.
+    pub n_labelled: i64,
+}
+
+/// How a column lies in a window, beside its reference.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Distribution {
+    /// The window's start, microseconds UTC.
+    pub start: Micros,
+    /// Column.
+    pub column: String,
+    /// The reference's version.
+    pub reference_version: String,
+    /// Whether bins are of numbers, in their order.
+    pub is_numeric: bool,
+    /// Rows of the window with a value.
+    pub n: u64,
+    /// Bins or categories.
+    pub shares: Vec<Share>,
+}
+
+/// A bin of numbers, or a category.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Share {
+    /// What is in it.
+    pub name: String,
+    /// Share of the reference's rows, 0 to 1.
+    pub reference: f64,
+    /// Share of the window's rows, 0 to 1.
+    pub current: f64,
+    /// The window's rows.
+    pub current_rows: u64,
+}
+
+/// How many labels of a model ended in one way.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LabelTerm {
+    /// Term.
+    pub term: String,
+    /// Labels.
+    pub count: i64,
 }
 
 /// How many labels had come some time after their predictions.
@@ -350,6 +484,21 @@ impl Report {
     }
 }
 
+/// The account of the period's predictions, each in one term; the last one is all of them.
+fn account_of(report: &Report) -> [(&'static str, i64); 8] {
+    let sum = |of: fn(&WindowLine) -> i64| report.windows.iter().map(of).sum::<i64>();
+    [
+        ("labelled", sum(|window| window.labelled)),
+        ("waiting for a label", sum(|window| window.waiting)),
+        ("expired without one", sum(|window| window.expired)),
+        ("failed", sum(|window| window.failed)),
+        ("refused by settings", sum(|window| window.invalid)),
+        ("copies", sum(|window| window.duplicates)),
+        ("came after the window was final", sum(|window| window.after_final)),
+        ("all", sum(|window| window.predictions)),
+    ]
+}
+
 /// A number as people read it: four significant digits, none of them wasted on zeros.
 fn number(value: f64) -> String {
     if value == 0.0 {
@@ -392,6 +541,41 @@ mod tests {
             assert_eq!(number(value), text, "{value}");
         }
         assert_eq!(percent(0.875), "87.5\u{202f}%");
+    }
+
+    /// Pages of this test are looked at in a browser too, where `DRIFTLINE_TEST_PAGES` names a folder for them.
+    #[test]
+    fn ninety_days_of_hourly_windows_with_fifty_features_are_below_two_megabytes() {
+        let report = example::report(90, 50);
+        let (page, text) = (report.to_html(), report.to_markdown());
+        assert!(page.len() < 2_000_000, "{} bytes", page.len());
+        assert!(text.len() < 100_000, "{} bytes", text.len());
+        let small = example::report(3, 2).to_html();
+        for page in [&page, &small] {
+            for name in ["NaN", ">inf", "<web>", "<upstream>", "<low>", "<script"] {
+                assert!(!page.contains(name), "it has {name}");
+            }
+        }
+        let sections =
+            ["attention", "alerts", "metrics", "estimates", "confusion", "curves", "drift", "segments", "versions"];
+        for section in sections.iter().chain(&["labels", "serving", "windows"]) {
+            assert!(page.contains(&format!("<section id=\"{section}\">")), "there is no {section}");
+        }
+        let counts = [
+            ("class=\"mark", 4),
+            ("class=\"level", 1),
+            ("class=\"before", 2),
+            ("class=\"other", 90),
+            ("class=\"reference", 20),
+        ];
+        for (part, least) in counts {
+            assert!(page.matches(part).count() >= least, "{part}: {}", page.matches(part).count());
+        }
+        if let Some(folder) = std::env::var_os("DRIFTLINE_TEST_PAGES").filter(|folder| !folder.is_empty()) {
+            let folder = std::path::Path::new(&folder);
+            std::fs::write(folder.join("large.html"), page).unwrap();
+            std::fs::write(folder.join("small.html"), small).unwrap();
+        }
     }
 
     #[test]

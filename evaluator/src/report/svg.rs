@@ -6,12 +6,13 @@ use super::number;
 
 const WIDTH: f64 = 640.0;
 const HEIGHT: f64 = 220.0;
-const LEFT: f64 = 56.0;
+const LEFT: f64 = 90.0;
 const RIGHT: f64 = 12.0;
 const TOP: f64 = 12.0;
 const BOTTOM: f64 = 28.0;
 
 /// A point of a line, with its interval.
+#[derive(Default)]
 pub(super) struct Dot {
     /// What stands below it, and is said of it.
     pub(super) label: String,
@@ -20,7 +21,23 @@ pub(super) struct Dot {
     pub(super) high: Option<f64>,
     /// A window that may still change is drawn hollow.
     pub(super) is_open: bool,
+    /// What was said of it first, where that was something else.
+    pub(super) before: Option<f64>,
+    /// Another value to be held against it: a diamond.
+    pub(super) other: Option<f64>,
+    /// An alert.
+    pub(super) mark: Option<Mark>,
 }
+
+/// An alert at a point.
+pub(super) struct Mark {
+    /// It has been withdrawn.
+    pub(super) is_withdrawn: bool,
+    pub(super) text: String,
+}
+
+/// A level across a chart, and its name.
+pub(super) type Level = (f64, String);
 
 /// Where numbers come to lie.
 struct Scale {
@@ -45,7 +62,7 @@ impl Scale {
 }
 
 fn open(name: &str) -> String {
-    format!("<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\">", escape(name))
+    format!("<svg class=\"wide\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{}\">", escape(name))
 }
 
 fn axis(svg: &mut String, scale: &Scale) {
@@ -64,11 +81,11 @@ fn axis(svg: &mut String, scale: &Scale) {
     }
 }
 
-/// A value over time, with the band of its intervals.
-pub(super) fn line(name: &str, dots: &[Dot]) -> String {
+/// A value over time, with the band of its intervals, levels that are tolerated, and alerts.
+pub(super) fn line(name: &str, dots: &[Dot], levels: &[Level]) -> String {
     let mut svg = open(name);
-    let numbers = dots.iter().flat_map(|dot| [dot.value, dot.low, dot.high]).flatten();
-    let scale = Scale::over(numbers);
+    let numbers = dots.iter().flat_map(|dot| [dot.value, dot.low, dot.high, dot.before, dot.other]).flatten();
+    let scale = Scale::over(numbers.chain(levels.iter().map(|(level, _)| *level)));
     axis(&mut svg, &scale);
     let x = |at: usize| {
         let span = (dots.len().max(2) - 1) as f64;
@@ -98,8 +115,50 @@ pub(super) fn line(name: &str, dots: &[Dot]) -> String {
             places.zip(run).filter_map(|(at, dot)| Some(format!("{:.1},{:.1}", x(at), scale.y(dot.value?)))).collect();
         let _ = write!(svg, "<polyline class=\"line\" points=\"{}\"/>", points.join(" "));
     }
+    for (level, title) in levels {
+        let y = scale.y(*level);
+        let _ = write!(
+            svg,
+            "<line class=\"level\" x1=\"{LEFT}\" x2=\"{:.1}\" y1=\"{y:.1}\" y2=\"{y:.1}\"><title>{}</title></line>",
+            WIDTH - RIGHT,
+            escape(title)
+        );
+    }
+    // Of many points the line says enough.
+    let radius = if dots.len() > 60 { 1.8 } else { 3.0 };
     for (at, dot) in dots.iter().enumerate() {
+        if let Some(mark) = &dot.mark {
+            let (x, class) = (x(at), if mark.is_withdrawn { "mark open" } else { "mark" });
+            let _ = write!(
+                svg,
+                "<path class=\"{class}\" d=\"M{:.1} 1h10l-5 9z\"><title>{}</title></path>",
+                x - 5.0,
+                escape(&mark.text)
+            );
+        }
+        if let Some(other) = dot.other {
+            let _ = write!(
+                svg,
+                "<path class=\"other\" d=\"M{:.1} {:.1}l4 4 -4 4 -4 -4z\"><title>{}: {}</title></path>",
+                x(at),
+                scale.y(other) - 4.0,
+                escape(&dot.label),
+                number(other)
+            );
+        }
         let Some(value) = dot.value else { continue };
+        if let Some(before) = dot.before {
+            let _ = write!(
+                svg,
+                "<line class=\"before\" x1=\"{0:.1}\" x2=\"{0:.1}\" y1=\"{1:.1}\" y2=\"{2:.1}\"/>\
+                 <line class=\"before\" x1=\"{3:.1}\" x2=\"{4:.1}\" y1=\"{1:.1}\" y2=\"{1:.1}\"/>",
+                x(at),
+                scale.y(before),
+                scale.y(value),
+                x(at) - 4.0,
+                x(at) + 4.0
+            );
+        }
         let interval = match (dot.low, dot.high) {
             (Some(low), Some(high)) => format!(" ({} to {})", number(low), number(high)),
             _ => String::new(),
@@ -115,7 +174,7 @@ pub(super) fn line(name: &str, dots: &[Dot]) -> String {
         }
         let _ = write!(
             svg,
-            "<circle class=\"{}\" cx=\"{:.1}\" cy=\"{:.1}\" r=\"3\"><title>{}: {}{interval}</title></circle>",
+            "<circle class=\"{}\" cx=\"{:.1}\" cy=\"{:.1}\" r=\"{radius}\"><title>{}: {}{interval}</title></circle>",
             if dot.is_open { "dot open" } else { "dot" },
             x(at),
             scale.y(value),
@@ -173,21 +232,14 @@ pub(super) fn unit(name: &str, points: &[(f64, f64)], marks: bool) -> String {
 /// A map of rows × columns: how dark a field is says how far it lies to its threshold; one that is beyond has a border.
 pub(super) fn heat(name: &str, rows: &[(String, Vec<Option<Field>>)], columns: &[String]) -> String {
     const LINE: f64 = 20.0;
-    const NAMES: f64 = 150.0;
+    const NAMES: f64 = 228.0;
     let height = LINE * rows.len() as f64 + 26.0;
     let wide = (WIDTH - NAMES - RIGHT) / columns.len().max(1) as f64;
-    let mut svg = format!("<svg viewBox=\"0 0 {WIDTH} {height}\" role=\"img\" aria-label=\"{}\">", escape(name));
+    let mut svg =
+        format!("<svg class=\"wide\" viewBox=\"0 0 {WIDTH} {height}\" role=\"img\" aria-label=\"{}\">", escape(name));
     for (at, (row, fields)) in rows.iter().enumerate() {
         let y = LINE * at as f64;
-        let short: String =
-            if row.chars().count() > 22 { row.chars().take(21).chain(['…']).collect() } else { row.clone() };
-        let _ = write!(
-            svg,
-            "<text class=\"tick\" x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
-            NAMES - 6.0,
-            y + 14.0,
-            escape(&short)
-        );
+        let _ = write!(svg, "{}", label(row, NAMES - 6.0, y + 14.0));
         for (column, field) in fields.iter().enumerate() {
             let Some(field) = field else { continue };
             let _ = write!(
@@ -220,6 +272,119 @@ pub(super) fn heat(name: &str, rows: &[(String, Vec<Option<Field>>)], columns: &
     svg + "</svg>"
 }
 
+/// Shares of two sides: of numbers as columns, of categories as bars that have their names beside them. It is half as wide as
+/// other charts, for many stand side by side.
+pub(super) fn shares(name: &str, shares: &[super::Share], is_numeric: bool) -> String {
+    const WIDE: f64 = 320.0;
+    const LINE: f64 = 24.0;
+    let most = shares.iter().flat_map(|share| [share.reference, share.current]).fold(0.0, f64::max).max(1e-9);
+    let height = if is_numeric { 150.0 } else { LINE * shares.len() as f64 + 4.0 };
+    let mut svg = format!("<svg viewBox=\"0 0 {WIDE} {height}\" role=\"img\" aria-label=\"{}\">", escape(name));
+    if is_numeric {
+        const FOOT: f64 = 128.0;
+        const EDGE: f64 = 44.0;
+        let y = |share: f64| FOOT - (FOOT - 14.0) * share / most;
+        for share in [0.0, most / 2.0, most] {
+            let _ = write!(
+                svg,
+                "<line class=\"grid\" x1=\"{EDGE}\" x2=\"{WIDE}\" y1=\"{0:.1}\" y2=\"{0:.1}\"/>\
+                 <text class=\"tick\" x=\"{1:.1}\" y=\"{2:.1}\" text-anchor=\"end\">{3}</text>",
+                y(share),
+                EDGE - 4.0,
+                y(share) + 4.0,
+                super::percent((share * 1_000.0).round() / 1_000.0)
+            );
+        }
+        let wide = (WIDE - EDGE) / shares.len().max(1) as f64;
+        for (at, share) in shares.iter().enumerate() {
+            let x = EDGE + wide * at as f64;
+            for (class, value, from, part) in
+                [("reference", share.reference, 0.04, 0.92), ("current", share.current, 0.27, 0.46)]
+            {
+                let _ = write!(
+                    svg,
+                    "<rect class=\"{class}\" x=\"{:.1}\" y=\"{:.1}\" width=\"{:.1}\" height=\"{:.1}\"/>",
+                    x + wide * from,
+                    y(value),
+                    wide * part,
+                    FOOT - y(value)
+                );
+            }
+        }
+        for (at, anchor, x) in [(0, "start", EDGE), (shares.len().saturating_sub(1), "end", WIDE)] {
+            let text = shares.get(at).map(|share| escape(&share.name)).unwrap_or_default();
+            let y = FOOT + 16.0;
+            let _ = write!(svg, "<text class=\"tick\" x=\"{x}\" y=\"{y}\" text-anchor=\"{anchor}\">{text}</text>");
+        }
+        return svg + "</svg>";
+    }
+    const NAMES: f64 = 130.0;
+    for (at, share) in shares.iter().enumerate() {
+        let y = LINE * at as f64 + 3.0;
+        let _ = write!(svg, "{}", label(&share.name, NAMES - 6.0, y + 13.0));
+        for (class, value, top) in [("reference", share.reference, 0.0), ("current", share.current, 9.0)] {
+            let _ = write!(
+                svg,
+                "<rect class=\"{class}\" x=\"{NAMES}\" y=\"{:.1}\" width=\"{:.1}\" height=\"8\"/>",
+                y + top,
+                (WIDE - NAMES) * value / most
+            );
+        }
+    }
+    svg + "</svg>"
+}
+
+/// A row of [`forest`]: its name, value, interval, and whether it stands out.
+pub(super) type Branch = (String, f64, Option<(f64, f64)>, bool);
+
+/// Values and their intervals, one below the other, beside the value of all.
+pub(super) fn forest(name: &str, rows: &[Branch], all: f64) -> String {
+    const LINE: f64 = 22.0;
+    const NAMES: f64 = 228.0;
+    let height = LINE * rows.len() as f64 + 26.0;
+    let numbers = rows.iter().flat_map(|(_, value, interval, _)| {
+        let (low, high) = interval.unwrap_or((*value, *value));
+        [*value, low, high]
+    });
+    let scale = Scale::over(numbers.chain([all]));
+    let x = |value: f64| NAMES + (WIDTH - NAMES - RIGHT) * (value - scale.low) / (scale.high - scale.low);
+    let mut svg =
+        format!("<svg class=\"wide\" viewBox=\"0 0 {WIDTH} {height}\" role=\"img\" aria-label=\"{}\">", escape(name));
+    let _ = write!(
+        svg,
+        "<line class=\"level\" x1=\"{0:.1}\" x2=\"{0:.1}\" y1=\"0\" y2=\"{1:.1}\"/>\
+         <text class=\"tick\" x=\"{3:.1}\" y=\"{2:.1}\" text-anchor=\"middle\">all: {4}</text>",
+        x(all),
+        height - 22.0,
+        height - 6.0,
+        // Its half lies within the picture, wherever the line is.
+        x(all).clamp(NAMES, WIDTH - 60.0),
+        number(all)
+    );
+    for (at, (row, value, interval, stands_out)) in rows.iter().enumerate() {
+        let y = LINE * at as f64 + 11.0;
+        let class = if *stands_out { "worse" } else { "" };
+        let _ = write!(svg, "{}", label(row, NAMES - 6.0, y + 4.0));
+        if let Some((low, high)) = interval {
+            let _ = write!(
+                svg,
+                "<line class=\"line {class}\" x1=\"{:.1}\" x2=\"{:.1}\" y1=\"{y}\" y2=\"{y}\"/>",
+                x(*low),
+                x(*high)
+            );
+        }
+        let _ = write!(svg, "<circle class=\"dot {class}\" cx=\"{:.1}\" cy=\"{y}\" r=\"4\"/>", x(*value));
+    }
+    svg + "</svg>"
+}
+
+/// A name that ends at a place, cut to what fits there.
+fn label(name: &str, x: f64, y: f64) -> String {
+    let short: String =
+        if name.chars().count() > 22 { name.chars().take(21).chain(['…']).collect() } else { name.to_owned() };
+    format!("<text class=\"tick\" x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"end\">{}</text>", escape(&short))
+}
+
 /// One field of a [`heat`] map.
 #[derive(Clone)]
 pub(super) struct Field {
@@ -234,12 +399,14 @@ mod tests {
     use super::*;
 
     fn dot(value: Option<f64>) -> Dot {
-        Dot { label: "<w>".into(), value, low: value.map(|v| v - 1.0), high: value.map(|v| v + 1.0), is_open: false }
+        let (low, high) = (value.map(|v| v - 1.0), value.map(|v| v + 1.0));
+        Dot { label: "<w>".into(), value, low, high, ..Dot::default() }
     }
 
     #[test]
     fn a_line_breaks_where_there_is_no_value_and_names_are_escaped() {
-        let svg = line("a \"chart\"", &[dot(Some(1.0)), dot(Some(2.0)), dot(None), dot(Some(3.0)), dot(Some(2.0))]);
+        let svg =
+            line("a \"chart\"", &[dot(Some(1.0)), dot(Some(2.0)), dot(None), dot(Some(3.0)), dot(Some(2.0))], &[]);
         assert_eq!((svg.matches("<polyline").count(), svg.matches("<polygon").count()), (2, 2));
         assert!(svg.contains("a &quot;chart&quot;") && svg.contains("&lt;w&gt;: 1 (0 to 2)") && !svg.contains("<w>"));
         assert!(!svg.contains("NaN") && !svg.contains("inf"), "{svg}");
@@ -248,10 +415,30 @@ mod tests {
     #[test]
     fn charts_of_one_point_of_none_and_of_a_constant_are_charts() {
         for dots in [vec![], vec![dot(None)], vec![dot(Some(5.0))], vec![dot(Some(0.0)), dot(Some(0.0))]] {
-            let svg = line("x", &dots);
+            let svg = line("x", &dots, &[]);
             assert!(svg.ends_with("</svg>") && !svg.contains("NaN") && !svg.contains("inf"), "{svg}");
         }
         assert!(!heat("x", &[], &[]).contains("NaN"));
         assert!(!unit("x", &[], true).contains("NaN"));
+        for is_numeric in [true, false] {
+            let svg = shares("x", &[], is_numeric);
+            assert!(svg.ends_with("</svg>") && !svg.contains("NaN") && !svg.contains("inf"), "{svg}");
+        }
+        assert!(!forest("x", &[], 0.5).contains("NaN"));
+    }
+
+    #[test]
+    fn alerts_levels_and_what_was_said_before_are_drawn_and_have_names() {
+        let mark = Mark { is_withdrawn: true, text: "<f1> is low".into() };
+        let mut marked = dot(Some(2.0));
+        (marked.before, marked.other, marked.mark) = (Some(-8.0), Some(9.0), Some(mark));
+        let svg = line("x", &[dot(Some(1.0)), marked], &[(12.0, "tolerated <12>".into())]);
+        for part in
+            ["class=\"mark open\"", "&lt;f1&gt; is low", "class=\"other\"", "class=\"before\"", "tolerated &lt;12&gt;"]
+        {
+            assert!(svg.contains(part), "{part} is not in {svg}");
+        }
+        let places = svg.split(" y1=\"").skip(1).filter_map(|rest| rest.split('"').next()?.parse::<f64>().ok());
+        assert!(places.into_iter().all(|y| (0.0..=HEIGHT).contains(&y)), "all of it is within the chart: {svg}");
     }
 }
