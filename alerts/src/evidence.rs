@@ -121,6 +121,13 @@ mod tests {
         assert!(of_interval(0.79, (0.70, 0.86), 0.80, true, 0.05) < 1.0);
         assert!(of_interval(0.90, (0.88, 0.92), 0.80, true, 0.05) < 0.0);
         assert!(of_interval(0.90, (0.88, 0.92), 0.80, false, 0.05) > 20.0);
+        // Of an interval that is longer on one side, the side of the level counts.
+        for (value, interval, is_below_bad) in [(0.70, (0.50, 0.72), true), (0.90, (0.88, 0.99), false)] {
+            let wanted = of_estimate(0.10, 0.02 / Z95, 0.05);
+            assert!((of_interval(value, interval, 0.80, is_below_bad, 0.05) - wanted).abs() < 1e-6, "{value}");
+        }
+        let good = of_interval(0.90, (0.85, 0.91), 0.80, true, 0.05);
+        assert!((good - of_estimate(-0.10, 0.05 / Z95, 0.05)).abs() < 1e-6);
     }
 
     #[test]

@@ -211,6 +211,10 @@ impl State {
         for window in verdicts {
             let mut named: BTreeSet<String> = BTreeSet::new();
             for finding in &window.findings {
+                // Most are good, of models with nothing amiss.
+                if !finding.is_bad && self.series.is_empty() {
+                    continue;
+                }
                 let fingerprint = finding.series.fingerprint();
                 if let Some(turned_bad) = self.note(&fingerprint, finding, window) {
                     touched.entry(fingerprint.clone()).or_default().push(News { window, turned_bad });

@@ -596,6 +596,11 @@ mod tests {
         let slack = body(SinkKind::Slack, &firing);
         assert!(slack["text"].as_str().expect("text").contains("fraud &lt;eu&gt;"), "{slack}");
         assert_eq!(slack["blocks"][0]["type"], "section");
+        let mut odd = example(Kind::Firing);
+        odd.series.model = "a & b".into();
+        assert!(
+            body(SinkKind::Slack, &[odd])["blocks"][1]["text"]["text"].as_str().expect("text").contains("a &amp; b")
+        );
         let teams = body(SinkKind::Teams, &firing);
         assert_eq!(teams["attachments"][0]["content"]["type"], "AdaptiveCard");
         let event = body(SinkKind::Pagerduty, &firing);
