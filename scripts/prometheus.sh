@@ -36,4 +36,12 @@ if [[ ! -x $home/usr/bin/$program ]]; then
   dpkg-deb -x "$staging/${package}"_*.deb "$staging/root"
   mv -T "$staging/root" "$home" 2>/dev/null || [[ -x $home/usr/bin/$program ]]
 fi
+if [[ $package != prometheus ]]; then
+  # Debian's reads its templates under /usr/share and nowhere else: it is given ours there, and nobody else sees it.
+  program=alertmanager
+  printf '#!/bin/sh\nexec unshare --map-root-user --mount sh -c %s sh "$@"\n' \
+    "'mount --bind \"$home/usr/share\" /usr/share && exec \"$home/usr/bin/$package\" \"\$@\"'" >"$home/usr/bin/$program.$$"
+  chmod +x "$home/usr/bin/$program.$$"
+  mv -f "$home/usr/bin/$program.$$" "$home/usr/bin/$program"
+fi
 found "$home/usr/bin/$program"
