@@ -19,6 +19,11 @@ import sys
 from aiosmtpd.smtp import SMTP, AuthResult, LoginPassword
 
 
+def text_of(part) -> str:
+    content = part.get_content()
+    return content if isinstance(content, str) else content.decode("utf-8")
+
+
 class Keep:
     """Writes each message down as it was taken."""
 
@@ -45,7 +50,7 @@ class Keep:
             "headers": {name: str(value) for name, value in mail.items()},
             # Each as a mail program would show it: decoded, by its own character set.
             "parts": [
-                {"type": part.get_content_type(), "file": part.get_filename(), "text": part.get_content()} for part in parts
+                {"type": part.get_content_type(), "file": part.get_filename(), "text": text_of(part)} for part in parts
             ],
             "defects": [str(defect) for part in mail.walk() for defect in part.defects],
         }

@@ -49,13 +49,23 @@ pub(crate) fn alert(sink: &Sink, model: &str, told: &[&Transition], external_url
     };
     let lines = lines(sink, told);
     let more = external_url.map_or_else(String::new, |url| format!("\n{url}\n"));
-    let text = format!("{}\n{more}", lines.iter().map(|line| format!("* {line}\n")).collect::<String>());
+    let text = format!("{}\n{more}", bullets(&lines));
     let color = if worst.is_some_and(|severity| severity >= Severity::Error) { "#b3261e" } else { "#57606a" };
-    let items: String = lines.iter().map(|line| format!("<li style=\"margin:.4em 0\">{}</li>", escape(line))).collect();
+    let items = items(&lines);
     let more = external_url.map_or_else(String::new, |url| format!("<p><a href=\"{0}\">{0}</a></p>", escape(url)));
     let heading = format!("<h1 style=\"font-size:1.2em;color:{color}\">{}</h1>", escape(&title(model, told)));
     let html = page(&format!("{heading}<ul style=\"padding-left:1.2em\">{items}</ul>{more}"));
     Draft { subject: format!("{state}{}", title(model, told)), text, html, attachments: Vec::new() }
+}
+
+/// Lines as a list of plain text.
+pub(crate) fn bullets(lines: &[String]) -> String {
+    lines.iter().fold(String::new(), |text, line| text + "* " + line + "\n")
+}
+
+/// Lines as the items of a list of HTML.
+pub(crate) fn items(lines: &[String]) -> String {
+    lines.iter().fold(String::new(), |html, line| html + "<li style=\"margin:.4em 0\">" + &escape(line) + "</li>")
 }
 
 /// A body as a whole document of HTML.

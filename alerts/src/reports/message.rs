@@ -217,8 +217,8 @@ async fn draft(store: &Store, spec: &ReportSpec, made: &Made) -> Result<Draft, E
     for (model, filed) in by_weight(made).into_iter().take(MODELS_MAX) {
         let (lines, link) = lines(store, spec, filed);
         let heading = email::escape(model);
-        text.push_str(&format!("\n{model}\n{}", lines.iter().map(|line| format!("* {line}\n")).collect::<String>()));
-        let items: String = lines.iter().map(|line| format!("<li>{}</li>", email::escape(line))).collect();
+        text.push_str(&format!("\n{model}\n{}", email::bullets(&lines)));
+        let items = email::items(&lines);
         html.push_str(&format!(
             "<h2 style=\"font-size:1em\">{heading}</h2><ul style=\"padding-left:1.2em\">{items}</ul>"
         ));

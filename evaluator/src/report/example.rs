@@ -87,7 +87,7 @@ pub(super) fn report(days: i64, features: i64) -> Report {
         n_labelled: 300,
     };
     let segments = (0..40).flat_map(|at| {
-        let level = 0.86 - 0.004 * at as f64;
+        let level = 0.86 - 0.004 * f64::from(at);
         names
             .iter()
             .take(6)

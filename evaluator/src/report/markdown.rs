@@ -122,7 +122,11 @@ fn interval(low: Option<f64>, high: Option<f64>) -> String {
 
 fn alerts(report: &Report) -> String {
     let newest = report.alerts.iter().rev().take(WINDOWS_MAX);
-    newest.map(|alert| format!("* {} ({}): {}\n", alert.transition, alert.severity, cell(&alert.text))).collect()
+    let mut text = String::new();
+    for alert in newest {
+        let _ = writeln!(text, "* {} ({}): {}", alert.transition, alert.severity, cell(&alert.text));
+    }
+    text
 }
 
 fn estimates(report: &Report) -> String {

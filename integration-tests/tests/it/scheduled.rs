@@ -15,6 +15,7 @@ use axum::http::{HeaderMap, StatusCode};
 use driftline_integration_tests::generator::{Options, generate};
 use driftline_integration_tests::kafka::{Broker, Topics};
 use driftline_schemas::clock::{self, DAY};
+use driftline_store::encode_segment;
 use serde_json::Value;
 
 use crate::outside;
@@ -128,7 +129,9 @@ async fn reports_are_made_up_for_once_and_told_whatever_dies() -> Result<()> {
         let path = |format: &str| files[format].as_str().map(|path| sandbox.store().join(path)).context("a file");
         let (mut stored, mut by_hand) = (
             serde_json::from_slice::<Value>(&std::fs::read(path("json")?)?)?,
-            serde_json::from_slice::<Value>(&std::fs::read(sandbox.path(&format!("by-hand/{model}.json")))?)?,
+            serde_json::from_slice::<Value>(&std::fs::read(
+                sandbox.path(&format!("by-hand/{}.json", encode_segment(model))),
+            )?)?,
         );
         ensure!(stored["windows"].as_array().is_some_and(|windows| !windows.is_empty()), "{model} has no window");
         for report in [&mut stored, &mut by_hand] {
@@ -300,7 +303,7 @@ async fn alerts_and_reports_go_by_e_mail_over_a_real_server() -> Result<()> {
             "{model}'s sentence is not in it"
         );
         let page = std::fs::read_to_string(sandbox.store().join(filed["files"]["html"].as_str().context("a page")?))?;
-        let attached = parts.iter().find(|part| part["file"] == format!("{model}.html"));
+        let attached = parts.iter().find(|part| part["file"] == format!("{}.html", encode_segment(model)));
         let text = attached.and_then(|part| part["text"].as_str()).map(|text| text.replace("\r\n", "\n"));
         ensure!(text.as_deref() == Some(page.as_str()), "{model}'s page is not with it");
     }
