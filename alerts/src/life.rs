@@ -442,10 +442,11 @@ impl Tracked {
         }
         for episode in episodes.iter_mut().filter(|episode| episode.status == Status::Firing) {
             if episode.windows.last().is_some_and(|last| last < newest) {
-                let before = episode.told.clone();
-                episode.told = seen.evidence.clone().unwrap_or(before);
                 (episode.status, episode.closed_at, episode.told_at) = (Status::Resolved, Some(now), now);
-                transitions.push(self.transition(Kind::Resolved, episode, None, now));
+                // What is told now is the good window; what the alert rested on is kept, for late truth may take it back.
+                let told = seen.evidence.clone().unwrap_or_else(|| episode.told.clone());
+                let over = Episode { told, ..episode.clone() };
+                transitions.push(self.transition(Kind::Resolved, &over, None, now));
             }
         }
     }
@@ -651,6 +652,13 @@ mod tests {
         let mut state = State::default();
         take(&mut state, &[window(1, 1, 0.7)]);
         assert_eq!(take(&mut state, &[window(2, 1, 0.9)]), [Kind::Resolved]);
+        let over = state.clone().take(&hours(), &[window(1, 2, 0.85)], 0).remove(0);
+        let before = over.before.as_ref().map(|before| (before.window_start, before.value));
+        assert_eq!(
+            (over.evidence.window_start, over.evidence.value, before),
+            (HOUR, 0.85, Some((HOUR, 0.7))),
+            "its own window"
+        );
         assert_eq!(take(&mut state, &[window(1, 2, 0.85)]), [Kind::Withdrawn]);
         // It turns bad once more: an alert of its own.
         assert_eq!(take(&mut state, &[window(1, 3, 0.7)]), [Kind::Firing, Kind::Resolved]);
