@@ -64,7 +64,7 @@ pub(super) async fn read(
                 let Some(value) = expression(&read, &kept.column) else { continue };
                 numbers(session, &value, &window, sample).await?
             }
-            ReferenceValues::Categorical { n, categories } => {
+            ReferenceValues::Categorical { n, categories, .. } => {
                 let read = columns.categorical(task);
                 let Some(value) = expression(&read, &kept.column) else { continue };
                 categories_of(session, &value, &window, *n, categories).await?
