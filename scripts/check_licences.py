@@ -12,6 +12,7 @@ import subprocess
 import sys
 
 ALLOWED = {
+    "0BSD",
     "Apache-2.0",
     "BSD-3-Clause",
     "BSL-1.0",
