@@ -135,7 +135,8 @@ fn of_serving(row: ServingRow) -> MetricRow {
 
 fn of_estimate(row: EstimateRow) -> MetricRow {
     let metric = judge::estimate_name(&row.metric, &row.method);
-    MetricRow { n_labelled: row.n_labelled, ..as_metric!(row, metric, row.value) }
+    let class = row.class.clone();
+    MetricRow { class, n_labelled: row.n_labelled, ..as_metric!(row, metric, row.value) }
 }
 
 /// The share that is labelled within a delay, of the rows that were waited for so long; and beside the first one the median.

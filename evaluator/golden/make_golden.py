@@ -714,7 +714,9 @@ def weighted_drift_case(name, reference, current):
     mean = np.average(r, weights=u)
     deviation = np.sqrt(np.average((r - mean) ** 2, weights=u))
     # NumPy averages no two values where rows weigh; the weights here hit no tenth exactly.
-    edges = np.unique(np.quantile(r, np.arange(1, 10) / 10, method="inverted_cdf", weights=u))
+    tenths = np.arange(1, 10) / 10
+    of_weights = np.quantile(r, tenths, method="inverted_cdf", weights=u) if (r_rate != 1).any() else np.quantile(r, tenths)
+    edges = np.unique(of_weights)
     binned = lambda x, w: np.bincount(np.searchsorted(edges, x, side="left"), weights=w, minlength=len(edges) + 1)
     expected = {"x_ks": ks, "x_ks_p_value": ks_p, "x_wasserstein": moved, "x_wasserstein_normed": moved / deviation}
     words = np.unique(np.round(r))

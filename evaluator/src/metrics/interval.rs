@@ -1,7 +1,7 @@
 //! 95 % intervals, and what each is called in the `ci_method` column.
 //!
 //! They are held to their coverage: `cargo test -p driftline-evaluator --release -- --ignored --nocapture coverage` prints it
-//! for every cell of a fixed grid. README says what it has printed.
+//! for every cell of a fixed grid. CHANGELOG's known limits say how far it has been run.
 
 use serde::{Deserialize, Serialize};
 use statrs::distribution::{Binomial, ContinuousCDF, DiscreteCDF, StudentsT};

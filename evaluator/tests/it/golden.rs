@@ -295,7 +295,8 @@ async fn e2_drift_of_rows_that_were_kept_by_chance_equals_scipy() {
     for case in cases::<WeighedDriftCase>("weighted_drift.json") {
         // Numbers as they are, and the same as categories.
         let rows = |values: &[f64], rates: &[f64]| {
-            let words: Vec<String> = values.iter().map(|value| format!("{}", value.round())).collect();
+            // As NumPy rounds; and zero has one sign.
+            let words: Vec<String> = values.iter().map(|value| format!("{}", value.round_ties_even() + 0.0)).collect();
             let words: Vec<Option<&str>> = words.iter().map(|word| Some(word.as_str())).collect();
             batch(vec![
                 ("feature_x", column(values)),
@@ -327,7 +328,13 @@ async fn e2_drift_of_rows_that_were_kept_by_chance_equals_scipy() {
             let what = format!("{} {} {}", case.name, row.column_name, row.method);
             let tolerance = if row.method == "hellinger" { 1e-7 } else { 1e-10 };
             check(&what, row.statistic, Some(statistic), tolerance);
-            check(&format!("{what} p-value"), row.p_value, expected("_p_value"), 1e-9);
+            // The method that decides for categories has the p-value of the test that goes with it.
+            let tested = if row.method == "jensen_shannon" && row.column_name == "word" {
+                case.expected.get("word_chi2_p_value").copied()
+            } else {
+                expected("_p_value")
+            };
+            check(&format!("{what} p-value"), row.p_value, tested, 1e-9);
             compared += 1;
         }
         assert_eq!(compared, 17, "{}", case.name);

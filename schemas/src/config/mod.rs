@@ -712,7 +712,7 @@ mod tests {
                 "models[0].reference: `last` is under a week, and the same hour comes once in one",
             ),
             (
-                "window = \"7h\"\nreference = { last = \"28d\", same_hour_of_week = true }",
+                "window = \"5h\"\nreference = { last = \"28d\", same_hour_of_week = true }",
                 "models[0].reference: windows of this length start at other hours each week",
             ),
             (
