@@ -15,7 +15,7 @@ use rdkafka::producer::FutureRecord;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::sandbox::Sandbox;
+use crate::sandbox::{Sandbox, get};
 
 /// A request that came.
 #[derive(Debug, Clone)]
@@ -350,6 +350,172 @@ async fn failing_requests_raise_an_alert_without_any_label() -> Result<()> {
     sandbox.succeed(&["evaluate", "--predictions", "predictions.jsonl", "--out", "out"]).await?;
     ensure!(sandbox.path("out/alerts/model_name=churn").exists(), "the table has it");
     ensure!(receiver.at("/hook").len() == 1, "`evaluate` has told somebody");
+    Ok(())
+}
+
+/// Alertmanager itself, on ports of its own, telling our receiver of what it is told.
+struct Alertmanager {
+    address: String,
+    _process: tokio::process::Child,
+    _folder: tempfile::TempDir,
+}
+
+impl Alertmanager {
+    /// `None` after a loud word where there is none, or an error where nothing may be skipped.
+    async fn start(receiver: &str) -> Result<Option<Self>> {
+        let Some(program) = std::env::var_os("DRIFTLINE_TEST_ALERTMANAGER").filter(|program| !program.is_empty())
+        else {
+            let reason = "Alertmanager is not asked: set DRIFTLINE_TEST_ALERTMANAGER to what `scripts/prometheus.sh \
+                          alertmanager` prints";
+            ensure!(std::env::var("DRIFTLINE_REQUIRE_ALL").as_deref() != Ok("1"), reason);
+            eprintln!("SKIPPED: {reason}");
+            return Ok(None);
+        };
+        let folder = tempfile::tempdir()?;
+        let file = folder.path().join("alertmanager.yml");
+        let config = json!({
+            "route": {
+                "receiver": "us", "group_by": ["model_name"], "group_wait": "1s", "group_interval": "1s", "repeat_interval": "1h",
+            },
+            "receivers": [{ "name": "us", "webhook_configs": [{ "url": format!("{receiver}/theirs"), "send_resolved": true }] }],
+        });
+        // JSON is YAML.
+        std::fs::write(&file, config.to_string())?;
+        let free = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let log = std::fs::File::create(folder.path().join("log"))?;
+        let process = tokio::process::Command::new(program)
+            .arg(format!("--config.file={}", file.display()))
+            .arg(format!("--storage.path={}", folder.path().join("data").display()))
+            .arg(format!("--web.listen-address={free}"))
+            .arg("--cluster.listen-address=")
+            .stdout(std::process::Stdio::null())
+            .stderr(log)
+            .kill_on_drop(true)
+            .spawn()
+            .context("start Alertmanager")?;
+        let started = Self { address: free.to_string(), _process: process, _folder: folder };
+        until("Alertmanager is ready", async || {
+            Ok(get(&started.address, "/-/ready").await.is_ok_and(|(s, _)| s == 200))
+        })
+        .await?;
+        Ok(Some(started))
+    }
+
+    /// The alerts that hold.
+    async fn active(&self) -> Result<Vec<Value>> {
+        let (status, body) = get(&self.address, "/api/v2/alerts?active=true").await?;
+        ensure!(status == 200, "{status}: {body}");
+        serde_json::from_str(&whole(&body)).with_context(|| body.clone())
+    }
+}
+
+/// A body without the lengths between its chunks, if it came in chunks.
+fn whole(body: &str) -> String {
+    let (mut left, mut joined) = (body, String::new());
+    while let Some((length, rest)) = left.split_once("\r\n")
+        && let Ok(length) = usize::from_str_radix(length.trim(), 16)
+        && let Some(chunk) = rest.get(..length)
+    {
+        joined.push_str(chunk);
+        left = rest.get(length + 2..).unwrap_or_default();
+    }
+    if joined.is_empty() { body.to_owned() } else { joined }
+}
+
+/// Waits until something holds, half a minute at most.
+async fn until(what: &str, holds: impl AsyncFn() -> Result<bool>) -> Result<()> {
+    for _ in 0..300 {
+        if holds().await? {
+            return Ok(());
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    anyhow::bail!("{what}: not in half a minute")
+}
+
+/// The names in an object, and what kind of value each has.
+fn shape(object: &Value) -> BTreeMap<String, &'static str> {
+    let kind = |value: &Value| match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(_) => "number",
+        Value::String(_) => "text",
+        Value::Array(_) => "list",
+        Value::Object(_) => "object",
+    };
+    object.as_object().into_iter().flatten().map(|(name, value)| (name.clone(), kind(value))).collect()
+}
+
+/// A real Alertmanager takes our alerts and their end, and what it sends on has the very form of our own webhook.
+#[tokio::test(flavor = "multi_thread")]
+async fn alertmanager_takes_our_alerts_and_its_webhook_looks_like_ours() -> Result<()> {
+    let receiver = Receiver::default();
+    let url = receiver.start().await?;
+    let Some(alertmanager) = Alertmanager::start(&url).await? else { return Ok(()) };
+    let broker = Broker::embedded()?;
+    let topics = Topics::unique();
+    create(&broker, &topics).await?;
+    let am = format!("url = \"http://{}\"", alertmanager.address);
+    let settings = settings(&url, RULE).replace(&format!("url = \"{url}\"\n"), &format!("{am}\n"));
+    let sandbox = Sandbox::new(broker.brokers(), &topics, &settings)?;
+    let story = Story::new();
+    publish(&broker, &topics, &story.predictions(1, 3_000), &story.labels(1, 0..1_000, 0.5)).await?;
+    sandbox.catch_up().await?;
+    let ours = receiver.at("/hook");
+    ensure!(ours.len() == 1, "{ours:?}");
+    let told = ours[0].body["alerts"].as_array().context("alerts")?.len();
+    let active = alertmanager.active().await?;
+    ensure!(active.len() == told && active.iter().all(|a| a["labels"]["alertname"] == "accuracy is low"), "{active:?}");
+    until("Alertmanager tells on", async || Ok(!receiver.at("/theirs").is_empty())).await?;
+    let theirs = &receiver.at("/theirs")[0].body;
+    ensure!(shape(theirs) == shape(&ours[0].body), "{theirs}\n{}", ours[0].body);
+    ensure!(shape(&theirs["alerts"][0]) == shape(&ours[0].body["alerts"][0]), "{theirs}\n{}", ours[0].body);
+    for name in ["version", "status", "groupLabels", "commonLabels", "groupKey"] {
+        ensure!(theirs[name] == ours[0].body[name], "{name}: {} is not {}", theirs[name], ours[0].body[name]);
+    }
+    // Late truth takes it back, and Alertmanager lets go of it.
+    publish(&broker, &topics, &[], &story.labels(1, 1_000..3_000, 1.0)).await?;
+    sandbox.catch_up().await?;
+    until("Alertmanager holds it no more", async || Ok(alertmanager.active().await?.is_empty())).await?;
+    until("Alertmanager says so", async || {
+        Ok(receiver.at("/theirs").iter().any(|one| one.body["status"] == "resolved"))
+    })
+    .await
+}
+
+/// A receiver that never answers holds up neither the others nor the end of a run; what it was not told, it is told later.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receiver_that_never_answers_holds_up_nobody() -> Result<()> {
+    let broker = Broker::embedded()?;
+    let topics = Topics::unique();
+    create(&broker, &topics).await?;
+    let receiver = Receiver::default();
+    let url = receiver.start().await?;
+    let hangs = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let mute = hangs.local_addr()?;
+    // It takes connections, and that is all.
+    let silent = tokio::spawn(async move {
+        let mut taken = Vec::new();
+        while let Ok((connection, _)) = hangs.accept().await {
+            taken.push(connection);
+        }
+    });
+    let rule =
+        format!("{RULE}\n[[alerts.sinks]]\nname = \"a-mute-one\"\ntype = \"webhook\"\nurl = \"http://{mute}/\"\n");
+    let sandbox = Sandbox::new(broker.brokers(), &topics, &settings(&url, &rule))?;
+    let story = Story::new();
+    publish(&broker, &topics, &story.predictions(0, 1_000), &story.labels(0, 0..1_000, 0.5)).await?;
+    let process = sandbox.spawn("run", &["run"])?;
+    let begin = std::time::Instant::now();
+    until("the others are told", async || Ok(!receiver.at("/hook").is_empty() && !receiver.at("/teams").is_empty()))
+        .await?;
+    publish(&broker, &topics, &story.predictions(1, 1_000), &story.labels(1, 0..1_000, 0.99)).await?;
+    until("the others are told more", async || Ok(receiver.at("/hook").len() > 1)).await?;
+    ensure!(begin.elapsed() < Duration::from_secs(45), "{:?}", begin.elapsed());
+    process.kill().await?;
+    silent.abort();
+    let sent = std::fs::read_to_string(sandbox.store().join("alerting/model_name=churn/sent/a-mute-one.json"))?;
+    ensure!(serde_json::from_str::<Value>(&sent)?["next"] == 0, "{sent}");
     Ok(())
 }
 
