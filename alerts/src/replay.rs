@@ -107,12 +107,11 @@ pub async fn replay(
         for revision in 1..=record.completed {
             let named = format!("{}_r{revision}", window_name(window));
             let path = paths::table("metrics_log", name, window.date(), &named);
-            let metrics = match store.get(&path).await? {
-                Some(object) => read::rows(&path, object.bytes, name, metric_rows_from_batch)?,
-                None => {
-                    replayed.lost += u64::from(is_judged);
-                    Vec::new()
-                }
+            let metrics = if let Some(object) = store.get(&path).await? {
+                read::rows(&path, object.bytes, name, metric_rows_from_batch)?
+            } else {
+                replayed.lost += u64::from(is_judged);
+                Vec::new()
             };
             let is_last = revision == record.completed;
             let published = if is_last {

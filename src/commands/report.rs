@@ -85,7 +85,10 @@ async fn by_name(config: &Config, reporter: &Reporter, args: &ReportArgs) -> Res
             count += 1;
         }
     }
-    if count == 0 { bail!("no model has a window in this period") } else { Ok(()) }
+    if count == 0 {
+        bail!("no model has a window in this period");
+    }
+    Ok(())
 }
 
 /// Makes reports out of a store.

@@ -232,7 +232,7 @@ pub(super) fn unit(name: &str, points: &[(f64, f64)], marks: bool) -> String {
 /// A map of rows × columns: how dark a field is says how far it lies to its threshold; one that is beyond has a border.
 pub(super) fn heat(name: &str, rows: &[(String, Vec<Option<Field>>)], columns: &[String]) -> String {
     const LINE: f64 = 20.0;
-    const NAMES: f64 = 228.0;
+    const NAMES: f64 = 252.0;
     let height = LINE * rows.len() as f64 + 26.0;
     let wide = (WIDTH - NAMES - RIGHT) / columns.len().max(1) as f64;
     let mut svg =
@@ -340,7 +340,7 @@ pub(super) type Branch = (String, f64, Option<(f64, f64)>, bool);
 /// Values and their intervals, one below the other, beside the value of all.
 pub(super) fn forest(name: &str, rows: &[Branch], all: f64) -> String {
     const LINE: f64 = 22.0;
-    const NAMES: f64 = 228.0;
+    const NAMES: f64 = 252.0;
     let height = LINE * rows.len() as f64 + 26.0;
     let numbers = rows.iter().flat_map(|(_, value, interval, _)| {
         let (low, high) = interval.unwrap_or((*value, *value));

@@ -174,7 +174,7 @@ fn two_versions(is_shared: bool) -> RecordBatch {
     let versions: Vec<Option<&str>> = (0..800).map(|row| Some(if row < 400 { "1" } else { "2" })).collect();
     let labels: Vec<Option<&str>> = (0..800).map(|row| Some(["0", "1"][row % 400 * 7 % 10 / 5])).collect();
     let scores: Vec<Option<f64>> =
-        (0..800).map(|row| Some(((row % 400 * 7 % 10) * 40 + row * 37 % 300) as f64 / 700.0)).collect();
+        (0..800).map(|row| Some(f64::from((row % 400 * 7 % 10) * 40 + row * 37 % 300) / 700.0)).collect();
     batch(vec![
         ("prediction_id", texts(&ids.iter().map(|id| Some(id.as_str())).collect::<Vec<_>>())),
         ("model_version", texts(&versions)),

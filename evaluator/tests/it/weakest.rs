@@ -134,7 +134,8 @@ fn named_texts(values: &[&str]) -> arrow::array::ArrayRef {
 async fn slices_are_corrected_for_all_that_were_looked_at_the_better_ones_too() {
     // `eu` is right half of the time, `us` and `jp` nine times in ten.
     let regions: Vec<&str> = (0..600).map(|row| ["eu", "us", "jp"][row % 3]).collect();
-    let is_hit = |row: usize| if row.is_multiple_of(3) { row / 3 % 2 == 0 } else { row / 3 % 10 != 0 };
+    let is_hit =
+        |row: usize| if row.is_multiple_of(3) { (row / 3).is_multiple_of(2) } else { !(row / 3).is_multiple_of(10) };
     let rows = batch(vec![
         ("tag_region", named_texts(&regions)),
         ("label", named_texts(&["1"; 600])),

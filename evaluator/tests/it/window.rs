@@ -669,7 +669,7 @@ async fn a_reference_is_of_its_columns_by_name_and_of_the_rows_that_count() {
     // A feature of both kinds is what it is more of, numbers if it is as much of both.
     let mixed = |texts_too: &[Option<&str>]| {
         let numbers: Vec<Option<f64>> =
-            texts_too.iter().enumerate().map(|(i, text)| text.is_none().then(|| i as f64)).collect();
+            texts_too.iter().enumerate().map(|(i, text)| text.is_none().then_some(i as f64)).collect();
         batch(vec![("feature_x", doubles(&numbers)), ("feature_x_text", texts(texts_too))])
     };
     let is_numeric = async |rows: RecordBatch| {
@@ -717,7 +717,7 @@ async fn what_features_added_to_scores_drifts_as_columns_do() {
     let rows = |shift: f64| {
         let of = |i: usize| Some(vec![("amount", (i % 64) as f64 / 64.0 + shift), ("age", (i % 7) as f64)]);
         batch(vec![
-            ("feature_amount", doubles(&(0..256).map(|i| Some((i % 9) as f64)).collect::<Vec<_>>())),
+            ("feature_amount", doubles(&(0..256).map(|i| Some(f64::from(i % 9))).collect::<Vec<_>>())),
             ("attributions", maps(&(0..256).map(|i| of(i).filter(|_| i % 4 != 3)).collect::<Vec<_>>())),
         ])
     };

@@ -678,12 +678,13 @@ fn read_rule(section: &mut Reader) -> Option<Rule> {
         (Subject::Metric { .. }, Level::Reference { .. }) => {
             (false, "no `reference`: metrics have one by the windows `from` and `to`, or a number")
         }
-        (Subject::Metric { .. }, _) | (_, Level::Value(_) | Level::OfDrift) => (true, ""),
-        (Subject::Estimate { .. } | Subject::LabelLag { .. }, Level::Baseline | Level::Reference { .. }) => {
-            (false, "a number, or learned from windows: only metrics have a baseline")
-        }
-        (Subject::Estimate { .. } | Subject::LabelLag { .. }, _) => (true, ""),
-        (Subject::Quality { .. }, Level::Reference { .. }) => (true, ""),
+        (Subject::Metric { .. }, _)
+        | (_, Level::Value(_) | Level::OfDrift)
+        | (Subject::Quality { .. }, Level::Reference { .. }) => (true, ""),
+        (Subject::Estimate { .. } | Subject::LabelLag { .. }, level) => (
+            !matches!(level, Level::Baseline | Level::Reference { .. }),
+            "a number, or learned from windows: only metrics have a baseline",
+        ),
         (Subject::Quality { .. }, _) => {
             (false, "a number, or { reference = 0.05 }: so far from the reference's own share")
         }
@@ -837,13 +838,11 @@ fn read_learned(section: &mut Reader) -> Option<Level> {
 
 fn read_time(section: &mut Reader, key: &str) -> Option<Micros> {
     let text = section.text(key)?;
-    match chrono::DateTime::parse_from_rfc3339(&text) {
-        Ok(time) => Some(time.timestamp_micros()),
-        Err(_) => {
-            section.fault(key, format!("{text:?} is no time like \"2026-01-01T00:00:00Z\""));
-            None
-        }
+    let time = chrono::DateTime::parse_from_rfc3339(&text).ok();
+    if time.is_none() {
+        section.fault(key, format!("{text:?} is no time like \"2026-01-01T00:00:00Z\""));
     }
+    time.map(|time| time.timestamp_micros())
 }
 
 #[cfg(test)]
