@@ -233,12 +233,14 @@ pub(super) fn unit(name: &str, points: &[(f64, f64)], marks: bool) -> String {
 pub(super) fn heat(name: &str, rows: &[(String, Vec<Option<Field>>)], columns: &[String]) -> String {
     const LINE: f64 = 20.0;
     const NAMES: f64 = 252.0;
-    let height = LINE * rows.len() as f64 + 26.0;
+    // The first name has room above it on a phone, where letters are larger.
+    const TOP: f64 = 4.0;
+    let height = TOP + LINE * rows.len() as f64 + 26.0;
     let wide = (WIDTH - NAMES - RIGHT) / columns.len().max(1) as f64;
     let mut svg =
         format!("<svg class=\"wide\" viewBox=\"0 0 {WIDTH} {height}\" role=\"img\" aria-label=\"{}\">", escape(name));
     for (at, (row, fields)) in rows.iter().enumerate() {
-        let y = LINE * at as f64;
+        let y = TOP + LINE * at as f64;
         let _ = write!(svg, "{}", label(row, NAMES - 6.0, y + 14.0));
         for (column, field) in fields.iter().enumerate() {
             let Some(field) = field else { continue };
@@ -341,7 +343,9 @@ pub(super) type Branch = (String, f64, Option<(f64, f64)>, bool);
 pub(super) fn forest(name: &str, rows: &[Branch], all: f64) -> String {
     const LINE: f64 = 22.0;
     const NAMES: f64 = 252.0;
-    let height = LINE * rows.len() as f64 + 26.0;
+    // The first name has room above it on a phone, where letters are larger.
+    const TOP: f64 = 4.0;
+    let height = TOP + LINE * rows.len() as f64 + 26.0;
     let numbers = rows.iter().flat_map(|(_, value, interval, _)| {
         let (low, high) = interval.unwrap_or((*value, *value));
         [*value, low, high]
