@@ -241,7 +241,7 @@ async fn replay(config: &Config, args: &ReplayArgs) -> Result<()> {
         }
         if args.transitions {
             for transition in &replayed.transitions {
-                println!("{}  {}", clock::show(transition.at), transition.show());
+                println!("{}  {}: {}", clock::show(transition.at), transition.series.rule, transition.show());
             }
         }
     }
