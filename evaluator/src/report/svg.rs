@@ -7,6 +7,8 @@ use super::number;
 const WIDTH: f64 = 640.0;
 const HEIGHT: f64 = 220.0;
 const LEFT: f64 = 90.0;
+/// Characters of a number beside an axis, its sign not counted.
+const TICK_MAX: usize = 7;
 const RIGHT: f64 = 12.0;
 const TOP: f64 = 12.0;
 const BOTTOM: f64 = 28.0;
@@ -53,7 +55,20 @@ impl Scale {
             return Self { low: 0.0, high: 1.0 };
         }
         let room = if high > low { (high - low) * 0.08 } else { high.abs().max(1.0) * 0.05 };
-        Self { low: low - room, high: high + room }
+        // What is never negative has no room below nothing.
+        Self { low: if low >= 0.0 { (low - room).max(0.0) } else { low - room }, high: high + room }
+    }
+
+    /// A number beside the axis: as many digits as tell the steps apart, and no wider than there is room for on a phone.
+    fn tick(&self, value: f64) -> String {
+        let step = (self.high - self.low) / 4.0;
+        let digits = (1.0 - step.log10().floor()).clamp(0.0, 12.0) as usize;
+        let text = format!("{value:.digits$}");
+        if text.trim_start_matches('-').len() > TICK_MAX {
+            return format!("{value:.1e}");
+        }
+        let text = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
+        if text == "-0" { "0".to_owned() } else { text.to_owned() }
     }
 
     fn y(&self, value: f64) -> f64 {
@@ -76,7 +91,7 @@ fn axis(svg: &mut String, scale: &Scale) {
             WIDTH - RIGHT,
             LEFT - 6.0,
             y + 4.0,
-            number(value)
+            scale.tick(value)
         );
     }
 }
@@ -444,5 +459,20 @@ mod tests {
         }
         let places = svg.split(" y1=\"").skip(1).filter_map(|rest| rest.split('"').next()?.parse::<f64>().ok());
         assert!(places.into_iter().all(|y| (0.0..=HEIGHT).contains(&y)), "all of it is within the chart: {svg}");
+    }
+
+    #[test]
+    fn numbers_beside_an_axis_are_short_and_tell_its_steps_apart() {
+        let spans =
+            [(0.0, 1.0), (0.0, 0.002), (-0.0002, 0.002), (0.81, 0.83), (0.0, 3e-9), (41_000.0, 43_000.0), (-2e9, 5e9)];
+        for (low, high) in spans {
+            let scale = Scale::over([low, high].into_iter());
+            assert!(low < 0.0 || scale.low >= 0.0, "below nothing: {low} to {high}");
+            let step = (scale.high - scale.low) / 4.0;
+            let ticks: Vec<String> = (0..=4).map(|at| scale.tick(scale.low + step * f64::from(at))).collect();
+            assert!(ticks.iter().all(|tick| tick.trim_start_matches('-').len() <= TICK_MAX), "{ticks:?}");
+            assert!(ticks.windows(2).all(|pair| pair[0] != pair[1]), "{ticks:?}");
+        }
+        assert_eq!(Scale { low: -1.0, high: 1.0 }.tick(-0.0001), "0");
     }
 }
