@@ -1,22 +1,22 @@
-//! Delivery: each sink follows each model's chain of alerts, and goes on when it was told. How far it is lies in the store, so a
-//! message is sent at least once whatever dies, and every copy has the same id.
+//! Delivery: each sink follows chains, a model's alerts or a report, and goes on when it was told. How far it is lies in the store,
+//! so a message is sent at least once whatever dies, and every copy has the same id.
 //!
 //! Each sink is told beside the loop and beside the others: one that hangs holds up nothing but itself.
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
 use bytes::Bytes;
-use driftline_schemas::clock::{self, DAY};
-use driftline_schemas::config::{AlertsConfig, Sink};
-use driftline_store::{Expected, Replaced, Store, Version, paths};
+use driftline_schemas::clock::{self, DAY, Micros};
+use driftline_schemas::config::Sink;
+use driftline_store::{Expected, Replaced, Store, Version};
 use rand::Rng;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::log::Log;
-use crate::message::{messages, told};
+use crate::message::Message;
 use crate::send::{Outcome, send};
 use crate::{Error, telemetry};
 
@@ -30,14 +30,27 @@ const PAUSES: [Duration; 7] = [
     Duration::from_secs(1_800),
     Duration::from_secs(3_600),
 ];
-/// Models that one sink is told of at a time. More burden a receiver that is slow; fewer let one model's trouble hold up others.
+/// Chains that one sink is told of at a time. More burden a receiver that is slow; fewer let one model's trouble hold up others.
 const AT_ONCE: usize = 4;
-/// A sink's turn at one model: what it has not been told by then waits until other models had theirs.
+/// A sink's turn at one chain: what it has not been told by then waits until others had theirs.
 const TURN: Duration = Duration::from_secs(30);
 /// Tries before a message that is older than a day is given up.
 const TRIES_MIN: usize = 3;
 
-/// How far a sink has been told of a model.
+/// A chain that sinks follow.
+#[async_trait]
+pub(crate) trait Feed: Send + Sync {
+    /// What it is of: a model, or a report.
+    fn name(&self) -> &str;
+
+    /// Where it is noted how far a sink is.
+    fn noted_at(&self, sink: &str) -> String;
+
+    /// When a record was written, and the messages that tell a sink of it; `None`: it has not been written.
+    async fn messages(&self, seq: u64, sink: &Sink) -> Result<Option<(Micros, Vec<Message>)>, Error>;
+}
+
+/// How far a sink has been told.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Sent {
     /// The first record that it has not been told of.
@@ -53,10 +66,10 @@ struct Sent {
     gone: Option<String>,
 }
 
-/// A model and a sink.
+/// What a chain is of, and a sink.
 type Key = (String, String);
 
-/// Tries that failed, of one sink and model.
+/// Tries that failed, of one sink and chain.
 struct Failing {
     tries: usize,
     next: Instant,
@@ -64,13 +77,13 @@ struct Failing {
 
 /// What this process does and remembers of deliveries; all of it can be lost.
 #[derive(Default)]
-pub struct Deliveries {
+pub(crate) struct Deliveries {
     running: JoinSet<(Key, Result<Ended, Error>)>,
     in_flight: HashSet<Key>,
     failing: HashMap<Key, Failing>,
     /// Receivers that have said when to come again (429, 503): nothing is sent to them before.
     resting: HashMap<String, Instant>,
-    /// Up to which record a sink has surely been told of a model: spares a request each round.
+    /// Up to which record a sink has surely been told: spares a request each round.
     told_to: HashMap<Key, u64>,
 }
 
@@ -79,7 +92,7 @@ pub struct Deliveries {
 enum Ended {
     /// All records before this one are told.
     UpToDate(u64),
-    /// There is more, and other models come first.
+    /// There is more, and other chains come first.
     More,
     /// It is tried again later.
     Again {
@@ -92,7 +105,7 @@ enum Ended {
 
 /// What came of a round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Progress {
+pub(crate) enum Progress {
     /// Every sink has been told all.
     UpToDate,
     /// A sink is tried again later.
@@ -101,10 +114,15 @@ pub enum Progress {
     Busy,
 }
 
-/// Notes where a model's new sinks begin: with what happens from now on. Before its first record this is its beginning.
-pub async fn enrol(store: &Store, model: &str, sinks: &[Sink], next: u64) -> Result<(), Error> {
+/// Notes where new sinks begin: with what happens from now on. Before a chain's first record this is its beginning.
+pub(crate) async fn enrol<'s>(
+    store: &Store,
+    feed: &dyn Feed,
+    sinks: impl IntoIterator<Item = &'s Sink>,
+    next: u64,
+) -> Result<(), Error> {
     for sink in sinks {
-        let path = paths::alerting_sent(model, &sink.name);
+        let path = feed.noted_at(&sink.name);
         if store.get(&path).await?.is_none() {
             let bytes = to_json(&path, &Sent { next, ..Sent::default() })?;
             // Whoever was first has said where it begins.
@@ -115,22 +133,23 @@ pub async fn enrol(store: &Store, model: &str, sinks: &[Sink], next: u64) -> Res
 }
 
 impl Deliveries {
-    /// Sees to it that all sinks are told what they have not been told of a model. Waits for none of them.
+    /// Sees to it that sinks are told what they have not been told of the records before `next`. Waits for none of them.
     ///
     /// # Errors
     /// What a delivery has met that no second try mends.
-    pub fn deliver(
+    pub(crate) fn deliver<'s>(
         &mut self,
         store: &Store,
-        model: &str,
+        feed: &Arc<dyn Feed>,
         next: u64,
-        config: &Arc<AlertsConfig>,
+        sinks: impl IntoIterator<Item = &'s Sink>,
+        allow_local: bool,
     ) -> Result<Progress, Error> {
         self.take_ended()?;
         let mut progress = Progress::UpToDate;
         let now = Instant::now();
-        for sink in &config.sinks {
-            let key = (model.to_owned(), sink.name.clone());
+        for sink in sinks {
+            let key = (feed.name().to_owned(), sink.name.clone());
             if self.told_to.get(&key).is_some_and(|told| *told >= next) {
                 continue;
             }
@@ -147,19 +166,17 @@ impl Deliveries {
             progress = Progress::Busy;
             if self.in_flight.iter().filter(|(_, other)| *other == sink.name).count() < AT_ONCE {
                 let tries = self.failing.get(&key).map_or(0, |failing| failing.tries);
-                let turn = Turn { store: store.clone(), config: config.clone(), sink: sink.clone(), next, tries };
+                let (store, feed, sink) = (store.clone(), feed.clone(), sink.clone());
+                let turn = Turn { store, feed, sink, allow_local, next, tries };
                 self.in_flight.insert(key.clone());
-                self.running.spawn(async move {
-                    let ended = turn.run(&key.0).await;
-                    (key, ended)
-                });
+                self.running.spawn(async move { (key, turn.run().await) });
             }
         }
         Ok(progress)
     }
 
     /// Returns once a delivery has ended; never while there is none.
-    pub async fn ended(&mut self) -> Result<(), Error> {
+    pub(crate) async fn ended(&mut self) -> Result<(), Error> {
         match self.running.join_next().await {
             Some(ended) => self.take(ended),
             None => std::future::pending().await,
@@ -206,11 +223,12 @@ impl Deliveries {
     }
 }
 
-/// One sink being told of one model.
+/// One sink being told of one chain.
 struct Turn {
     store: Store,
-    config: Arc<AlertsConfig>,
+    feed: Arc<dyn Feed>,
     sink: Sink,
+    allow_local: bool,
     /// The first record that has not been written.
     next: u64,
     /// Tries of its first message that have failed.
@@ -218,10 +236,9 @@ struct Turn {
 }
 
 impl Turn {
-    async fn run(mut self, model: &str) -> Result<Ended, Error> {
-        let (sink, path) = (self.sink.clone(), paths::alerting_sent(model, &self.sink.name));
-        let address = address_of(&sink);
-        let log = Log::reader(&self.store, model);
+    async fn run(mut self) -> Result<Ended, Error> {
+        let (feed, sink) = (self.feed.clone(), self.sink.clone());
+        let (path, address) = (feed.noted_at(&sink.name), address_of(&sink));
         let begin = Instant::now();
         while let Some(object) = self.store.get(&path).await? {
             let mut sent: Sent =
@@ -229,17 +246,14 @@ impl Turn {
             if sent.next >= self.next || sent.gone.as_ref() == Some(&address) {
                 break;
             }
-            let Some(record) = log.read(sent.next).await? else { break };
-            let told = told(&sink, &record.transitions);
-            let url = self.config.external_url.as_deref();
-            let messages = messages(&sink, model, record.seq, record.at, &told, &record.state, url);
+            let Some((at, messages)) = feed.messages(sent.next, &sink).await? else { break };
             let mut outcome = Outcome::Done;
             for message in messages.iter().skip(sent.taken) {
                 if begin.elapsed() > TURN {
                     self.note(&path, &sent, object.version).await?;
                     return Ok(Ended::More);
                 }
-                outcome = send(&sink, message, self.config.allow_local).await;
+                outcome = send(&sink, message, self.allow_local).await;
                 telemetry::delivery(&sink.name, &outcome);
                 if outcome != Outcome::Done {
                     break;
@@ -256,13 +270,13 @@ impl Turn {
                     sent.gone = Some(address.clone());
                 }
                 Outcome::Again { why, after } => {
-                    let is_old = clock::now_micros() - record.at > DAY;
+                    let is_old = clock::now_micros() - at > DAY;
                     if !is_old || self.tries < TRIES_MIN {
-                        tracing::warn!(sink = sink.name, model, why, "notification not delivered; it is tried again");
+                        tracing::warn!(sink = sink.name, of = feed.name(), why, "not delivered; it is tried again");
                         self.note(&path, &sent, object.version).await?;
                         return Ok(Ended::Again { tries: self.tries + 1, after });
                     }
-                    tracing::error!(sink = sink.name, model, why, "notification given up after a day");
+                    tracing::error!(sink = sink.name, of = feed.name(), why, "delivery given up after a day");
                     self.tries = 0;
                     (sent.next, sent.taken, sent.given_up) = (sent.next + 1, 0, sent.given_up + 1);
                 }
@@ -298,11 +312,12 @@ fn pause(tries: usize) -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use driftline_schemas::clock::Micros;
-    use driftline_schemas::config::SinkKind;
+    use driftline_schemas::config::{AlertsConfig, SinkKind};
+    use driftline_store::paths;
 
     use super::*;
     use crate::life::{Kind, State};
+    use crate::log::{Alerts, Log};
     use crate::message::{example, message_id};
     use crate::receiver::Receiver;
 
@@ -322,8 +337,8 @@ mod tests {
         }
     }
 
-    fn config(sinks: Vec<Sink>) -> Arc<AlertsConfig> {
-        Arc::new(AlertsConfig { sinks, allow_local: true, ..AlertsConfig::default() })
+    fn config(sinks: Vec<Sink>) -> AlertsConfig {
+        AlertsConfig { sinks, allow_local: true, ..AlertsConfig::default() }
     }
 
     /// Writes records, each of which tells of so many segments.
@@ -346,8 +361,33 @@ mod tests {
         serde_json::from_slice(&object.bytes).expect("JSON")
     }
 
-    fn turn(store: &Store, config: &Arc<AlertsConfig>, next: u64, tries: usize) -> Turn {
-        Turn { store: store.clone(), config: config.clone(), sink: config.sinks[0].clone(), next, tries }
+    fn feed(store: &Store, model: &str) -> Arc<dyn Feed> {
+        Arc::new(Alerts::new(store, model, None))
+    }
+
+    async fn enrol(store: &Store, model: &str, sinks: &[Sink], next: u64) {
+        super::enrol(store, &*feed(store, model), sinks, next).await.expect("enrolled");
+    }
+
+    fn turn(store: &Store, config: &AlertsConfig, next: u64, tries: usize) -> Turn {
+        Turn {
+            store: store.clone(),
+            feed: feed(store, "m"),
+            sink: config.sinks[0].clone(),
+            allow_local: config.allow_local,
+            next,
+            tries,
+        }
+    }
+
+    fn deliver(
+        deliveries: &mut Deliveries,
+        store: &Store,
+        model: &str,
+        next: u64,
+        config: &AlertsConfig,
+    ) -> Result<Progress, Error> {
+        deliveries.deliver(store, &feed(store, model), next, &config.sinks, config.allow_local)
     }
 
     #[tokio::test]
@@ -359,7 +399,7 @@ mod tests {
         receiver.will_answer("/refuses", &vec![(500, None); 50]);
         let models: Vec<String> = (0..10).map(|at| format!("m{at}")).collect();
         for model in &models {
-            enrol(&store, model, &config.sinks, 0).await.expect("enrolled");
+            enrol(&store, model, &config.sinks, 0).await;
             write(&store, model, clock::now_micros(), &[1, 1]).await;
         }
         let mut deliveries = Deliveries::default();
@@ -367,7 +407,7 @@ mod tests {
         while receiver.at("/works").len() < 20 {
             for model in &models {
                 let asked = Instant::now();
-                assert_ne!(deliveries.deliver(&store, model, 2, &config).expect("no error"), Progress::UpToDate);
+                assert_ne!(deliver(&mut deliveries, &store, model, 2, &config).expect("no error"), Progress::UpToDate);
                 assert!(asked.elapsed() < Duration::from_millis(500), "the loop was held up");
             }
             assert!(begin.elapsed() < Duration::from_secs(10), "{} told", receiver.at("/works").len());
@@ -389,23 +429,23 @@ mod tests {
     async fn records_are_told_once_in_their_order_and_again_only_after_a_loss() {
         let (store, receiver) = (Store::in_memory(), Receiver::default());
         let config = config(vec![sink("ops", &receiver.start().await)]);
-        enrol(&store, "m", &config.sinks, 0).await.expect("enrolled");
+        enrol(&store, "m", &config.sinks, 0).await;
         let next = write(&store, "m", clock::now_micros(), &[1, 0, 2]).await;
-        assert_eq!(turn(&store, &config, next, 0).run("m").await.expect("told"), Ended::UpToDate(3));
+        assert_eq!(turn(&store, &config, next, 0).run().await.expect("told"), Ended::UpToDate(3));
         let ids = || receiver.at("/ops").iter().map(|one| one.headers["webhook-id"].clone()).collect::<Vec<_>>();
         let wanted = [message_id("m", 0, "ops"), message_id("m", 2, "ops")];
         assert_eq!(ids(), wanted, "what tells nobody anything is no message");
-        turn(&store, &config, next, 0).run("m").await.expect("nothing to do");
+        turn(&store, &config, next, 0).run().await.expect("nothing to do");
         assert_eq!(ids(), wanted);
         // It died after the receiver had the message, and before that was noted.
         let path = paths::alerting_sent("m", "ops");
         store.put(&path, to_json(&path, &Sent { next: 2, ..Sent::default() }).expect("JSON")).await.expect("written");
-        turn(&store, &config, next, 0).run("m").await.expect("told again");
+        turn(&store, &config, next, 0).run().await.expect("told again");
         assert_eq!(ids()[2], wanted[1], "every copy has the same id");
         // A new sink begins with what happens from now on.
         let late = [sink("late", "http://127.0.0.1:1")];
-        enrol(&store, "m", &late, next).await.expect("enrolled");
-        enrol(&store, "m", &late, 0).await.expect("enrolled already");
+        enrol(&store, "m", &late, next).await;
+        enrol(&store, "m", &late, 0).await;
         assert_eq!(sent(&store, "m", "late").await.next, 3);
     }
 
@@ -415,13 +455,13 @@ mod tests {
         let mut of = sink("ops", &receiver.start().await);
         of.group_by = vec!["segment_value".into()];
         let config = config(vec![of]);
-        enrol(&store, "m", &config.sinks, 0).await.expect("enrolled");
+        enrol(&store, "m", &config.sinks, 0).await;
         write(&store, "m", clock::now_micros(), &[5]).await;
         receiver.will_answer("/ops", &[(200, None), (200, None), (429, Some(("retry-after", "9".into())))]);
-        let ended = turn(&store, &config, 1, 0).run("m").await.expect("tried");
+        let ended = turn(&store, &config, 1, 0).run().await.expect("tried");
         assert_eq!(ended, Ended::Again { tries: 1, after: Some(Duration::from_secs(9)) });
         assert_eq!(sent(&store, "m", "ops").await, Sent { taken: 2, ..Sent::default() });
-        assert_eq!(turn(&store, &config, 1, 1).run("m").await.expect("told"), Ended::UpToDate(1));
+        assert_eq!(turn(&store, &config, 1, 1).run().await.expect("told"), Ended::UpToDate(1));
         let ids: Vec<String> = receiver.at("/ops").iter().map(|one| one.headers["webhook-id"].clone()).collect();
         assert_eq!(ids.len(), 6, "{ids:?}");
         assert_eq!((ids.iter().collect::<HashSet<_>>().len(), &ids[2]), (5, &ids[3]), "the third one came twice");
@@ -432,15 +472,19 @@ mod tests {
         let (store, receiver) = (Store::in_memory(), Receiver::default());
         let config = config(vec![sink("ops", &receiver.start().await)]);
         for model in ["a", "b"] {
-            enrol(&store, model, &config.sinks, 0).await.expect("enrolled");
+            enrol(&store, model, &config.sinks, 0).await;
             write(&store, model, clock::now_micros(), &[1]).await;
         }
         receiver.will_answer("/ops", &[(429, Some(("retry-after", "60".into())))]);
         let mut deliveries = Deliveries::default();
-        assert_eq!(deliveries.deliver(&store, "a", 1, &config).expect("begun"), Progress::Busy);
+        assert_eq!(deliver(&mut deliveries, &store, "a", 1, &config).expect("begun"), Progress::Busy);
         deliveries.ended().await.expect("ended");
         for model in ["a", "b"] {
-            assert_eq!(deliveries.deliver(&store, model, 1, &config).expect("asked"), Progress::Waiting, "{model}");
+            assert_eq!(
+                deliver(&mut deliveries, &store, model, 1, &config).expect("asked"),
+                Progress::Waiting,
+                "{model}"
+            );
         }
         assert!(deliveries.resting["ops"] > Instant::now() + Duration::from_secs(50));
         assert!(deliveries.running.is_empty());
@@ -452,16 +496,16 @@ mod tests {
         let (store, receiver) = (Store::in_memory(), Receiver::default());
         let url = receiver.start().await;
         let old = config(vec![sink("ops", &url)]);
-        enrol(&store, "m", &old.sinks, 0).await.expect("enrolled");
+        enrol(&store, "m", &old.sinks, 0).await;
         write(&store, "m", clock::now_micros(), &[1, 1]).await;
         receiver.will_answer("/ops", &[(410, None)]);
         for _ in 0..2 {
-            assert_eq!(turn(&store, &old, 2, 0).run("m").await.expect("ended"), Ended::UpToDate(2));
+            assert_eq!(turn(&store, &old, 2, 0).run().await.expect("ended"), Ended::UpToDate(2));
         }
         assert_eq!((receiver.at("/ops").len(), sent(&store, "m", "ops").await.next), (1, 0));
         let mut moved = sink("ops", &url);
         moved.url = format!("{url}/new");
-        turn(&store, &config(vec![moved]), 2, 0).run("m").await.expect("told");
+        turn(&store, &config(vec![moved]), 2, 0).run().await.expect("told");
         assert_eq!(receiver.at("/new").len(), 2, "what it missed is told at the new address");
     }
 
@@ -469,23 +513,23 @@ mod tests {
     async fn what_is_not_taken_is_tried_for_a_day_and_then_given_up() {
         let (store, receiver) = (Store::in_memory(), Receiver::default());
         let config = config(vec![sink("ops", &receiver.start().await)]);
-        enrol(&store, "m", &config.sinks, 0).await.expect("enrolled");
+        enrol(&store, "m", &config.sinks, 0).await;
         let yesterday = clock::now_micros() - DAY - 1_000_000;
         write(&store, "m", yesterday, &[1]).await;
         write(&store, "m", clock::now_micros(), &[1]).await;
         receiver.will_answer("/ops", &vec![(500, None); 4]);
         for tries in 0..TRIES_MIN {
-            let ended = turn(&store, &config, 2, tries).run("m").await.expect("tried");
+            let ended = turn(&store, &config, 2, tries).run().await.expect("tried");
             assert_eq!(ended, Ended::Again { tries: tries + 1, after: None }, "old, and hardly tried");
             assert_eq!(sent(&store, "m", "ops").await, Sent::default());
         }
-        assert_eq!(turn(&store, &config, 2, TRIES_MIN).run("m").await.expect("told"), Ended::UpToDate(2));
+        assert_eq!(turn(&store, &config, 2, TRIES_MIN).run().await.expect("told"), Ended::UpToDate(2));
         let noted = sent(&store, "m", "ops").await;
         assert_eq!((noted.next, noted.given_up, receiver.at("/ops").len()), (2, 1, 5));
         // A young one is never given up.
         write(&store, "m", clock::now_micros(), &[1]).await;
         receiver.will_answer("/ops", &[(500, None)]);
-        let ended = turn(&store, &config, 3, 50).run("m").await.expect("tried");
+        let ended = turn(&store, &config, 3, 50).run().await.expect("tried");
         assert_eq!(ended, Ended::Again { tries: 51, after: None });
     }
 

@@ -12,7 +12,7 @@
 //! ```
 //! A window may be looked at again with each new label, for its evidence is valid at any time; a revision takes an alert back
 //! that it contradicts.
-pub mod deliver;
+mod deliver;
 mod email;
 mod error;
 pub mod evidence;
@@ -26,6 +26,7 @@ mod read;
 mod receiver;
 pub mod replay;
 pub mod reports;
+mod retry;
 pub mod send;
 pub mod series;
 pub mod silence;

@@ -1,12 +1,16 @@
 //! A model's chain of alerts: one record for each step in which something happened, created if absent. Of two workers that come
 //! to the same end one wins the slot, and the other reads what it decided: nobody is told twice by mistake.
+use async_trait::async_trait;
 use bytes::Bytes;
 use driftline_schemas::clock::Micros;
+use driftline_schemas::config::Sink;
 use driftline_store::{Appended, Chain, Object, Store, paths};
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
+use crate::deliver::Feed;
 use crate::life::{State, Transition};
+use crate::message::{Message, messages, told};
 
 /// The newest format of records.
 const FORMAT: u32 = 1;
@@ -120,6 +124,37 @@ impl Log {
             }
             Appended::Theirs(_) => Ok(Err(self.catch_up().await?)),
         }
+    }
+}
+
+/// A model's chain, as sinks follow it.
+pub(crate) struct Alerts {
+    log: Log,
+    model: String,
+    external_url: Option<String>,
+}
+
+impl Alerts {
+    pub(crate) fn new(store: &Store, model: &str, external_url: Option<String>) -> Self {
+        Self { log: Log::reader(store, model), model: model.to_owned(), external_url }
+    }
+}
+
+#[async_trait]
+impl Feed for Alerts {
+    fn name(&self) -> &str {
+        &self.model
+    }
+
+    fn noted_at(&self, sink: &str) -> String {
+        paths::alerting_sent(&self.model, sink)
+    }
+
+    async fn messages(&self, seq: u64, sink: &Sink) -> Result<Option<(Micros, Vec<Message>)>, Error> {
+        let Some(record) = self.log.read(seq).await? else { return Ok(None) };
+        let told = told(sink, &record.transitions);
+        let url = self.external_url.as_deref();
+        Ok(Some((record.at, messages(sink, &self.model, seq, record.at, &told, &record.state, url))))
     }
 }
 

@@ -10,11 +10,12 @@ use driftline_store::{Heartbeat, Store, paths};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use crate::deliver::{self, Deliveries, Progress};
+use crate::deliver::{self, Deliveries, Feed, Progress};
 use crate::judge::{self, Past, Published};
 use crate::life::{State, Transition, Verdicts};
-use crate::log::{Log, Record};
+use crate::log::{Alerts, Log, Record};
 use crate::pipeline::{self, Counted, Look};
+use crate::retry::while_transient;
 use crate::silence::Silence;
 use crate::{Error, read, table, telemetry};
 
@@ -26,7 +27,6 @@ const WINDOWS_MAX: usize = 2_000;
 const WINDOWS_A_STEP: usize = 64;
 /// Minutes of the pipeline that are remembered.
 const TICKS: Micros = 240;
-const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// How long a run that ends by itself waits for receivers that do not take a notification.
 const LAST_TRIES: Duration = Duration::from_secs(20);
 
@@ -46,20 +46,10 @@ pub struct Parts {
 
 /// Runs until `shutdown`, or until all that was published is judged and told.
 pub async fn run(parts: Parts, shutdown: CancellationToken) -> Result<(), Error> {
-    let mut pause = Duration::from_millis(200);
-    loop {
-        match run_once(&parts, &shutdown, &mut pause).await {
-            Err(error) if error.is_transient() => {
-                telemetry::step_failed(&error, pause);
-                tokio::select! { () = tokio::time::sleep(pause) => {}, () = shutdown.cancelled() => return Ok(()) }
-                pause = (pause * 2).min(PAUSE_MAX);
-            }
-            other => return other,
-        }
-    }
+    while_transient(&shutdown, || run_once(&parts, &shutdown)).await
 }
 
-async fn run_once(parts: &Parts, shutdown: &CancellationToken, pause: &mut Duration) -> Result<(), Error> {
+async fn run_once(parts: &Parts, shutdown: &CancellationToken) -> Result<(), Error> {
     // Without rules there is still what they have left behind.
     if parts.config.rules.is_empty() && parts.store.list_folders("alerting").await?.is_empty() {
         let ends = parts.evaluated.clone().unwrap_or_else(|| shutdown.clone());
@@ -67,7 +57,6 @@ async fn run_once(parts: &Parts, shutdown: &CancellationToken, pause: &mut Durat
         return Ok(());
     }
     let mut replica = Replica::open(&parts.store, parts.members.me()).await?;
-    let config = Arc::new(parts.config.clone());
     // Rules of the pipeline that are gone have left alerts behind.
     let has_looked = parts.store.get(&paths::alerting_cursor(paths::NO_MODEL)).await?.is_some();
     let mut followers: HashMap<String, Follower> = HashMap::new();
@@ -97,9 +86,10 @@ async fn run_once(parts: &Parts, shutdown: &CancellationToken, pause: &mut Durat
             } else {
                 follower.step(parts, &replica.state, model).await?
             };
-            progress = progress.max(deliveries.deliver(&parts.store, model, follower.log.next, &config)?);
+            let (sinks, allow_local) = (&parts.config.sinks, parts.config.allow_local);
+            let told = deliveries.deliver(&parts.store, &follower.feed, follower.log.next, sinks, allow_local)?;
+            progress = progress.max(told);
         }
-        *pause = Duration::from_millis(200);
         if progress == Progress::UpToDate || did_something {
             waiting_since = None;
         }
@@ -140,6 +130,7 @@ struct Cursor {
 struct Follower {
     log: Log,
     cursor: Cursor,
+    feed: Arc<dyn Feed>,
 }
 
 impl Follower {
@@ -148,12 +139,13 @@ impl Follower {
         let known = parts.store.get(&path).await?;
         let cursor: Cursor = known.and_then(|object| serde_json::from_slice(&object.bytes).ok()).unwrap_or_default();
         let (log, records) = Log::open(&parts.store, model, cursor.records).await?;
-        let mut follower = Self { log, cursor };
+        let feed = Arc::new(Alerts::new(&parts.store, model, parts.config.external_url.clone()));
+        let mut follower = Self { log, cursor, feed };
         // Whoever wrote them may have died before the table had them.
         for record in &records {
             table::publish(&parts.store, model, record).await?;
         }
-        deliver::enrol(&parts.store, model, &parts.config.sinks, follower.log.next).await?;
+        deliver::enrol(&parts.store, &*follower.feed, &parts.config.sinks, follower.log.next).await?;
         telemetry::stepped(model, &[], &follower.log.state);
         let rules: BTreeSet<&str> = parts.config.rules.iter().map(|rule| rule.name.as_str()).collect();
         follower.decide(parts, model, |state, now| state.drop_rules(&rules, now)).await?;

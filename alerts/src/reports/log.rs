@@ -2,14 +2,18 @@
 //! two workers that made the same occurrence one wins the slot, and the other reads that it is done.
 use std::collections::BTreeMap;
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use driftline_schemas::clock::Micros;
-use driftline_schemas::config::ReportSpec;
+use driftline_schemas::config::{ReportSpec, Sink};
 use driftline_store::{Appended, Chain, Store, paths};
 use serde::{Deserialize, Serialize};
 
 use super::Told;
+use super::message::messages;
 use crate::Error;
+use crate::deliver::Feed;
+use crate::message::Message;
 
 /// The newest format of records.
 const FORMAT: u32 = 1;
@@ -85,15 +89,19 @@ impl Log {
         let known = store.get(&path).await?;
         // Advice; without it the chain is read from its beginning.
         let records: u64 = known.and_then(|object| serde_json::from_slice(&object.bytes).ok()).unwrap_or_default();
-        let chain = Chain::new(store.clone(), paths::reporting(name), ".json");
-        let mut log =
-            Self { store: store.clone(), chain, name: name.to_owned(), next: records.saturating_sub(1), last: None };
+        let mut log = Self { next: records.saturating_sub(1), ..Self::reader(store, name) };
         log.catch_up().await?;
         if log.next < records {
             log.next = 0;
             log.catch_up().await?;
         }
         Ok(log)
+    }
+
+    /// A chain of which single records are read.
+    fn reader(store: &Store, name: &str) -> Self {
+        let chain = Chain::new(store.clone(), paths::reporting(name), ".json");
+        Self { store: store.clone(), chain, name: name.to_owned(), next: 0, last: None }
     }
 
     /// Reads on to the end.
@@ -152,5 +160,37 @@ impl Log {
         self.catch_up().await?;
         self.store.put(&paths::reporting_cursor(&self.name), self.next.to_string().into()).await?;
         Ok(is_mine)
+    }
+}
+
+/// A report's chain, as sinks follow it.
+pub(super) struct Occurrences {
+    log: Log,
+    spec: ReportSpec,
+}
+
+impl Occurrences {
+    pub(super) fn new(store: &Store, spec: &ReportSpec) -> Self {
+        Self { log: Log::reader(store, &spec.name), spec: spec.clone() }
+    }
+}
+
+#[async_trait]
+impl Feed for Occurrences {
+    fn name(&self) -> &str {
+        &self.spec.name
+    }
+
+    fn noted_at(&self, sink: &str) -> String {
+        paths::reporting_sent(&self.spec.name, sink)
+    }
+
+    async fn messages(&self, seq: u64, sink: &Sink) -> Result<Option<(Micros, Vec<Message>)>, Error> {
+        let Some(record) = self.log.read(seq).await? else { return Ok(None) };
+        let told = match &record.made {
+            Some(made) => messages(&self.log.store, &self.spec, sink, record.at, made).await?,
+            None => Vec::new(),
+        };
+        Ok(Some((record.at, told)))
     }
 }

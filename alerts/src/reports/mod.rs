@@ -3,16 +3,16 @@
 //! ```text
 //! the clock ─► due       which occurrences of a schedule are to be made; the newest of those that were missed
 //!          ─► Maker      a report of each model: the root crate brings it
-//!          ─► reports/   each file, created if absent: whoever is first decides what it says
+//!          ─► a draft    created if absent: whoever is first decides what it says
+//!          ─► reports/   its files
 //!          ─► log        a chain for each report; the record that follows makes the occurrence count, once
-//!          ─► tell       each sink follows the chain; message, send
+//!          ─► deliver    each sink follows the chain, as it does that of alerts; message, send
 //! ```
-//! A process that dies between file and record leaves files, which the next one adopts.
+//! A process that dies between draft and record leaves a draft, which the next one adopts.
 mod due;
 mod log;
 mod message;
 mod stage;
-mod tell;
 
 use async_trait::async_trait;
 use bytes::Bytes;

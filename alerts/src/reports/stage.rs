@@ -14,14 +14,14 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use super::due::due;
-use super::log::{Filed, Log, Made};
-use super::tell::{self, Sinks};
+use super::log::{Filed, Log, Made, Occurrences};
 use super::{Maker, Told, Written};
+use crate::deliver::{self, Deliveries, Feed, Progress};
+use crate::retry::while_transient;
 use crate::{Error, telemetry};
 
 /// The role whose processes do this beside their other work.
 const ROLE: &str = "evaluator";
-const PAUSE_MAX: Duration = Duration::from_secs(30);
 /// How long a run that ends by itself waits for what does not go now.
 const LAST_TRIES: Duration = Duration::from_secs(20);
 /// How long it is tried to make a model's report until the others are told without it: longer holds them up, shorter gives up while
@@ -50,31 +50,22 @@ pub struct Parts {
 
 /// Runs until `shutdown`, or until all that is due is made and told.
 pub async fn run(parts: Parts, shutdown: CancellationToken) -> Result<(), Error> {
-    let mut pause = Duration::from_millis(200);
-    loop {
-        match run_once(&parts, &shutdown, &mut pause).await {
-            Err(error) if error.is_transient() => {
-                telemetry::step_failed(&error, pause);
-                tokio::select! { () = tokio::time::sleep(pause) => {}, () = shutdown.cancelled() => return Ok(()) }
-                pause = (pause * 2).min(PAUSE_MAX);
-            }
-            other => return other,
-        }
-    }
+    while_transient(&shutdown, || run_once(&parts, &shutdown)).await
 }
 
-async fn run_once(parts: &Parts, shutdown: &CancellationToken, pause: &mut Duration) -> Result<(), Error> {
+async fn run_once(parts: &Parts, shutdown: &CancellationToken) -> Result<(), Error> {
     if parts.reports.is_empty() {
         let ends = parts.evaluated.clone().unwrap_or_else(|| shutdown.clone());
         tokio::select! { () = ends.cancelled() => {}, () = shutdown.cancelled() => {} }
         return Ok(());
     }
     let mut followers: HashMap<&str, Follower<'_>> = HashMap::new();
+    let mut deliveries = Deliveries::default();
     let mut waiting_since: Option<Instant> = None;
     while !shutdown.is_cancelled() {
         let was_evaluated = parts.evaluated.as_ref().is_some_and(CancellationToken::is_cancelled);
         let mut did_something = false;
-        let mut waits = false;
+        let mut progress = Progress::UpToDate;
         for spec in &parts.reports {
             // A run that ends by itself leaves nothing to another that may be dead: whoever is second changes nothing.
             if !was_evaluated && !parts.members.is_mine(ROLE, &format!("reports/{}", spec.name)) {
@@ -90,24 +81,30 @@ async fn run_once(parts: &Parts, shutdown: &CancellationToken, pause: &mut Durat
             if !is_early {
                 match follower.step(parts, clock::now_micros()).await? {
                     Step::Done => did_something = true,
-                    Step::Waiting => waits = true,
+                    Step::Waiting => progress = progress.max(Progress::Waiting),
                     Step::Nothing => {}
                 }
             }
-            waits |= follower.tell(parts).await?;
+            let (sinks, allow_local) = (sinks_of(spec, parts), parts.config.allow_local);
+            let told = deliveries.deliver(&parts.store, &follower.feed, follower.log.next, sinks, allow_local)?;
+            progress = progress.max(told);
         }
-        *pause = Duration::from_millis(200);
-        if !waits || did_something {
+        if progress == Progress::UpToDate || did_something {
             waiting_since = None;
         }
         if was_evaluated && !did_something {
             let since = *waiting_since.get_or_insert_with(Instant::now);
-            if !waits || since.elapsed() > LAST_TRIES {
+            let is_over = progress == Progress::Waiting && since.elapsed() > LAST_TRIES;
+            if progress == Progress::UpToDate || is_over {
                 return Ok(());
             }
         }
         if !did_something {
-            tokio::select! { () = tokio::time::sleep(parts.poll_interval) => {}, () = shutdown.cancelled() => {} }
+            tokio::select! {
+                () = tokio::time::sleep(parts.poll_interval) => {}
+                ended = deliveries.ended() => ended?,
+                () = shutdown.cancelled() => {}
+            }
         }
     }
     Ok(())
@@ -129,7 +126,7 @@ struct Follower<'a> {
     store: Store,
     spec: &'a ReportSpec,
     log: Log,
-    sinks: Sinks,
+    feed: Arc<dyn Feed>,
     /// Models whose report could not be made, and since when.
     failing: HashMap<String, (Instant, String)>,
     again_at: Option<Instant>,
@@ -138,20 +135,14 @@ struct Follower<'a> {
 impl<'a> Follower<'a> {
     async fn open(parts: &Parts, spec: &'a ReportSpec) -> Result<Self, Error> {
         let log = Log::open(&parts.store, &spec.name).await?;
-        let sinks = Sinks::default();
-        let follower = Self { store: parts.store.clone(), spec, log, sinks, failing: HashMap::new(), again_at: None };
+        let feed = Arc::new(Occurrences::new(&parts.store, spec));
+        let follower = Self { store: parts.store.clone(), spec, log, feed, failing: HashMap::new(), again_at: None };
         // Whoever recorded it may have died before it was tidied up.
         if let Some(made) = follower.log.last.as_ref().and_then(|last| last.made.as_ref()) {
             follower.tidy(made).await?;
         }
-        tell::enrol(&parts.store, &spec.name, &sinks_of(spec, parts), follower.log.next).await?;
+        deliver::enrol(&parts.store, &*follower.feed, sinks_of(spec, parts), follower.log.next).await?;
         Ok(follower)
-    }
-
-    /// Tells the sinks what they have not been told; whether one of them is tried again later.
-    async fn tell(&mut self, parts: &Parts) -> Result<bool, Error> {
-        let sinks = sinks_of(self.spec, parts);
-        self.sinks.tell(&self.store, self.spec, &self.log, &sinks, parts.config.allow_local).await
     }
 
     /// Makes the next occurrence that is due.
@@ -279,8 +270,8 @@ impl<'a> Follower<'a> {
     }
 }
 
-fn sinks_of<'p>(spec: &ReportSpec, parts: &'p Parts) -> Vec<&'p Sink> {
-    parts.config.sinks.iter().filter(|sink| spec.sinks.contains(&sink.name)).collect()
+fn sinks_of<'p>(spec: &'p ReportSpec, parts: &'p Parts) -> impl Iterator<Item = &'p Sink> {
+    parts.config.sinks.iter().filter(|sink| spec.sinks.contains(&sink.name))
 }
 
 /// A model's report before it is filed.
