@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use axum::Router;
@@ -15,27 +15,30 @@ use rdkafka::producer::FutureRecord;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::bad_input::until;
 use crate::sandbox::{Sandbox, get};
+
+const HALF_A_MINUTE: Duration = Duration::from_secs(30);
 
 /// A request that came.
 #[derive(Debug, Clone)]
-struct Received {
+pub(crate) struct Received {
     path: String,
-    id: String,
-    signature: Option<String>,
-    body: Value,
+    pub(crate) id: String,
+    pub(crate) signature: Option<String>,
+    pub(crate) body: Value,
 }
 
 /// A receiver on this machine, which answers what it is told to.
 #[derive(Clone, Default)]
-struct Receiver {
+pub(crate) struct Receiver {
     received: Arc<Mutex<Vec<Received>>>,
     /// Status of the next answers, by path; 200 afterwards.
     answers: Arc<Mutex<BTreeMap<String, Vec<u16>>>>,
 }
 
 impl Receiver {
-    async fn start(&self) -> Result<String> {
+    pub(crate) async fn start(&self) -> Result<String> {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let router = Router::new().fallback(answer).with_state(self.clone());
@@ -43,12 +46,12 @@ impl Receiver {
         Ok(format!("http://{address}"))
     }
 
-    fn at(&self, path: &str) -> Vec<Received> {
+    pub(crate) fn at(&self, path: &str) -> Vec<Received> {
         let received = self.received.lock().unwrap_or_else(PoisonError::into_inner);
         received.iter().filter(|one| one.path == path).cloned().collect()
     }
 
-    fn will_answer(&self, path: &str, answers: &[u16]) {
+    pub(crate) fn will_answer(&self, path: &str, answers: &[u16]) {
         self.answers.lock().unwrap_or_else(PoisonError::into_inner).insert(path.to_owned(), answers.to_vec());
     }
 }
@@ -394,7 +397,7 @@ impl Alertmanager {
             .spawn()
             .context("start Alertmanager")?;
         let started = Self { address: free.to_string(), _process: process, _folder: folder };
-        until("Alertmanager is ready", async || {
+        until("Alertmanager is ready", HALF_A_MINUTE, async || {
             Ok(get(&started.address, "/-/ready").await.is_ok_and(|(s, _)| s == 200))
         })
         .await?;
@@ -420,17 +423,6 @@ fn whole(body: &str) -> String {
         left = rest.get(length + 2..).unwrap_or_default();
     }
     if joined.is_empty() { body.to_owned() } else { joined }
-}
-
-/// Waits until something holds, half a minute at most.
-async fn until(what: &str, holds: impl AsyncFn() -> Result<bool>) -> Result<()> {
-    for _ in 0..300 {
-        if holds().await? {
-            return Ok(());
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    anyhow::bail!("{what}: not in half a minute")
 }
 
 /// The names in an object, and what kind of value each has.
@@ -466,7 +458,7 @@ async fn alertmanager_takes_our_alerts_and_its_webhook_looks_like_ours() -> Resu
     let told = ours[0].body["alerts"].as_array().context("alerts")?.len();
     let active = alertmanager.active().await?;
     ensure!(active.len() == told && active.iter().all(|a| a["labels"]["alertname"] == "accuracy is low"), "{active:?}");
-    until("Alertmanager tells on", async || Ok(!receiver.at("/theirs").is_empty())).await?;
+    until("Alertmanager tells on", HALF_A_MINUTE, async || Ok(!receiver.at("/theirs").is_empty())).await?;
     let theirs = &receiver.at("/theirs")[0].body;
     ensure!(shape(theirs) == shape(&ours[0].body), "{theirs}\n{}", ours[0].body);
     ensure!(shape(&theirs["alerts"][0]) == shape(&ours[0].body["alerts"][0]), "{theirs}\n{}", ours[0].body);
@@ -476,14 +468,14 @@ async fn alertmanager_takes_our_alerts_and_its_webhook_looks_like_ours() -> Resu
     // Late truth takes it back, and Alertmanager lets go of it.
     publish(&broker, &topics, &[], &story.labels(1, 1_000..3_000, 1.0)).await?;
     sandbox.catch_up().await?;
-    until("Alertmanager holds it no more", async || Ok(alertmanager.active().await?.is_empty())).await?;
-    until("Alertmanager says so", async || {
+    until("Alertmanager holds it no more", HALF_A_MINUTE, async || Ok(alertmanager.active().await?.is_empty())).await?;
+    until("Alertmanager says so", HALF_A_MINUTE, async || {
         Ok(receiver.at("/theirs").iter().any(|one| one.body["status"] == "resolved"))
     })
     .await
 }
 
-/// A receiver that never answers holds up neither the others nor the end of a run; what it was not told, it is told later.
+/// A receiver that never answers holds up none of the others, though it comes before them.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_receiver_that_never_answers_holds_up_nobody() -> Result<()> {
     let broker = Broker::embedded()?;
@@ -494,23 +486,31 @@ async fn a_receiver_that_never_answers_holds_up_nobody() -> Result<()> {
     let hangs = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
     let mute = hangs.local_addr()?;
     // It takes connections, and that is all.
+    let first_asked = Arc::new(Mutex::new(None));
+    let asked = Arc::clone(&first_asked);
     let silent = tokio::spawn(async move {
         let mut taken = Vec::new();
         while let Ok((connection, _)) = hangs.accept().await {
+            asked.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(Instant::now);
             taken.push(connection);
         }
     });
-    let rule =
-        format!("{RULE}\n[[alerts.sinks]]\nname = \"a-mute-one\"\ntype = \"webhook\"\nurl = \"http://{mute}/\"\n");
-    let sandbox = Sandbox::new(broker.brokers(), &topics, &settings(&url, &rule))?;
+    let first = format!(
+        "[[alerts.sinks]]\nname = \"a-mute-one\"\ntype = \"webhook\"\nurl = \"http://{mute}/\"\n[[alerts.sinks]]"
+    );
+    let sandbox =
+        Sandbox::new(broker.brokers(), &topics, &settings(&url, RULE).replacen("[[alerts.sinks]]", &first, 1))?;
     let story = Story::new();
     publish(&broker, &topics, &story.predictions(0, 1_000), &story.labels(0, 0..1_000, 0.5)).await?;
     let process = sandbox.spawn("run", &["run"])?;
-    let begin = std::time::Instant::now();
-    until("the others are told", async || Ok(!receiver.at("/hook").is_empty() && !receiver.at("/teams").is_empty()))
-        .await?;
+    let begin = Instant::now();
+    let are_told = async || Ok(!receiver.at("/hook").is_empty() && !receiver.at("/teams").is_empty());
+    until("the others are told", HALF_A_MINUTE, are_told).await?;
+    // Whoever waits for it waits as long as an answer may take.
+    let waited = first_asked.lock().unwrap_or_else(PoisonError::into_inner).map(|asked| asked.elapsed());
+    ensure!(waited.is_none_or(|waited| waited < Duration::from_secs(15)), "they waited for the mute one: {waited:?}");
     publish(&broker, &topics, &story.predictions(1, 1_000), &story.labels(1, 0..1_000, 0.99)).await?;
-    until("the others are told more", async || Ok(receiver.at("/hook").len() > 1)).await?;
+    until("the others are told more", HALF_A_MINUTE, async || Ok(receiver.at("/hook").len() > 1)).await?;
     ensure!(begin.elapsed() < Duration::from_secs(45), "{:?}", begin.elapsed());
     process.kill().await?;
     silent.abort();

@@ -153,7 +153,7 @@ fn topics_are_there(broker: &Broker, topics: &Topics) -> bool {
     [Topic::Predictions, Topic::Labels].into_iter().all(|topic| broker.watermarks(topics.name(topic), 3).is_ok())
 }
 
-async fn until(what: &str, at_most: Duration, is_so: impl AsyncFn() -> Result<bool>) -> Result<()> {
+pub(crate) async fn until(what: &str, at_most: Duration, is_so: impl AsyncFn() -> Result<bool>) -> Result<()> {
     let waiting = Instant::now();
     while !is_so().await? {
         ensure!(waiting.elapsed() < at_most, "in vain waited until {what}");

@@ -76,7 +76,7 @@ fn router(exports: &Exports) -> Router {
 }
 
 /// A certificate for `localhost`, which is its own authority, and its key.
-fn certificate(folder: &Path) -> Result<(PathBuf, PathBuf)> {
+pub(crate) fn certificate(folder: &Path) -> Result<(PathBuf, PathBuf)> {
     let (chain, key) = (folder.join("chain.pem"), folder.join("key.pem"));
     let made = std::process::Command::new("openssl")
         .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30"])

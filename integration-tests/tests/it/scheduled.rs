@@ -5,36 +5,18 @@ use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result, ensure};
-use axum::Router;
-use axum::body::Bytes;
-use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
 use driftline_integration_tests::generator::{Options, generate};
 use driftline_integration_tests::kafka::{Broker, Topics};
 use driftline_schemas::clock::{self, DAY};
 use driftline_store::encode_segment;
 use serde_json::Value;
 
+use crate::alerts::Receiver;
+use crate::otlp::certificate;
 use crate::outside;
 use crate::sandbox::Sandbox;
-
-/// What a webhook was sent: id, signature, body.
-type Received = Arc<Mutex<Vec<(String, String, Value)>>>;
-
-async fn receive(State(received): State<Received>, headers: HeaderMap, body: Bytes) -> StatusCode {
-    let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
-    let mut received = received.lock().unwrap_or_else(PoisonError::into_inner);
-    received.push((
-        header("webhook-id"),
-        header("webhook-signature"),
-        serde_json::from_slice(&body).unwrap_or(Value::Null),
-    ));
-    // The first copy is refused.
-    if received.len() == 1 { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK }
-}
 
 /// A store with some windows of three models, whose report `digest` is told to `sinks`.
 async fn sandbox(sinks: &str, names: &str) -> Result<Sandbox> {
@@ -73,11 +55,10 @@ fn records(sandbox: &Sandbox) -> Result<Vec<Value>> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn reports_are_made_up_for_once_and_told_whatever_dies() -> Result<()> {
-    let received = Received::default();
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
-    let url = format!("http://{}/hook", listener.local_addr()?);
-    let router = Router::new().fallback(receive).with_state(Arc::clone(&received));
-    tokio::spawn(async move { axum::serve(listener, router).await });
+    let receiver = Receiver::default();
+    let url = receiver.start().await?;
+    // The first copy is refused.
+    receiver.will_answer("/hook", &[503]);
     // The program takes the first message, and kills us before we can note it.
     let sinks = format!(
         r#"
@@ -85,7 +66,7 @@ async fn reports_are_made_up_for_once_and_told_whatever_dies() -> Result<()> {
         name = "hook"
         type = "webhook"
         alerts = false
-        url = "{url}"
+        url = "{url}/hook"
         secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
         [[alerts.sinks]]
         name = "script"
@@ -111,12 +92,13 @@ async fn reports_are_made_up_for_once_and_told_whatever_dies() -> Result<()> {
     let ids = std::fs::read_to_string(sandbox.path("ids"))?;
     let ids: Vec<&str> = ids.lines().collect();
     ensure!(ids.len() == 4 && ids[0] == ids[1] && ids.iter().collect::<BTreeSet<_>>().len() == 3, "{ids:?}");
-    let received = received.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    let distinct: BTreeSet<&str> = received.iter().map(|(id, _, _)| id.as_str()).collect();
-    ensure!(distinct.len() == 3 && received.len() >= 4 && received[0].0 == received[1].0, "{received:?}");
-    ensure!(received.iter().all(|(_, signature, _)| signature.starts_with("v1,")), "{received:?}");
-    ensure!(received[0].2 == received[1].2, "copies differ");
-    let body = &received[received.len() - 1].2;
+    let received = receiver.at("/hook");
+    let distinct: BTreeSet<&str> = received.iter().map(|one| one.id.as_str()).collect();
+    ensure!(distinct.len() == 3 && received.len() >= 4 && received[0].id == received[1].id, "{received:?}");
+    let is_signed = |signature: &Option<String>| signature.as_ref().is_some_and(|text| text.starts_with("v1,"));
+    ensure!(received.iter().all(|one| is_signed(&one.signature)), "{received:?}");
+    ensure!(received[0].body == received[1].body, "copies differ");
+    let body = &received[received.len() - 1].body;
     ensure!(body["type"] == "report.made" && body["data"]["report"] == "digest", "{body}");
 
     // What lies in the store is what `report --name` makes, and each of its files is there once.
@@ -159,7 +141,7 @@ async fn reports_are_made_up_for_once_and_told_whatever_dies() -> Result<()> {
     Ok(())
 }
 
-/// Two evaluators side by side on one store make one.
+/// Three evaluators side by side on one store make one.
 #[tokio::test(flavor = "multi_thread")]
 async fn processes_that_share_the_work_make_one() -> Result<()> {
     let sandbox = sandbox("", "").await?;
@@ -220,27 +202,13 @@ impl MailServer {
     }
 }
 
-fn certificate(folder: &Path) -> Result<(String, String)> {
-    let (chain, key) = (folder.join("chain.pem"), folder.join("key.pem"));
-    let made = Command::new("openssl")
-        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30"])
-        .args(["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"])
-        .args(["-addext", "basicConstraints=critical,CA:FALSE", "-out"])
-        .arg(&chain)
-        .arg("-keyout")
-        .arg(&key)
-        .output()
-        .context("run openssl (apt-get install openssl)")?;
-    ensure!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    Ok((chain.display().to_string(), key.display().to_string()))
-}
-
 /// Over STARTTLS and AUTH, over TLS from the first byte, in the clear on this machine; and nowhere else.
 #[tokio::test(flavor = "multi_thread")]
 async fn alerts_and_reports_go_by_e_mail_over_a_real_server() -> Result<()> {
     let Some(python) = outside::python()? else { return Ok(()) };
     let folder = tempfile::tempdir()?;
     let (chain, key) = certificate(folder.path())?;
+    let (chain, key) = (chain.display().to_string(), key.display().to_string());
     std::fs::write(folder.path().join("password"), "hunter2 ünd\n")?;
     let password = folder.path().join("password").display().to_string();
     let of_user = ["--user", "driftline", "--password", "hunter2 ünd"];
