@@ -134,9 +134,10 @@ class Browser:
             page.screenshot(path=screenshot, full_page=True)
         found += [(kind, text) for kind, text in page.evaluate(ASK)]
         if width == max(WIDTHS) and scheme == "light":
+            # A4 at 96 dots an inch.
+            page.set_viewport_size({"width": 794, "height": 1123})
             page.emulate_media(media="print")
-            if len(page.pdf(format="A4")) < 1_000:
-                found.append(("paper", "nothing is printed"))
+            found += [(f"paper {kind}", text) for kind, text in page.evaluate(ASK) if kind in ("overflow", "cut")]
         context.close()
         return found
 

@@ -32,6 +32,7 @@ find_missing() {
     need maven have mvn
     need python3 have python3
     need python3-venv have_venv
+    need openssl have openssl
     # For the tests of reports' pages.
     need chromium eval 'have chromium || have chromium-browser || have google-chrome'
     # For the image's steps, which only root can take.
@@ -72,7 +73,8 @@ fi
 
 find_missing
 if [[ ${#packages[@]} -gt 0 ]]; then
-  install_packages "${packages[@]}" || true
+  # One name that a distribution does not know refuses all of them: the others are then tried one by one.
+  install_packages "${packages[@]}" || for package in "${packages[@]}"; do install_packages "$package" || true; done
   find_missing
 fi
 if [[ ${#packages[@]} -gt 0 ]]; then

@@ -69,7 +69,7 @@ class GoldenCounts(unittest.TestCase):
             if found and numbers:
                 self.assertEqual([min(numbers), max(numbers)], [min(found), max(found)], quantity)
                 compared += len(found)
-        self.assertGreaterEqual(compared, 45)
+        self.assertEqual(compared, 59)
 
 
 class Licences(unittest.TestCase):
