@@ -125,7 +125,9 @@ fn groups<'a>(sink: &Sink, model: &str, told: &[&'a Transition], state: &State) 
         .map(|tracked| labels_of(&tracked.series))
         .collect();
     let group = |(labels, told): (Vec<(&'static str, String)>, Vec<&'a Transition>)| {
-        let is_firing = holds.contains(&labels) || told.iter().any(|transition| is_firing(transition));
+        // A record may have the beginning of an alert and its end: the last word on each series counts.
+        let last: BTreeMap<String, &Transition> = told.iter().map(|t| (t.series.fingerprint(), *t)).collect();
+        let is_firing = holds.contains(&labels) || last.values().any(|transition| is_firing(transition));
         Group { labels, told, is_firing }
     };
     groups.into_iter().map(group).collect()
@@ -160,16 +162,8 @@ pub fn messages(
             SinkKind::Pagerduty => pagerduty(sink, model, group, external_url),
             SinkKind::Cloudevents => {
                 content_type = "application/cloudevents+json";
-                json!({
-                    "specversion": "1.0",
-                    "id": id,
-                    "source": format!("/driftline/models/{model}"),
-                    "type": "io.driftline.alert.v1",
-                    "time": show(at),
-                    "subject": model,
-                    "datacontenttype": "application/json",
-                    "data": webhook(sink, group, external_url),
-                })
+                let (source, data) = (format!("/driftline/models/{model}"), webhook(sink, group, external_url));
+                cloudevent(&id, &source, "io.driftline.alert.v1", at, model, data)
             }
         };
         Message { url: sink.url.clone(), id, content_type, body: body.to_string(), is_signed: signs }
@@ -300,14 +294,13 @@ fn webhook(sink: &Sink, group: &Group<'_>, external_url: Option<&str>) -> Value 
     let told = &group.told;
     let shown = told.iter().take(ALERTS_MAX);
     let alerts: Vec<Value> = shown.map(|transition| alert(transition, sink, external_url)).collect();
-    let any_firing = told.iter().any(|transition| is_firing(transition));
     let labels: serde_json::Map<String, Value> =
         group.labels.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
     json!({
         "version": "4",
         "groupKey": group.key(),
         "truncatedAlerts": told.len() - alerts.len(),
-        "status": if any_firing { "firing" } else { "resolved" },
+        "status": if group.is_firing { "firing" } else { "resolved" },
         "receiver": sink.name,
         "groupLabels": labels,
         "commonLabels": common(alerts.iter().map(|alert| &alert["labels"])),
@@ -361,36 +354,70 @@ pub(crate) fn cut(text: &str, most: usize) -> String {
     text.chars().take(most).collect()
 }
 
-/// https://docs.slack.dev/messaging/sending-messages-using-incoming-webhooks: blocks of at most 3,000 characters.
+/// Text as Slack has it, without links and mentions of its own.
+pub(crate) fn slack_text(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
+/// A block of Slack's: https://docs.slack.dev/messaging/sending-messages-using-incoming-webhooks, of at most 3,000 characters.
+pub(crate) fn slack_block(text: &str) -> Value {
+    json!({ "type": "section", "text": { "type": "mrkdwn", "text": cut(text, 3_000) } })
+}
+
 fn slack(sink: &Sink, model: &str, told: &[&Transition], external_url: Option<&str>) -> Value {
-    let escape = |text: &str| text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
-    let section = |text: &str| json!({ "type": "section", "text": { "type": "mrkdwn", "text": cut(text, 3_000) } });
-    let title = escape(&title(model, told));
-    let mut blocks = vec![section(&format!("*{title}*"))];
-    blocks.extend(lines(sink, told).iter().map(|line| section(&escape(line))));
+    let title = slack_text(&title(model, told));
+    let mut blocks = vec![slack_block(&format!("*{title}*"))];
+    blocks.extend(lines(sink, told).iter().map(|line| slack_block(&slack_text(line))));
     if let Some(url) = external_url {
-        blocks.push(section(&format!("<{url}>")));
+        blocks.push(slack_block(&format!("<{url}>")));
     }
     json!({ "text": title, "blocks": blocks })
 }
 
+/// A paragraph of an adaptive card.
+pub(crate) fn card_text(text: &str, is_bold: bool) -> Value {
+    let weight = if is_bold { "Bolder" } else { "Default" };
+    json!({ "type": "TextBlock", "text": cut(text, 3_000), "wrap": true, "weight": weight })
+}
+
+/// A button of an adaptive card.
+pub(crate) fn card_link(title: &str, url: &str) -> Value {
+    json!({ "type": "Action.OpenUrl", "title": title, "url": url })
+}
+
 /// https://learn.microsoft.com/connectors/teams: "when a Teams webhook request is received", with an adaptive card.
-fn teams(sink: &Sink, model: &str, told: &[&Transition], external_url: Option<&str>) -> Value {
-    let block = |text: &str, weight: &str| json!({ "type": "TextBlock", "text": cut(text, 3_000), "wrap": true, "weight": weight });
-    let mut body = vec![block(&title(model, told), "Bolder")];
-    body.extend(lines(sink, told).iter().map(|line| block(line, "Default")));
-    let mut card = json!({
+pub(crate) fn card(body: &[Value], links: &[Value]) -> Value {
+    let card = json!({
         "$schema": "http://adaptivecards.io/schemas/adaptive-card.json",
         "type": "AdaptiveCard",
         "version": "1.4",
         "body": body,
+        "actions": links,
     });
-    if let Some(url) = external_url {
-        card["actions"] = json!([{ "type": "Action.OpenUrl", "title": "Driftline", "url": url }]);
-    }
     json!({
         "type": "message",
         "attachments": [{ "contentType": "application/vnd.microsoft.card.adaptive", "content": card }],
+    })
+}
+
+fn teams(sink: &Sink, model: &str, told: &[&Transition], external_url: Option<&str>) -> Value {
+    let mut body = vec![card_text(&title(model, told), true)];
+    body.extend(lines(sink, told).iter().map(|line| card_text(line, false)));
+    let links: Vec<Value> = external_url.iter().map(|url| card_link("Driftline", url)).collect();
+    card(&body, &links)
+}
+
+/// An event of CloudEvents 1.0, structured: https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md.
+pub(crate) fn cloudevent(id: &str, source: &str, kind: &str, at: Micros, subject: &str, data: Value) -> Value {
+    json!({
+        "specversion": "1.0",
+        "id": id,
+        "source": source,
+        "type": kind,
+        "time": show(at),
+        "subject": subject,
+        "datacontenttype": "application/json",
+        "data": data,
     })
 }
 
@@ -749,6 +776,16 @@ mod tests {
         assert_eq!((&one_over["event_action"], &one_over["dedup_key"]), (&json!("trigger"), &raised["dedup_key"]));
         let all_over = page(&[of_segment(Kind::Withdrawn, "1")], &holding(&other, Status::Resolved));
         assert_eq!((&all_over["event_action"], &all_over["dedup_key"]), (&json!("resolve"), &raised["dedup_key"]));
+        // Raised and over in one record, as a backlog has it: it must not stay open.
+        let both = [of_segment(Kind::Firing, "1"), of_segment(Kind::Resolved, "1")];
+        assert_eq!(page(&both, &holding(&other, Status::Resolved))["event_action"], "resolve");
+        let again = [of_segment(Kind::Resolved, "1"), of_segment(Kind::Firing, "1")];
+        assert_eq!(page(&again, &holding(&other, Status::Resolved))["event_action"], "trigger");
+        // A group's status is that of the whole group: one of two segments has recovered.
+        let [one] = [of_segment(Kind::Resolved, "1")];
+        let body = messages(&sink(SinkKind::Webhook), "m", 1, 0, &[&one], &holding(&other, Status::Firing), None);
+        let body: Value = serde_json::from_str(&body[0].body).expect("JSON");
+        assert_eq!((&body["status"], &body["alerts"][0]["status"]), (&json!("firing"), &json!("resolved")));
         let elsewhere = Series { rule: "other".into(), ..other };
         let of_other_rule = page(&[of_segment(Kind::Resolved, "1")], &holding(&elsewhere, Status::Firing));
         assert_eq!(of_other_rule["event_action"], "resolve");

@@ -100,7 +100,7 @@ fn shown(error: reqwest::Error) -> String {
     text
 }
 
-async fn judge(answer: reqwest::Response) -> Outcome {
+async fn judge(mut answer: reqwest::Response) -> Outcome {
     let status = answer.status();
     if status.is_success() {
         return Outcome::Done;
@@ -109,7 +109,14 @@ async fn judge(answer: reqwest::Response) -> Outcome {
         return Outcome::Gone;
     }
     let after = answer.headers().get("retry-after").and_then(|value| value.to_str().ok()).and_then(retry_after);
-    let body: String = answer.text().await.unwrap_or_default().chars().take(ANSWER_MAX).collect();
+    // No more of it than is shown: whoever refuses may say anything.
+    let mut said = Vec::new();
+    while said.len() < 4 * ANSWER_MAX
+        && let Ok(Some(chunk)) = answer.chunk().await
+    {
+        said.extend_from_slice(&chunk);
+    }
+    let body: String = String::from_utf8_lossy(&said).chars().take(ANSWER_MAX).collect();
     Outcome::Again { why: format!("answered {status}: {body}"), after }
 }
 

@@ -10,7 +10,7 @@ use xxhash_rust::xxh3::xxh3_128;
 use super::log::{Filed, Made};
 use crate::Error;
 use crate::email::{self, Attachment, Draft};
-use crate::message::{Message, cut};
+use crate::message::{Message, card, card_link, card_text, cloudevent, cut, slack_block, slack_text};
 
 /// Models that one message tells of; more are counted, and lie in the store.
 const MODELS_MAX: usize = 50;
@@ -18,6 +18,8 @@ const MODELS_MAX: usize = 50;
 const FINDINGS_MAX: usize = 5;
 /// Pages that go with an e-mail, bytes in all; of more there are links. Many servers refuse what is above ten megabytes as base64.
 const ATTACHED_MAX: usize = 6_000_000;
+/// Bytes of the text of an adaptive card: Teams takes messages of some 28 KB.
+const CARD_MAX: usize = 22_000;
 /// Blocks that Slack takes in one message.
 const BLOCKS_MAX: usize = 48;
 
@@ -44,16 +46,8 @@ pub(super) async fn messages(
         SinkKind::Webhook => one("application/json", event(), sink.secret.is_some()),
         SinkKind::Command => one("application/json", event(), false),
         SinkKind::Cloudevents => {
-            let body = json!({
-                "specversion": "1.0",
-                "id": id,
-                "source": format!("/driftline/reports/{}", spec.name),
-                "type": "io.driftline.report.v1",
-                "time": show(at),
-                "subject": show(made.occurrence),
-                "datacontenttype": "application/json",
-                "data": data(store, spec, made),
-            });
+            let (source, subject) = (format!("/driftline/reports/{}", spec.name), show(made.occurrence));
+            let body = cloudevent(&id, &source, "io.driftline.report.v1", at, &subject, data(store, spec, made));
             one("application/cloudevents+json", body, sink.secret.is_some())
         }
         SinkKind::Slack => one("application/json", slack(store, spec, made), false),
@@ -154,19 +148,16 @@ fn lines(store: &Store, spec: &ReportSpec, filed: &Filed) -> (Vec<String>, Optio
     (lines, first)
 }
 
-/// https://docs.slack.dev/messaging/sending-messages-using-incoming-webhooks: 50 blocks of at most 3,000 characters.
 fn slack(store: &Store, spec: &ReportSpec, made: &Made) -> Value {
-    let escape = |text: &str| text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
-    let section = |text: &str| json!({ "type": "section", "text": { "type": "mrkdwn", "text": cut(text, 3_000) } });
-    let title = escape(&title(spec, made));
-    let mut blocks = vec![section(&format!("*{title}*"))];
+    let title = slack_text(&title(spec, made));
+    let mut blocks = vec![slack_block(&format!("*{title}*"))];
     for (model, filed) in by_weight(made).into_iter().take(MODELS_MAX) {
         let (lines, link) = lines(store, spec, filed);
         let name = match link.filter(|link| link.starts_with("http")) {
-            Some(link) => format!("<{link}|{}>", escape(model).replace('|', " ")),
-            None => format!("*{}*", escape(model)),
+            Some(link) => format!("<{link}|{}>", slack_text(model).replace('|', " ")),
+            None => format!("*{}*", slack_text(model)),
         };
-        blocks.push(section(&format!("{name}\n{}", escape(&lines.join("\n")))));
+        blocks.push(slack_block(&format!("{name}\n{}", slack_text(&lines.join("\n")))));
     }
     let mut remarks = remarks(made);
     if blocks.len() > BLOCKS_MAX {
@@ -174,37 +165,34 @@ fn slack(store: &Store, spec: &ReportSpec, made: &Made) -> Value {
         blocks.truncate(BLOCKS_MAX);
     }
     if !remarks.is_empty() {
-        blocks.push(section(&escape(&remarks.join("\n"))));
+        blocks.push(slack_block(&slack_text(&remarks.join("\n"))));
     }
     json!({ "text": title, "blocks": blocks })
 }
 
-/// https://learn.microsoft.com/connectors/teams: an adaptive card.
 fn teams(store: &Store, spec: &ReportSpec, made: &Made) -> Value {
-    let block = |text: &str, weight: &str| json!({ "type": "TextBlock", "text": cut(text, 3_000), "wrap": true, "weight": weight });
-    let mut body = vec![block(&title(spec, made), "Bolder")];
-    let mut actions = Vec::new();
-    for (model, filed) in by_weight(made).into_iter().take(MODELS_MAX) {
+    let mut body = vec![card_text(&title(spec, made), true)];
+    let (mut links, mut remarks) = (Vec::new(), remarks(made));
+    let mut room = CARD_MAX.saturating_sub(remarks.iter().map(String::len).sum());
+    let models = by_weight(made);
+    for (at, (model, filed)) in models.iter().take(MODELS_MAX).enumerate() {
         let (lines, link) = lines(store, spec, filed);
-        body.push(block(model, "Bolder"));
-        body.extend(lines.iter().map(|line| block(line, "Default")));
+        let own: Vec<Value> =
+            std::iter::once(card_text(model, true)).chain(lines.iter().map(|line| card_text(line, false))).collect();
+        let size: usize = own.iter().map(|block| block.to_string().len()).sum();
+        let Some(left) = room.checked_sub(size) else {
+            remarks.push(format!("{} models do not fit here.", models.len().min(MODELS_MAX) - at));
+            break;
+        };
+        room = left;
+        body.extend(own);
         // A card shows six buttons.
-        if let Some(link) = link.filter(|link| link.starts_with("http") && actions.len() < 6) {
-            actions.push(json!({ "type": "Action.OpenUrl", "title": cut(model, 60), "url": link }));
+        if let Some(link) = link.filter(|link| link.starts_with("http") && links.len() < 6) {
+            links.push(card_link(&cut(model, 60), &link));
         }
     }
-    body.extend(remarks(made).iter().map(|remark| block(remark, "Default")));
-    let card = json!({
-        "$schema": "http://adaptivecards.io/schemas/adaptive-card.json",
-        "type": "AdaptiveCard",
-        "version": "1.4",
-        "body": body,
-        "actions": actions,
-    });
-    json!({
-        "type": "message",
-        "attachments": [{ "contentType": "application/vnd.microsoft.card.adaptive", "content": card }],
-    })
+    body.extend(remarks.iter().map(|remark| card_text(remark, false)));
+    card(&body, &links)
 }
 
 /// An e-mail: the sentences of each model, and the pages with it as far as they fit.
