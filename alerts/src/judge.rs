@@ -6,6 +6,7 @@ use driftline_schemas::config::{
     AlertsConfig, Decide, LABEL_LAGS, Learned, Level, MONTH, Rule, Severity, Side, Subject,
 };
 use driftline_schemas::tables::{ComparisonRow, DriftRow, MetricRow, QualityRow, WindowRow};
+use driftline_schemas::window::WindowSpec;
 
 use crate::evidence;
 use crate::series::{Evidence, Series};
@@ -37,6 +38,8 @@ pub struct Published {
     pub quality: Vec<QualityRow>,
     /// In `windows`.
     pub window: Option<WindowRow>,
+    /// How its model's windows lie.
+    pub spec: WindowSpec,
 }
 
 /// The values of earlier windows, for levels that are learned: start of a window → its rows in `metrics`.
@@ -343,7 +346,7 @@ fn tolerated(rule: &Rule, row: &MetricRow, published: &Published, past: &Past) -
         // Of drift and quality, which look at other rows.
         Level::OfDrift | Level::Reference { .. } => None,
         Level::Sigmas { sigmas, from } => {
-            let values = learned(row, past, from)?;
+            let values = learned(row, past, &published.spec, from)?;
             let (mean, deviation) = moments(&values);
             let n = values.len() as f64;
             // Of mean and deviation of a normal sample, which know nothing of each other.
@@ -351,11 +354,11 @@ fn tolerated(rule: &Rule, row: &MetricRow, published: &Published, past: &Past) -
             Some(Tolerated::at(mean + side * sigmas * deviation, error))
         }
         Level::Change { change, from } => {
-            let (mean, error) = mean_and_error(&learned(row, past, from)?);
+            let (mean, error) = mean_and_error(&learned(row, past, &published.spec, from)?);
             Some(Tolerated::at(mean + side * change, error))
         }
         Level::Quantile { quantile, from } => {
-            let mut values = learned(row, past, from)?;
+            let mut values = learned(row, past, &published.spec, from)?;
             values.sort_by(f64::total_cmp);
             // So many values lie below the true quantile, give or take a binomial deviation.
             let spread = (quantile * (1.0 - quantile) / values.len() as f64).sqrt();
@@ -368,7 +371,7 @@ fn tolerated(rule: &Rule, row: &MetricRow, published: &Published, past: &Past) -
                 return Some(side_by_side);
             }
             let of_previous = MetricRow { model_version: Some(previous), ..row.clone() };
-            let (mean, error) = mean_and_error(&learned(&of_previous, past, from)?);
+            let (mean, error) = mean_and_error(&learned(&of_previous, past, &published.spec, from)?);
             Some(Tolerated::at(mean + side * change, error))
         }
     }
@@ -451,10 +454,10 @@ fn quantile_of(values: &[f64], quantile: f64) -> f64 {
 
 /// Values of the same series in earlier windows that are complete: the newest ones, or those of the reference's windows. At least
 /// half of those asked for, and two; of reference windows [`REFERENCE_WINDOWS_MIN`]; or nothing.
-fn learned(row: &MetricRow, past: &Past, from: Learned) -> Option<Vec<f64>> {
+fn learned(row: &MetricRow, past: &Past, spec: &WindowSpec, from: Learned) -> Option<Vec<f64>> {
     let start = row.window_start.timestamp_micros();
     let is_same = |other: &&MetricRow| is_same_series(row, other) && other.state != "open";
-    let windows = past.range(..start).rev().filter(|(other, _)| is_learned_from(start, **other, from));
+    let windows = past.range(..start).rev().filter(|(other, _)| is_learned_from(spec, start, **other, from));
     let values = windows.filter_map(|(_, rows)| rows.iter().find(is_same)?.value);
     let values: Vec<f64> = values.take(from.windows as usize).collect();
     let asked = from.windows as usize;
@@ -463,9 +466,9 @@ fn learned(row: &MetricRow, past: &Past, from: Learned) -> Option<Vec<f64>> {
 }
 
 /// Whether a window is one that a level for the window at `start` is learned from.
-pub(crate) fn is_learned_from(start: Micros, other: Micros, from: Learned) -> bool {
+pub(crate) fn is_learned_from(spec: &WindowSpec, start: Micros, other: Micros, from: Learned) -> bool {
     other < start
-        && (!from.same_hour_of_week || (start - other).rem_euclid(7 * DAY) == 0)
+        && (!from.same_hour_of_week || spec.is_same_hour_of_week(start, other))
         && from.between.is_none_or(|(begin, end)| (begin..end).contains(&other))
 }
 
@@ -546,7 +549,7 @@ fn quality<'a>(rule: &'a Rule, check: &str, column: &str, published: &Published)
 
 /// Wilson's interval at 95 % of a share of `n` rows.
 pub(crate) fn wilson(share: f64, n: f64) -> (f64, f64) {
-    let z = 1.959_963_984_540_054_f64;
+    let z = evidence::Z95;
     let centre = (share + z * z / (2.0 * n)) / (1.0 + z * z / n);
     let half = z / (1.0 + z * z / n) * (share * (1.0 - share) / n + z * z / (4.0 * n * n)).sqrt();
     ((centre - half).max(0.0), (centre + half).min(1.0))

@@ -207,6 +207,13 @@ impl State {
     ///
     /// Doing it again with the same verdicts changes nothing.
     pub fn take(&mut self, order: &[Micros], verdicts: &[Verdicts], now: Micros) -> Vec<Transition> {
+        let mut transitions = Vec::new();
+        // First of all: what is older than all that is compared lies nowhere, and would count as the neighbour of anything.
+        self.series.retain(|_, tracked| {
+            transitions.extend(tracked.end_if_silent(order, now));
+            tracked.prune(order);
+            !tracked.is_over()
+        });
         let mut touched: BTreeMap<String, Vec<News<'_>>> = BTreeMap::new();
         for window in verdicts {
             let mut named: BTreeSet<String> = BTreeSet::new();
@@ -228,7 +235,6 @@ impl State {
                 }
             }
         }
-        let mut transitions = Vec::new();
         for (fingerprint, windows) in touched {
             let Some(tracked) = self.series.get_mut(&fingerprint) else { continue };
             transitions.extend(tracked.advance(&fingerprint, order, &windows, now));
@@ -522,14 +528,46 @@ impl Tracked {
         }
     }
 
+    /// The oldest window that is remembered whatever becomes of it.
+    fn oldest(&self, order: &[Micros]) -> Micros {
+        let keep_from = order.len().saturating_sub(WINDOWS_KEPT.max(2 * self.of as usize));
+        order.get(keep_from).copied().unwrap_or(Micros::MIN)
+    }
+
+    /// Ends what fires of a series that no window has said anything of for so long: its version or its partition is gone, or its rule
+    /// looks elsewhere.
+    fn end_if_silent(&mut self, order: &[Micros], now: Micros) -> Vec<Transition> {
+        let oldest = self.oldest(order);
+        if self.windows.keys().next_back().is_none_or(|newest| *newest >= oldest) {
+            return Vec::new();
+        }
+        let mut episodes = std::mem::take(&mut self.episodes);
+        let firing = episodes.iter_mut().filter(|episode| episode.status == Status::Firing);
+        let ended = firing.map(|episode| {
+            (episode.status, episode.closed_at, episode.told_at) = (Status::Resolved, Some(now), now);
+            self.transition(Kind::Resolved, episode, None, now)
+        });
+        let ended = ended.collect();
+        self.episodes = episodes;
+        ended
+    }
+
     /// Forgets what nothing can come of any more.
     fn prune(&mut self, order: &[Micros]) {
-        let keep_from = order.len().saturating_sub(WINDOWS_KEPT.max(2 * self.of as usize));
-        let oldest = order.get(keep_from).copied().unwrap_or(Micros::MIN);
+        let oldest = self.oldest(order);
         let final_only = |windows: &BTreeMap<Micros, Seen>, episode: &Episode| {
             episode.windows.iter().all(|start| windows.get(start).is_none_or(|seen| seen.is_final))
         };
         let windows = std::mem::take(&mut self.windows);
+        // An alert may fire for ever. Its beginning goes, as far as nothing changes it any more; what is left stays one piece.
+        for episode in self.episodes.iter_mut().filter(|episode| episode.status == Status::Firing) {
+            let is_settled = |start: &Micros| windows.get(start).is_none_or(|seen| seen.is_final);
+            while episode.windows.len() > 1
+                && episode.windows.first().is_some_and(|first| *first < oldest && is_settled(first))
+            {
+                episode.windows.pop_first();
+            }
+        }
         self.episodes.retain(|episode| {
             let is_old = episode.windows.last().is_none_or(|last| *last < oldest);
             episode.status == Status::Firing || !is_old || !final_only(&windows, episode)
@@ -721,6 +759,61 @@ mod tests {
     }
 
     #[test]
+    fn b1_an_alert_that_fires_for_ever_is_bounded_too_and_stays_one() {
+        let order = |until: i64| -> Vec<Micros> { (0..=until).map(|hour| hour * HOUR).collect() };
+        let mut state = State::default();
+        let mut kinds = Vec::new();
+        for hour in 0..2_000 {
+            let mut verdicts = window(hour, 1, 0.7);
+            verdicts.is_final = true;
+            kinds.extend(state.take(&order(hour), &[verdicts], hour * HOUR).iter().map(|transition| transition.kind));
+        }
+        let tracked = state.series.values().next().expect("followed");
+        assert_eq!((kinds.as_slice(), tracked.episodes.len()), ([Kind::Firing].as_slice(), 1));
+        assert!(tracked.windows.len() <= WINDOWS_KEPT + 1, "{}", tracked.windows.len());
+        assert!(tracked.episodes[0].windows.len() <= WINDOWS_KEPT + 1, "{}", tracked.episodes[0].windows.len());
+        assert_eq!(state.take(&order(2_000), &[window(2_000, 1, 0.9)], 0)[0].kind, Kind::Resolved);
+    }
+
+    #[test]
+    fn a_series_that_nothing_is_heard_of_any_more_is_over() {
+        let mut state = State::default();
+        let order: Vec<Micros> = (0..1_000).map(|hour| hour * HOUR).collect();
+        assert_eq!(state.take(&order[..10], &[window(1, 1, 0.7)], 0)[0].kind, Kind::Firing);
+        let of_another = |hour: i64| {
+            let mut verdicts = window(hour, 1, 0.9);
+            verdicts.findings[0].series.segment_value = Some("eu".into());
+            verdicts
+        };
+        assert_eq!(state.take(&order[..150], &[of_another(149)], 0), [], "it may come again");
+        let over = state.take(&order[..300], &[of_another(299)], 7);
+        assert_eq!(
+            over.iter().map(|transition| (transition.kind, transition.at)).collect::<Vec<_>>(),
+            [(Kind::Resolved, 7)]
+        );
+        assert_eq!(state.take(&order[..300], &[of_another(299)], 8), []);
+    }
+
+    #[test]
+    fn what_lies_before_all_that_is_compared_is_nobodys_neighbour() {
+        // One bad minute, and another one half an hour later: no two of three.
+        let minutes = |until: i64| -> Vec<Micros> { (until - 239..=until).map(|minute| minute * HOUR).collect() };
+        let bad = |minute: i64| {
+            let mut verdicts = with_for(window(minute, 1, 0.7), 2, 3);
+            verdicts.is_final = true;
+            verdicts
+        };
+        let mut state = State::default();
+        for minute in [1_000, 1_030] {
+            let kinds: Vec<Kind> = state.take(&minutes(minute), &[bad(minute)], 0).iter().map(|t| t.kind).collect();
+            assert_eq!(kinds, [Kind::Pending], "{minute}");
+        }
+        // Nobody looked for five hours.
+        let kinds: Vec<Kind> = state.take(&minutes(1_330), &[bad(1_330)], 0).iter().map(|t| t.kind).collect();
+        assert_eq!(kinds, [Kind::Pending]);
+    }
+
+    #[test]
     fn t4_the_end_does_not_depend_on_the_order_in_which_windows_are_told() {
         use proptest::prelude::*;
         let values = prop::collection::vec(prop::bool::ANY, 12);
@@ -871,5 +964,12 @@ mod tests {
         };
         let fired = state.take(&hours(), &[all(1, 0.7, SERIES_MAX + 10)], 0);
         assert_eq!((state.series.len(), fired.len()), (SERIES_MAX, SERIES_MAX));
+        let full = state.take(&hours(), &[window(2, 1, 0.7)], 0);
+        assert_eq!(full, [], "there is no room for one more");
+        // They recover, and are old in the end.
+        let order: Vec<Micros> = (0..1_000).map(|hour| hour * HOUR).collect();
+        assert_eq!(state.take(&order[..100], &[all(3, 0.9, SERIES_MAX + 10)], 0).len(), SERIES_MAX);
+        let fired = state.take(&order, &[window(999, 1, 0.7)], 0);
+        assert_eq!((state.series.len(), fired.len(), fired[0].kind), (1, 1, Kind::Firing));
     }
 }

@@ -17,9 +17,13 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use crate::Error;
 use crate::judge::{self, Past, Published};
 
-/// Tables that no rule looks at are not read.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// What no rule looks at is not kept, and tables of which nothing would be are not read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Wanted {
+    /// Names in `metrics` or `serving`: a rule need not know which of them has its metric.
+    metrics: BTreeSet<String>,
+    drift: bool,
+    quality: bool,
     estimates: bool,
     label_lag: bool,
     comparisons: bool,
@@ -30,6 +34,11 @@ impl Wanted {
     pub fn of(config: &AlertsConfig, model: &str) -> Self {
         let mut wanted = Self::default();
         for rule in config.rules.iter().filter(|rule| rule.is_for(model)) {
+            if let Subject::Metric { metric, .. } = &rule.subject {
+                wanted.metrics.insert(metric.clone());
+            }
+            wanted.drift |= matches!(rule.subject, Subject::Drift { .. });
+            wanted.quality |= matches!(rule.subject, Subject::Quality { .. });
             wanted.estimates |= matches!(rule.subject, Subject::Estimate { .. });
             wanted.label_lag |= matches!(rule.subject, Subject::LabelLag { .. });
             wanted.comparisons |= matches!(rule.level, Level::PreviousVersion { .. });
@@ -43,7 +52,7 @@ pub fn rows<R>(
     path: &str,
     bytes: Bytes,
     model: &str,
-    from_batch: fn(&str, &RecordBatch) -> Result<Vec<R>, TableError>,
+    from_batch: impl Fn(&str, &RecordBatch) -> Result<Vec<R>, TableError>,
 ) -> Result<Vec<R>, Error> {
     let failed = |source: Box<dyn std::error::Error + Send + Sync>| Error::Table { path: path.to_owned(), source };
     let reader = ParquetRecordBatchReaderBuilder::try_new(bytes).map_err(|e| failed(e.into()))?;
@@ -61,7 +70,7 @@ async fn of_date<R>(
     table: &str,
     model: &str,
     date: NaiveDate,
-    from_batch: fn(&str, &RecordBatch) -> Result<Vec<R>, TableError>,
+    from_batch: impl Fn(&str, &RecordBatch) -> Result<Vec<R>, TableError>,
 ) -> Result<Vec<R>, Error> {
     let path = paths::table(table, model, date, table);
     match store.get(&path).await? {
@@ -77,12 +86,24 @@ pub fn dates(starts: impl IntoIterator<Item = Micros>) -> BTreeSet<NaiveDate> {
 
 /// The rows of `metrics`, `serving`, `estimates` and `label_lag` of some dates' windows, by start; a rule need not know which table
 /// has its metric.
-pub async fn metrics(store: &Store, model: &str, dates: &BTreeSet<NaiveDate>, wanted: Wanted) -> Result<Past, Error> {
+pub async fn metrics(store: &Store, model: &str, dates: &BTreeSet<NaiveDate>, wanted: &Wanted) -> Result<Past, Error> {
+    // Batch by batch: all metrics of all segments of a reference's windows would be millions of rows.
+    let of_metrics = |model: &str, batch: &RecordBatch| -> Result<Vec<MetricRow>, TableError> {
+        let mut rows = metric_rows_from_batch(model, batch)?;
+        rows.retain(|row| wanted.metrics.contains(&row.metric));
+        Ok(rows)
+    };
+    let of_serving = |model: &str, batch: &RecordBatch| -> Result<Vec<MetricRow>, TableError> {
+        let rows = serving_rows_from_batch(model, batch)?.into_iter();
+        Ok(rows.filter(|row| wanted.metrics.contains(&row.metric)).map(of_serving).collect())
+    };
     let mut all = Past::new();
     for date in dates {
-        let mut rows = of_date(store, "metrics", model, *date, metric_rows_from_batch).await?;
-        let serving = of_date(store, "serving", model, *date, serving_rows_from_batch).await?;
-        rows.extend(serving.into_iter().map(of_serving));
+        let mut rows = Vec::new();
+        if !wanted.metrics.is_empty() {
+            rows.extend(of_date(store, "metrics", model, *date, of_metrics).await?);
+            rows.extend(of_date(store, "serving", model, *date, of_serving).await?);
+        }
         if wanted.estimates {
             let estimates = of_date(store, "estimates", model, *date, estimate_rows_from_batch).await?;
             rows.extend(estimates.into_iter().map(of_estimate));
@@ -155,7 +176,7 @@ pub async fn others(
     store: &Store,
     model: &str,
     dates: &BTreeSet<NaiveDate>,
-    wanted: Wanted,
+    wanted: &Wanted,
 ) -> Result<BTreeMap<Micros, Published>, Error> {
     let mut windows: BTreeMap<Micros, Published> = BTreeMap::new();
     for date in dates {
@@ -163,11 +184,15 @@ pub async fn others(
             let start = row.window_start.timestamp_micros();
             windows.entry(start).or_default().window = Some(row);
         }
-        for row in of_date(store, "drift", model, *date, drift_rows_from_batch).await? {
-            windows.entry(row.window_start.timestamp_micros()).or_default().drift.push(row);
+        if wanted.drift {
+            for row in of_date(store, "drift", model, *date, drift_rows_from_batch).await? {
+                windows.entry(row.window_start.timestamp_micros()).or_default().drift.push(row);
+            }
         }
-        for row in of_date(store, "quality", model, *date, quality_rows_from_batch).await? {
-            windows.entry(row.window_start.timestamp_micros()).or_default().quality.push(row);
+        if wanted.quality {
+            for row in of_date(store, "quality", model, *date, quality_rows_from_batch).await? {
+                windows.entry(row.window_start.timestamp_micros()).or_default().quality.push(row);
+            }
         }
         if wanted.comparisons {
             for row in of_date(store, "comparisons", model, *date, comparison_rows_from_batch).await? {

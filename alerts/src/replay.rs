@@ -88,11 +88,12 @@ pub async fn replay(
     let order: Vec<Micros> = model.windows.keys().copied().collect();
     let inside = || model.windows.range(from..to.max(from)).map(|(_, record)| record).filter(|r| r.completed > 0);
     let starts = || inside().map(|record| record.window.start);
-    let needed = learned_from(config, name, &order, starts());
+    let spec = |start| ledger.era_settings(name, start).window;
+    let needed = learned_from(config, name, &order, starts(), spec);
     let wanted = read::Wanted::of(config, name);
     let dates = read::dates(starts().chain(needed.iter().copied()));
-    let mut latest = read::metrics(store, name, &dates, wanted).await?;
-    let mut others = read::others(store, name, &read::dates(starts()), wanted).await?;
+    let mut latest = read::metrics(store, name, &dates, &wanted).await?;
+    let mut others = read::others(store, name, &read::dates(starts()), &wanted).await?;
     let mut steps: Vec<Step> = Vec::new();
     let before = model.windows.range(..from).filter(|(start, _)| needed.contains(start)).map(|(_, record)| record);
     let before = before.filter(|record| record.completed > 0);
@@ -116,9 +117,9 @@ pub async fn replay(
             let is_last = revision == record.completed;
             let published = if is_last {
                 let others = others.remove(&window.start).unwrap_or_default();
-                Published { metrics: newest.take().unwrap_or(metrics), ..others }
+                Published { metrics: newest.take().unwrap_or(metrics), spec: spec(window.start), ..others }
             } else {
-                Published { metrics, ..Published::default() }
+                Published { metrics, spec: spec(window.start), ..Published::default() }
             };
             let decided_at = published.metrics.first().map(|row| row.decided_at.timestamp_micros());
             let decided_at = decided_at.or(published.window.as_ref().map(|row| row.decided_at.timestamp_micros()));

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use driftline_ledger::{LedgerState, Members, ModelState, Replica, members};
 use driftline_schemas::clock::{self, Micros};
 use driftline_schemas::config::{AlertsConfig, Decide, Learned, Rule, Signal, Subject};
+use driftline_schemas::window::WindowSpec;
 use driftline_store::{Heartbeat, Store, paths};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
@@ -58,16 +59,18 @@ async fn run_once(parts: &Parts, shutdown: &CancellationToken) -> Result<(), Err
     }
     let mut replica = Replica::open(&parts.store, parts.members.me()).await?;
     // Rules of the pipeline that are gone have left alerts behind.
+    let wants_pipeline = pipeline::wants_any(&parts.config);
     let has_looked = parts.store.get(&paths::alerting_cursor(paths::NO_MODEL)).await?.is_some();
     let mut followers: HashMap<String, Follower> = HashMap::new();
     let mut deliveries = Deliveries::default();
     let mut waiting_since: Option<Instant> = None;
     while !shutdown.is_cancelled() {
         let was_evaluated = parts.evaluated.as_ref().is_some_and(CancellationToken::is_cancelled);
-        let mut did_something = replica.catch_up().await? > 0;
+        let is_new = replica.catch_up().await? > 0;
+        let mut did_something = is_new;
         let mut progress = Progress::UpToDate;
         // A run that ends by itself is not watched.
-        let watches = parts.evaluated.is_none() && (has_looked || pipeline::wants_any(&parts.config));
+        let watches = parts.evaluated.is_none() && (has_looked || wants_pipeline);
         let pipeline = watches.then(|| paths::NO_MODEL.to_owned());
         for model in replica.state.models.keys().chain(&pipeline) {
             // A run that ends by itself leaves nothing to another that may be dead: whoever is second changes nothing.
@@ -81,10 +84,10 @@ async fn run_once(parts: &Parts, shutdown: &CancellationToken) -> Result<(), Err
                 followers.insert(model.clone(), Follower::open(parts, model).await?);
             }
             let Some(follower) = followers.get_mut(model) else { continue };
-            did_something |= if model == paths::NO_MODEL {
-                follower.look(parts, &replica.state).await?
-            } else {
-                follower.step(parts, &replica.state, model).await?
+            did_something |= match model == paths::NO_MODEL {
+                true if wants_pipeline => follower.look(parts, &replica.state).await?,
+                true => false,
+                false => follower.step(parts, &replica.state, model, is_new).await?,
             };
             let (sinks, allow_local) = (&parts.config.sinks, parts.config.allow_local);
             let told = deliveries.deliver(&parts.store, &follower.feed, follower.log.next, sinks, allow_local)?;
@@ -131,6 +134,8 @@ struct Follower {
     log: Log,
     cursor: Cursor,
     feed: Arc<dyn Feed>,
+    /// There may be more than one step takes, whether or not the ledger has anything new.
+    is_behind: bool,
 }
 
 impl Follower {
@@ -140,7 +145,7 @@ impl Follower {
         let cursor: Cursor = known.and_then(|object| serde_json::from_slice(&object.bytes).ok()).unwrap_or_default();
         let (log, records) = Log::open(&parts.store, model, cursor.records).await?;
         let feed = Arc::new(Alerts::new(&parts.store, model, parts.config.external_url.clone()));
-        let mut follower = Self { log, cursor, feed };
+        let mut follower = Self { log, cursor, feed, is_behind: true };
         // Whoever wrote them may have died before the table had them.
         for record in &records {
             table::publish(&parts.store, model, record).await?;
@@ -153,17 +158,22 @@ impl Follower {
     }
 
     /// Judges what is new of the model; whether there was anything.
-    async fn step(&mut self, parts: &Parts, ledger: &LedgerState, name: &str) -> Result<bool, Error> {
+    async fn step(&mut self, parts: &Parts, ledger: &LedgerState, name: &str, is_new: bool) -> Result<bool, Error> {
         let Some(model) = ledger.models.get(name) else { return Ok(false) };
         if let Some(every) = parts.config.repeat.filter(|every| self.log.state.repeats(*every, clock::now_micros())) {
             self.decide(parts, name, |state, now| state.repeat(every, now)).await?;
         }
+        if !is_new && !self.is_behind {
+            return Ok(false);
+        }
         let new = self.new_windows(model);
+        self.is_behind = new.len() == WINDOWS_A_STEP;
         if new.is_empty() {
             return Ok(false);
         }
         let order: Vec<Micros> = model.windows.keys().copied().collect();
-        let verdicts = verdicts(parts, name, &order, &new, &self.cursor).await?;
+        let spec = |start| ledger.era_settings(name, start).window;
+        let verdicts = verdicts(parts, name, &order, &new, &self.cursor, spec).await?;
         self.decide(parts, name, |state, now| state.take(&order, &verdicts, now)).await?;
         for (start, revision) in &new {
             let is_final = verdicts.iter().any(|verdict| verdict.start == *start && verdict.is_final);
@@ -292,17 +302,19 @@ async fn verdicts(
     order: &[Micros],
     windows: &[(Micros, u64)],
     cursor: &Cursor,
+    spec: impl Fn(Micros) -> WindowSpec,
 ) -> Result<Vec<Verdicts>, Error> {
     let starts = || windows.iter().map(|(start, _)| *start);
-    let needed = learned_from(&parts.config, model, order, starts());
+    let needed = learned_from(&parts.config, model, order, starts(), &spec);
     let wanted = read::Wanted::of(&parts.config, model);
-    let metrics = read::metrics(&parts.store, model, &read::dates(starts().chain(needed)), wanted).await?;
-    let mut others = read::others(&parts.store, model, &read::dates(starts()), wanted).await?;
+    let metrics = read::metrics(&parts.store, model, &read::dates(starts().chain(needed)), &wanted).await?;
+    let mut others = read::others(&parts.store, model, &read::dates(starts()), &wanted).await?;
     let mut verdicts = Vec::new();
     for start in starts() {
         // A window whose rows retention has deleted says nothing.
         let Some(other) = others.remove(&start) else { continue };
-        let published = Published { metrics: metrics.get(&start).cloned().unwrap_or_default(), ..other };
+        let metrics_here = metrics.get(&start).cloned().unwrap_or_default();
+        let published = Published { metrics: metrics_here, spec: spec(start), ..other };
         let was_final = cursor.windows.get(&start).is_some_and(|(_, was_final)| *was_final);
         verdicts.push(verdict(&parts.config, model, start, &published, &metrics, was_final));
     }
@@ -327,6 +339,7 @@ pub(crate) fn learned_from(
     model: &str,
     order: &[Micros],
     windows: impl IntoIterator<Item = Micros>,
+    spec: impl Fn(Micros) -> WindowSpec,
 ) -> BTreeSet<Micros> {
     let rules: Vec<&Rule> = config.rules.iter().filter(|rule| rule.is_for(model)).collect();
     let learned: Vec<Learned> = rules.iter().filter_map(|rule| rule.level.learned()).collect();
@@ -340,7 +353,8 @@ pub(crate) fn learned_from(
         let before = &order[..order.partition_point(|other| *other < start)];
         needed.extend(before.iter().rev().take(memory).copied());
         for from in &learned {
-            let fits = |other: &&Micros| judge::is_learned_from(start, **other, *from);
+            let spec = spec(start);
+            let fits = |other: &&Micros| judge::is_learned_from(&spec, start, **other, *from);
             // Some of them may lack the series: twice as many are looked at.
             needed.extend(before.iter().rev().filter(fits).take(2 * from.windows as usize).copied());
         }

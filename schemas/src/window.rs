@@ -72,6 +72,13 @@ pub struct WindowSpec {
     pub timezone: Tz,
 }
 
+impl Default for WindowSpec {
+    /// Hours.
+    fn default() -> Self {
+        Self::fixed(60 * MINUTE)
+    }
+}
+
 /// A time zone is written by its IANA name.
 mod timezone_name {
     use chrono_tz::Tz;
@@ -154,9 +161,11 @@ impl WindowSpec {
     /// Whether two windows start in the same hour of the week; of calendar windows, on the same weekday of their zone.
     pub fn is_same_hour_of_week(&self, start: Micros, other: Micros) -> bool {
         let place = |start: Micros| {
-            let local = time_of(within_calendars(start)).with_timezone(&self.timezone);
-            let hour = if matches!(self.length, WindowLength::Fixed(_)) { local.hour() } else { 0 };
-            (local.weekday(), hour)
+            let time = time_of(within_calendars(start));
+            match self.length {
+                WindowLength::Fixed(_) => (time.weekday(), time.hour()),
+                _ => (time.with_timezone(&self.timezone).weekday(), 0),
+            }
         };
         place(start) == place(other)
     }
@@ -247,6 +256,9 @@ mod tests {
         let same = |other: &str| spec.is_same_hour_of_week(wednesday, at(other));
         assert!(same("2025-12-31T10:45:00Z") && same("2026-01-07T10:00:00Z"));
         assert!(!same("2025-12-31T11:00:00Z") && !same("2025-12-30T10:15:00Z"));
+        // A fixed length knows no zone: the clocks of one do not move its windows to other hours.
+        let summer = WindowSpec { timezone: "Europe/Amsterdam".parse().unwrap(), ..WindowSpec::fixed(360 * MINUTE) };
+        assert!(summer.is_same_hour_of_week(at("2026-03-31T06:00:00Z"), at("2026-03-24T06:00:00Z")));
         // In the week after the clocks went forward a Monday starts an hour earlier in UTC; in one zone its midnight is skipped.
         let days = calendar(WindowLength::Day, "Europe/Amsterdam");
         assert!(days.is_same_hour_of_week(at("2026-03-29T22:00:00Z"), at("2026-03-22T23:00:00Z")));

@@ -8,11 +8,12 @@ use bytes::Bytes;
 use driftline_alerts::reports::{Maker, Told, Written};
 use driftline_evaluator::report::{self, Report, Tolerated, gather};
 use driftline_evaluator::session::{REPLACED, Sessions};
-use driftline_ledger::Replica;
+use driftline_ledger::{LedgerState, Replica};
 use driftline_schemas::clock::{self, Micros};
 use driftline_schemas::config::{Config, Level, ReportFormat, Rule, Side, Subject};
 use driftline_schemas::tables::Task;
 use driftline_store::{Manifest, Store, encode_segment};
+use tokio::sync::Mutex;
 
 use crate::cli::{Global, ReportArgs};
 use crate::{config, pipeline};
@@ -31,10 +32,9 @@ pub(crate) async fn run(global: &Global, args: &ReportArgs) -> Result<()> {
     manifest.with_context(|| format!("there is no Driftline store at {}", config.store.url))?;
     let reporter = Reporter::new(pipeline::sessions(&config, &store), store, &config);
     let (Some(form), Some(model)) = (form, &args.model) else { return by_name(&config, &reporter, args).await };
-    let replica = reporter.replica().await?;
-    if !replica.state.models.contains_key(model) {
-        let known: Vec<&str> = replica.state.models.keys().map(String::as_str).take(10).collect();
-        bail!("the store knows no model {model:?}; it knows {}", known.join(", "));
+    let known = reporter.models().await?;
+    if !known.contains(model) {
+        bail!("the store knows no model {model:?}; it knows {}", known[..known.len().min(10)].join(", "));
     }
     let (from, to) = (args.from.map(|time| time.timestamp_micros()), args.to.map(|time| time.timestamp_micros()));
     let report = reporter.report(model, from, to).await?;
@@ -67,7 +67,7 @@ async fn by_name(config: &Config, reporter: &Reporter, args: &ReportArgs) -> Res
     let (from, to) = spec.period.of(occurrence, spec.time_zone);
     eprintln!("{name} of {}: {} to {}", clock::show(occurrence), clock::show(from), clock::show(to));
     let models = match spec.models.as_slice() {
-        [] => reporter.replica().await?.state.models.keys().cloned().collect(),
+        [] => reporter.models().await?,
         listed => listed.to_vec(),
     };
     std::fs::create_dir_all(&args.out).with_context(|| format!("make {}", args.out.display()))?;
@@ -96,6 +96,8 @@ pub(crate) struct Reporter {
     sessions: Sessions,
     store: Store,
     rules: Vec<Rule>,
+    /// The ledger, as far as it has been read: a schedule asks for a thousand models one after the other.
+    replica: Mutex<Option<Replica>>,
 }
 
 /// The numbers that rules tolerate of a model's metrics over all.
@@ -112,23 +114,38 @@ fn tolerated(rules: &[Rule], model: &str) -> Vec<Tolerated> {
 
 impl Reporter {
     pub(crate) fn new(sessions: Sessions, store: Store, config: &Config) -> Self {
-        Self { sessions, store, rules: config.alerts.rules.clone() }
+        Self { sessions, store, rules: config.alerts.rules.clone(), replica: Mutex::new(None) }
     }
 
-    async fn replica(&self) -> Result<Replica> {
-        Replica::open(&self.store, "report").await.context("read the ledger")
+    /// Asks the ledger as it is now.
+    async fn ledger<T>(&self, ask: impl FnOnce(&LedgerState) -> T) -> Result<T> {
+        let mut known = self.replica.lock().await;
+        let replica = match known.take() {
+            Some(mut replica) => {
+                replica.catch_up().await.context("read the ledger")?;
+                replica
+            }
+            None => Replica::open(&self.store, "report").await.context("read the ledger")?,
+        };
+        Ok(ask(&known.insert(replica).state))
+    }
+
+    async fn models(&self) -> Result<Vec<String>> {
+        self.ledger(|state| state.models.keys().cloned().collect()).await
     }
 
     /// One model over a period; `None` if it has no window there.
     async fn report(&self, name: &str, from: Option<Micros>, to: Option<Micros>) -> Result<Option<Report>> {
-        let replica = self.replica().await?;
-        let Some(model) = replica.state.models.get(name) else { return Ok(None) };
-        // What the ledger has recorded of a model that nobody configured; what was configured comes first.
-        let newest = model.windows.keys().next_back().copied().unwrap_or_default();
-        let settings = replica.state.era_settings(name, newest);
-        let inferred = model.task.clone();
-        let task = settings.task.or(inferred.as_ref().map(|(task, _)| *task)).unwrap_or(Task::Binary);
-        let positive_class = settings.positive_class.clone().or(inferred.and_then(|(_, positive)| positive));
+        let known = |state: &LedgerState| {
+            let model = state.models.get(name)?;
+            // What the ledger has recorded of a model that nobody configured; what was configured comes first.
+            let newest = model.windows.keys().next_back().copied().unwrap_or_default();
+            let settings = state.era_settings(name, newest);
+            let inferred = model.task.clone();
+            let task = settings.task.or(inferred.as_ref().map(|(task, _)| *task)).unwrap_or(Task::Binary);
+            Some((task, settings.positive_class.clone().or(inferred.and_then(|(_, positive)| positive))))
+        };
+        let Some((task, positive_class)) = self.ledger(known).await? else { return Ok(None) };
         let levels = tolerated(&self.rules, name);
         let subject = report::Subject { model: name.to_owned(), task, positive_class, from, to, levels };
         for _ in 1..TRIES {
@@ -145,8 +162,7 @@ impl Reporter {
 #[async_trait]
 impl Maker for Reporter {
     async fn models(&self) -> Result<Vec<String>, String> {
-        let replica = self.replica().await.map_err(|error| format!("{error:#}"))?;
-        Ok(replica.state.models.keys().cloned().collect())
+        Reporter::models(self).await.map_err(|error| format!("{error:#}"))
     }
 
     async fn make(

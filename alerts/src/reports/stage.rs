@@ -79,7 +79,7 @@ async fn run_once(parts: &Parts, shutdown: &CancellationToken) -> Result<(), Err
             }
             let Some(follower) = followers.get_mut(spec.name.as_str()) else { continue };
             if !is_early {
-                match follower.step(parts, clock::now_micros()).await? {
+                match follower.step(parts, clock::now_micros(), shutdown).await? {
                     Step::Done => did_something = true,
                     Step::Waiting => progress = progress.max(Progress::Waiting),
                     Step::Nothing => {}
@@ -146,7 +146,7 @@ impl<'a> Follower<'a> {
     }
 
     /// Makes the next occurrence that is due.
-    async fn step(&mut self, parts: &Parts, now: Micros) -> Result<Step, Error> {
+    async fn step(&mut self, parts: &Parts, now: Micros, shutdown: &CancellationToken) -> Result<Step, Error> {
         let me = parts.members.me();
         if !self.log.follows(self.spec) {
             self.log.catch_up().await?;
@@ -177,7 +177,7 @@ impl<'a> Follower<'a> {
             empty: Vec::new(),
             failed: BTreeMap::new(),
         };
-        let Some(made) = self.make(parts, made).await? else {
+        let Some(made) = self.make(parts, made, shutdown).await? else {
             self.again_at = Some(Instant::now() + AGAIN_AFTER);
             return Ok(Step::Waiting);
         };
@@ -190,8 +190,13 @@ impl<'a> Follower<'a> {
         Ok(Step::Done)
     }
 
-    /// Makes the reports of all models and files them. `None`: not all can be made now.
-    async fn make(&mut self, parts: &Parts, mut made: Made) -> Result<Option<Made>, Error> {
+    /// Makes the reports of all models and files them. `None`: not all can be made now; those that were are not made again.
+    async fn make(
+        &mut self,
+        parts: &Parts,
+        mut made: Made,
+        shutdown: &CancellationToken,
+    ) -> Result<Option<Made>, Error> {
         let models = match self.spec.models.as_slice() {
             [] => match parts.maker.models().await {
                 Ok(models) => models,
@@ -204,6 +209,9 @@ impl<'a> Follower<'a> {
         };
         let mut is_whole = true;
         for model in models {
+            if shutdown.is_cancelled() {
+                return Ok(None);
+            }
             match self.draft(parts, &made, &model).await? {
                 Ok(Some(draft)) => {
                     let filed = self.file(made.occurrence, &model, draft).await?;
@@ -374,7 +382,7 @@ mod tests {
     /// Steps until nothing is left.
     async fn work(parts: &Parts, now: Micros) -> Result<(), Error> {
         let mut follower = Follower::open(parts, &parts.reports[0]).await?;
-        while follower.step(parts, now).await? == Step::Done {}
+        while follower.step(parts, now, &CancellationToken::new()).await? == Step::Done {}
         Ok(())
     }
 

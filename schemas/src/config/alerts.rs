@@ -343,6 +343,10 @@ pub enum SmtpTls {
     None,
 }
 
+/// Metrics that have no interval: counts of all requests, extremes, and an estimate that is biased up.
+const WITHOUT_INTERVAL: [&str; 6] =
+    ["requests", "requests_per_second", "error_count", "latency_max_ms", "max_error", "expected_calibration_error"];
+
 /// What alerts can be grouped by, beside their model: as typed, and the label that it is.
 pub const GROUP_BY: [(&str, &str); 7] = [
     ("rule", "alertname"),
@@ -402,7 +406,10 @@ impl SinkKind {
 pub(super) fn read_alerts(section: &mut Reader) -> AlertsConfig {
     let budget = read_budget(section);
     let allow_local = section.boolean("allow_local", false);
-    let repeat = section.retention("repeat").map(|repeat| repeat.max(MINUTE));
+    let repeat = section.retention("repeat");
+    if repeat.is_some_and(|repeat| repeat < MINUTE) {
+        section.fault("repeat", "must be a minute or more".into());
+    }
     let external_url = section.text("external_url");
     let mut sinks: Vec<Sink> = Vec::new();
     for mut part in section.tables("sinks") {
@@ -422,7 +429,13 @@ pub(super) fn read_alerts(section: &mut Reader) -> AlertsConfig {
             }
             let takes_alerts = |name: &String| sinks.iter().any(|sink| sink.name == *name && sink.alerts);
             for name in rule.sinks.iter().filter(|name| !takes_alerts(name)) {
-                part.fault("sinks", format!("there is no sink {name:?}"));
+                let is_there = sinks.iter().any(|sink| sink.name == *name);
+                let fault = if is_there {
+                    format!("{name:?} is told of reports only (`alerts = false`)")
+                } else {
+                    format!("there is no sink {name:?}")
+                };
+                part.fault("sinks", fault);
             }
             rules.push(rule);
         }
@@ -531,6 +544,16 @@ fn read_sink(section: &mut Reader) -> Option<Sink> {
     ] {
         if is_set && !has_effect {
             section.fault(key, format!("has no effect on a sink of type {:?}", kind.as_str()));
+        }
+    }
+    if !alerts {
+        if matches!(kind, SinkKind::Alertmanager | SinkKind::Pagerduty) {
+            section.fault("alerts", format!("must be true: {:?} is told of nothing else", kind.as_str()));
+        }
+        for (key, is_set) in [("text", text.is_some()), ("group_by", group_by.is_some())] {
+            if is_set {
+                section.fault(key, "has no effect where `alerts = false`".into());
+            }
         }
     }
     if kind == SinkKind::Pagerduty && secret.is_none() {
@@ -718,11 +741,15 @@ fn read_rule(section: &mut Reader) -> Option<Rule> {
     if subject == (Subject::LabelLag { within_seconds: None }) && decide == Some(Decide::Interval) {
         section.fault("decide", "must be \"point\": the median has no interval".into());
     }
-    let has_interval = match subject {
+    let has_interval = match &subject {
         Subject::Coverage | Subject::LabelLag { within_seconds: None } => false,
-        Subject::Pipeline(signal) => signal == Signal::RejectedRate,
+        Subject::Pipeline(signal) => *signal == Signal::RejectedRate,
+        Subject::Metric { metric, .. } => !WITHOUT_INTERVAL.contains(&metric.as_str()),
         _ => true,
     };
+    if matches!(subject, Subject::Metric { .. }) && !has_interval && decide == Some(Decide::Interval) {
+        section.fault("decide", "must be \"point\": this metric has no interval".into());
+    }
     let default = if has_interval { Decide::Interval } else { Decide::Point };
     Some(Rule {
         name: name?,
@@ -915,6 +942,16 @@ mod tests {
             (rule("metric = \"f1\"\nbelow = 0.8\nfor = \"3 of 2\""), "alerts.rules[0].for: \"3 of 2\" is nothing like"),
             (rule("metric = \"f1\"\nbelow = 0.8\nsinks = [\"x\"]"), "alerts.rules[0].sinks: there is no sink \"x\""),
             (rule("drift = \"*\"\nabove = 0.2"), "alerts.rules[0].above: has no effect on drift"),
+            (
+                rule("metric = \"requests\"\nbelow = 9\ndecide = \"interval\""),
+                "alerts.rules[0].decide: must be \"point\"",
+            ),
+            ("[alerts]\nrepeat = \"10s\"".to_owned(), "alerts.repeat: must be a minute or more"),
+            (sink("type = \"pagerduty\"\nsecret = \"k\"\nalerts = false"), "alerts.sinks[0].alerts: must be true"),
+            (
+                sink("type = \"slack\"\nurl = \"https://x\"\nalerts = false\ngroup_by = [\"rule\"]"),
+                "alerts.sinks[0].group_by: has no effect where",
+            ),
             (rule("metric = \"f1\"\nbelow = 0.8\nserverity = \"info\""), "did you mean `severity`?"),
             (sink("type = \"pigeon\""), "alerts.sinks[0].type: \"pigeon\" is none of"),
             (sink("type = \"slack\""), "alerts.sinks[0].url: is missing"),
@@ -982,6 +1019,7 @@ mod tests {
         let estimate = rule("estimate = \"f1\"\nbelow = 0.8");
         assert_eq!(estimate.subject, Subject::Estimate { metric: "f1".into(), method: None });
         assert_eq!(estimate.decide, Decide::Interval);
+        assert_eq!(rule("metric = \"requests\"\nbelow = 100").decide, Decide::Point, "it has no interval");
         let lag = rule("label_lag = \"1d\"\nbelow = 0.5");
         assert_eq!(lag.subject, Subject::LabelLag { within_seconds: Some(86_400) });
         let median = rule("label_lag = \"median\"\nabove = 86400");

@@ -253,7 +253,7 @@ impl Default for ModelSettings {
             positive_class: None,
             threshold: 0.5,
             score_kind: ScoreKind::Probability,
-            window: WindowSpec::fixed(60 * MINUTE),
+            window: WindowSpec::default(),
             out_of_orderness: MINUTE,
             label_horizon: 30 * DAY,
             segments: Vec::new(),
