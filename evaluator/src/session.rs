@@ -4,7 +4,8 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use arrow::datatypes::DataType;
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
+use arrow::error::ArrowError;
 use async_trait::async_trait;
 use bytes::Bytes;
 use datafusion::catalog::MemoryCatalogProviderList;
@@ -17,7 +18,7 @@ use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use driftline_store::Store;
 use futures::stream::BoxStream;
-use futures::{StreamExt, TryStreamExt};
+use futures::{StreamExt, TryStreamExt, stream};
 use object_store::path::Path;
 use object_store::{
     CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions,
@@ -28,6 +29,8 @@ use crate::{Error, udaf};
 
 /// Where the store's root is mounted in a session.
 const MOUNT: &str = "driftline://store/";
+/// Footers of one table that are read at a time.
+const FOOTERS_AT_ONCE: usize = 16;
 
 /// Makes sessions over one store.
 #[derive(Clone)]
@@ -149,10 +152,27 @@ async fn register(
     let options = ListingOptions::new(Arc::new(ParquetFormat::default()))
         .with_file_extension(".parquet")
         .with_table_partition_cols(columns);
+    // DataFusion infers a schema from the first URL alone; another object may have columns that the first lacks.
+    let state = Arc::new(session.state());
+    let infer = |url: ListingTableUrl| {
+        let (options, state) = (options.clone(), Arc::clone(&state));
+        async move { options.infer_schema(state.as_ref(), &url).await }
+    };
+    let schemas: Vec<_> = stream::iter(urls.clone()).map(infer).buffered(FOOTERS_AT_ONCE).try_collect().await?;
+    let schema = together(&schemas).map_err(datafusion::error::DataFusionError::from)?;
     let config = ListingTableConfig::new_with_multi_paths(urls).with_listing_options(options);
-    let config = config.infer_schema(&session.state()).await?;
-    session.register_table(table, Arc::new(ListingTable::try_new(config)?))?;
+    session.register_table(table, Arc::new(ListingTable::try_new(config.with_schema(Arc::new(schema)))?))?;
     Ok(())
+}
+
+/// The columns of all objects; one that some object lacks is null there.
+fn together(schemas: &[SchemaRef]) -> Result<Schema, ArrowError> {
+    let all = Schema::try_merge(schemas.iter().map(|schema| Schema::clone(schema)))?;
+    let is_everywhere = |field: &Field| schemas.iter().all(|schema| schema.index_of(field.name()).is_ok());
+    let nullable = |field: &FieldRef| {
+        if is_everywhere(field) { Arc::clone(field) } else { Arc::new(Field::clone(field).with_nullable(true)) }
+    };
+    Ok(Schema::new_with_metadata(all.fields().iter().map(nullable).collect::<Vec<_>>(), all.metadata().clone()))
 }
 
 /// The URL of a path; its percent signs are part of the name.
@@ -327,5 +347,20 @@ mod tests {
         put(&inner, "a short one").await;
         says_replaced(pinned.get_range(&path, listed[0].size - 8..listed[0].size).await);
         says_replaced(pinned.get_ranges(&path, &[0..4]).await);
+    }
+
+    #[tokio::test]
+    async fn columns_that_the_first_object_lacks_are_read_from_the_others() {
+        let sessions = Sessions::new(Store::in_memory(), 64 << 20, 2);
+        let session = sessions.open().unwrap();
+        for (path, columns) in [("t/a", "1 AS x"), ("t/b", "2 AS x, 'late' AS y"), ("t/c", "3.5 AS z")] {
+            let write = format!("COPY (SELECT {columns}) TO '{MOUNT}{path}.parquet' STORED AS PARQUET");
+            session.sql(&write).await.unwrap().collect().await.unwrap();
+        }
+        let paths = ["t/a.parquet", "t/b.parquet", "t/c.parquet"].map(str::to_owned);
+        register_objects(&session, "t", &paths).await.unwrap();
+        let read = session.sql("SELECT count(x), max(y), max(z) FROM t").await.unwrap().collect().await.unwrap();
+        let shown = arrow::util::pretty::pretty_format_batches(&read).unwrap().to_string();
+        assert!(shown.contains("| 2          | late     | 3.5      |"), "{shown}");
     }
 }
