@@ -107,7 +107,7 @@ impl Components {
     /// How far the mean error has moved, in the reference's standard deviations, and the p-value of no move: Welch's test.
     ///
     /// # Returns
-    /// `None` where rows are too few to say (under two), or all of the reference's are alike.
+    /// `None` where rows are too few to say (under two), all of the reference's are alike, or an error is too large for a number.
     pub fn moved(&self, current: &Errors) -> Option<(f64, f64)> {
         let of = |errors: &Errors| errors.deviation * errors.deviation / errors.effective_rows;
         let (u, v) = (of(&self.errors), of(current));
@@ -115,10 +115,15 @@ impl Components {
             return None;
         }
         let difference = current.mean - self.errors.mean;
+        let moved = difference.abs() / self.errors.deviation;
         let degrees =
             (u + v) * (u + v) / (u * u / (self.errors.effective_rows - 1.0) + v * v / (current.effective_rows - 1.0));
+        // The test has no word for what is no number.
+        if !(moved + u + v + degrees).is_finite() {
+            return None;
+        }
         let p_value = if difference == 0.0 { 1.0 } else { two_sided(difference / (u + v).sqrt(), Some(degrees)) };
-        Some((difference.abs() / self.errors.deviation, p_value))
+        Some((moved, p_value))
     }
 }
 
@@ -214,6 +219,10 @@ mod tests {
         assert!(moved == 1.0 && p_value < 1e-6, "{moved} {p_value}");
         // Less of an error is a move too.
         assert_eq!(two.moved(&errors(50, 0.5, 0.5)), Some((moved, p_value)));
+        for broken in [errors(50, f64::INFINITY, f64::NAN), errors(50, 1e308, f64::INFINITY), errors(50, f64::NAN, 1.0)]
+        {
+            assert_eq!(two.moved(&broken), None);
+        }
         two.errors = errors(100, 1.0, 0.0);
         assert_eq!(two.moved(&errors(50, 1.5, 0.5)), None);
         assert_eq!(Errors::of_sums(0, 0.0, [0.0; 3]), Errors::default());

@@ -172,8 +172,11 @@ pub fn mover(first: Bounded, second: Bounded, correlation: f64) -> (f64, f64) {
     (low, high)
 }
 
-/// The chance of so large a statistic, on either side.
+/// The chance of so large a statistic, on either side; 1 if it is no number, which says nothing.
 pub(crate) fn two_sided(statistic: f64, degrees: Option<f64>) -> f64 {
+    if statistic.is_nan() {
+        return 1.0;
+    }
     let below = -statistic.abs();
     let tail = match degrees {
         Some(degrees) => StudentsT::new(0.0, 1.0, degrees.max(1.0)).map(|t| t.cdf(below)),
@@ -186,6 +189,15 @@ pub(crate) fn two_sided(statistic: f64, degrees: Option<f64>) -> f64 {
 mod tests {
     use super::*;
     use crate::metrics::interval::wilson;
+
+    #[test]
+    fn what_is_no_number_says_nothing() {
+        for degrees in [None, Some(5.0), Some(f64::NAN), Some(f64::INFINITY)] {
+            assert_eq!(two_sided(f64::NAN, degrees), 1.0);
+            assert_eq!(two_sided(f64::NEG_INFINITY, degrees), 0.0);
+            assert_eq!(two_sided(0.0, degrees), 1.0);
+        }
+    }
 
     fn share(hits: f64, rows: f64) -> Bounded {
         let (low, high) = wilson(hits / rows, rows);
