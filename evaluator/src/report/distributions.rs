@@ -1,5 +1,5 @@
 //! How the values of a drifted column lie in a window, beside those of the reference: counts of bins and categories, no rows.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use datafusion::prelude::SessionContext;
 use driftline_schemas::tables::Task;
@@ -8,6 +8,7 @@ use driftline_store::Store;
 use super::{Distribution, DriftPoint, Share};
 use crate::reference::{Reference, ReferenceValues, path_of};
 use crate::window::columns::{Column, Columns, collect};
+use crate::window::quality::ALL_FEATURES;
 use crate::{Error, sql_text};
 
 /// Columns that are shown, those that have drifted furthest.
@@ -23,14 +24,16 @@ const ROWS_MIN: u64 = 10;
 fn drifted(drift: &[DriftPoint]) -> Vec<&DriftPoint> {
     let measured = drift.iter().filter(|point| point.drifted.is_some());
     let Some(newest) = measured.map(|point| point.start).max() else { return Vec::new() };
-    let mut columns: Vec<&DriftPoint> =
-        drift.iter().filter(|point| point.start == newest && point.drifted == Some(true)).collect();
+    let is_drawn =
+        |point: &&DriftPoint| point.start == newest && point.drifted == Some(true) && point.column != ALL_FEATURES;
+    let mut columns: Vec<&DriftPoint> = drift.iter().filter(is_drawn).collect();
     let distance = |point: &DriftPoint| match (point.statistic, point.threshold) {
         (Some(statistic), Some(threshold)) if threshold > 0.0 => statistic / threshold,
         _ => 0.0,
     };
     columns.sort_by(|one, other| distance(other).total_cmp(&distance(one)).then_with(|| one.column.cmp(&other.column)));
-    columns.dedup_by(|one, other| one.column == other.column);
+    let mut seen = BTreeSet::new();
+    columns.retain(|point| seen.insert(point.column.as_str()));
     columns.truncate(COLUMNS_MAX);
     columns
 }
@@ -61,7 +64,8 @@ pub(super) async fn read(
         let shares = match &kept.values {
             ReferenceValues::Numeric { sample, .. } => {
                 let read = columns.numeric(task);
-                let Some(value) = expression(&read, &kept.column) else { continue };
+                let value = expression(&read, &kept.column).or_else(|| columns.attribution(&kept.column));
+                let Some(value) = value else { continue };
                 numbers(session, &value, &window, sample).await?
             }
             ReferenceValues::Categorical { n, categories, .. } => {

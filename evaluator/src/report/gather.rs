@@ -23,11 +23,12 @@ use crate::session::{Sessions, register_folder, register_objects};
 use crate::{Error, sql_text};
 
 /// The tables that it is read out of.
-const TABLES: [&str; 11] = [
+const TABLES: [&str; 12] = [
     "windows",
     "metrics",
     "confusion",
     "estimates",
+    "label_lag",
     "drift",
     "serving",
     "errors",
@@ -42,17 +43,6 @@ const ALERTS_MAX: usize = 400;
 const REVISED_MAX: usize = 120;
 /// Errors that are listed.
 const ERRORS_MAX: usize = 20;
-/// How long after a prediction it is asked whether its label was there: words and microseconds.
-const ARRIVALS: [(&str, i64); 8] = [
-    ("1 minute", 60_000_000),
-    ("1 hour", 3_600_000_000),
-    ("6 hours", 21_600_000_000),
-    ("1 day", 86_400_000_000),
-    ("3 days", 259_200_000_000),
-    ("7 days", 604_800_000_000),
-    ("14 days", 1_209_600_000_000),
-    ("30 days", 2_592_000_000_000),
-];
 /// Rows of `history` that metrics are computed from.
 const COUNTS: &str = "error IS NULL AND invalid_reason IS NULL AND NOT coalesce(after_final, false)";
 
@@ -145,6 +135,16 @@ fn period(subject: &Subject) -> String {
     conditions.extend(subject.from.map(|from| format!("CAST(window_start AS BIGINT) >= {from}")));
     conditions.extend(subject.to.map(|to| format!("CAST(window_start AS BIGINT) < {to}")));
     conditions.join(" AND ")
+}
+
+/// Seconds in words: the marks of arrival curves are whole hours and days.
+fn span(seconds: i64) -> String {
+    let (count, unit) = match seconds {
+        _ if seconds % 86_400 == 0 => (seconds / 86_400, "day"),
+        _ if seconds % 3_600 == 0 => (seconds / 3_600, "hour"),
+        _ => (seconds, "second"),
+    };
+    format!("{count} {unit}{}", if count == 1 { "" } else { "s" })
 }
 
 struct Tables {
@@ -253,21 +253,18 @@ impl Tables {
         Ok(report.curves.iter().map(|curve| PeriodCurve { curve: curve.clone(), area: area(curve) }).collect())
     }
 
+    /// Windows' arrival curves together, each by the rows that have waited so long: a row that has not says nothing of it.
     async fn arrival(&self) -> Result<Vec<Arrival>, Error> {
         #[derive(Deserialize)]
-        struct Shares {
-            shares: Vec<Option<f64>>,
+        struct Known {
+            within_seconds: i64,
+            share: f64,
         }
-        let lag = "CAST(label_time AS BIGINT) - CAST(event_time AS BIGINT)";
-        let share = |micros| format!("avg(CASE WHEN label IS NOT NULL AND {lag} <= {micros} THEN 1.0 ELSE 0.0 END)");
-        let shares: Vec<String> = ARRIVALS.iter().map(|(_, micros)| share(micros)).collect();
-        let columns = format!("make_array({}) AS shares", shares.join(", "));
-        let rows: Vec<Shares> = self.rows("history", &columns, &format!("AND {COUNTS}")).await?;
-        let shares = rows.into_iter().flat_map(|row| row.shares);
-        let arrivals = ARRIVALS.iter().zip(shares);
-        Ok(arrivals
-            .filter_map(|((after, _), share)| Some(Arrival { after: (*after).to_owned(), share: share? }))
-            .collect())
+        let columns = "within_seconds, sum(share * known) / sum(known) AS share";
+        let rest =
+            "AND segment IS NULL AND model_version IS NULL AND share IS NOT NULL AND known > 0 GROUP BY 1 ORDER BY 1";
+        let marks: Vec<Known> = self.rows("label_lag", columns, rest).await?;
+        Ok(marks.into_iter().map(|mark| Arrival { after: span(mark.within_seconds), share: mark.share }).collect())
     }
 
     async fn health(&self) -> Result<Vec<Health>, Error> {
@@ -295,8 +292,18 @@ impl Tables {
     async fn alerts(&self) -> Result<Vec<AlertLine>, Error> {
         let columns = "CAST(window_start AS BIGINT) AS start, CAST(\"at\" AS BIGINT) AS \"at\", alert_id, transition, rule, severity, metric, \
                        segment IS NULL AND model_version IS NULL AND column_name IS NULL AND class IS NULL AS is_overall, text";
-        let rest = format!("AND transition <> 'pending' ORDER BY seq DESC, position DESC LIMIT {ALERTS_MAX}");
-        let mut alerts: Vec<AlertLine> = self.rows("alerts", columns, &rest).await?;
+        if !self.there.contains(&"alerts") {
+            return Ok(Vec::new());
+        }
+        // What became of an alert is told with the window that told it, which may lie after the period: that it is over, above all.
+        let mut alerts: Vec<AlertLine> = self
+            .query(&format!(
+                "SELECT {columns} FROM alerts WHERE transition <> 'pending' \
+                 AND alert_id IN (SELECT alert_id FROM alerts WHERE {} AND transition <> 'pending') \
+                 ORDER BY seq DESC, position DESC LIMIT {ALERTS_MAX}",
+                self.period
+            ))
+            .await?;
         alerts.reverse();
         Ok(alerts)
     }
@@ -304,8 +311,12 @@ impl Tables {
     async fn estimates(&self) -> Result<Vec<EstimatePoint>, Error> {
         let columns =
             "CAST(window_start AS BIGINT) AS start, metric, method, value, ci_low, ci_high, realised, n, n_labelled";
-        let rest = "AND segment IS NULL AND model_version IS NULL AND value IS NOT NULL ORDER BY metric, method, 1";
-        self.rows("estimates", columns, rest).await
+        // Estimates of one class bear the name of the metric over all.
+        let overall = if self.has("estimates", "class").await? { "AND class IS NULL" } else { "" };
+        let rest = format!(
+            "AND segment IS NULL AND model_version IS NULL AND value IS NOT NULL {overall} ORDER BY metric, method, 1"
+        );
+        self.rows("estimates", columns, &rest).await
     }
 
     /// What has become of the model's labels; of all time, for labels are accounted by model.
@@ -374,5 +385,54 @@ impl Tables {
         let columns = "message, sum(\"count\") AS \"count\", CAST(max(window_start) AS BIGINT) AS newest";
         let rest = format!("AND model_version IS NULL GROUP BY message ORDER BY 2 DESC, 1 LIMIT {ERRORS_MAX}");
         self.rows("errors", columns, &rest).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn tables(name: &'static str, rows: &str) -> Tables {
+        let session = SessionContext::new();
+        session.sql(&format!("CREATE TABLE {name} AS {rows}")).await.expect("a table").collect().await.expect("made");
+        Tables { session, there: vec![name], period: "CAST(window_start AS BIGINT) < 200".into() }
+    }
+
+    #[tokio::test]
+    async fn an_alert_of_the_period_is_told_to_its_end() {
+        let rows = "SELECT *, CAST(NULL AS VARCHAR) AS segment, CAST(NULL AS VARCHAR) AS model_version, CAST(NULL AS VARCHAR) AS column_name, \
+                    CAST(NULL AS VARCHAR) AS class, 'a rule' AS rule, 'critical' AS severity, 'f1' AS metric, 'text' AS text, seq AS \"at\" \
+                    FROM (VALUES (100, 1, 0, 'a', 'pending'), (100, 2, 0, 'a', 'firing'), (200, 3, 0, 'a', 'resolved'), \
+                    (200, 4, 0, 'b', 'firing'), (100, 5, 0, 'c', 'pending'), (300, 6, 0, 'c', 'firing')) \
+                    AS rows(window_start, seq, position, alert_id, transition)";
+        let told = tables("alerts", rows).await.alerts().await.expect("read");
+        let told: Vec<(&str, &str, i64)> =
+            told.iter().map(|alert| (alert.alert_id.as_str(), alert.transition.as_str(), alert.start)).collect();
+        assert_eq!(told, [("a", "firing", 100), ("a", "resolved", 200)], "neither `b` nor `c` is of the period");
+    }
+
+    #[tokio::test]
+    async fn estimates_of_a_class_are_not_those_over_all() {
+        let common = "0.5 AS value, 0.4 AS ci_low, 0.6 AS ci_high, CAST(NULL AS DOUBLE) AS realised, 10 AS n, 0 AS n_labelled, \
+                      CAST(NULL AS VARCHAR) AS segment, CAST(NULL AS VARCHAR) AS model_version, 'f1' AS metric, 'cbpe' AS method, \
+                      100 AS window_start";
+        let old = tables("estimates", &format!("SELECT {common}")).await;
+        assert_eq!(old.estimates().await.expect("read").len(), 1, "older builds know no classes");
+        let of_class = format!("SELECT {common}, CAST(NULL AS VARCHAR) AS class UNION ALL SELECT {common}, 'cat'");
+        assert_eq!(tables("estimates", &of_class).await.estimates().await.expect("read").len(), 1);
+    }
+
+    #[tokio::test]
+    async fn arrival_is_of_the_rows_that_have_waited() {
+        let rows = "SELECT *, CAST(NULL AS VARCHAR) AS segment, CAST(NULL AS VARCHAR) AS model_version FROM (VALUES \
+                    (100, 3600, 0.5, 10), (110, 3600, 0.8, 20), (100, 86400, 0.9, 10), (110, 86400, NULL, 0), (110, 604800, NULL, 0), \
+                    (300, 604800, 1.0, 5)) AS rows(window_start, within_seconds, share, known)";
+        let arrival = tables("label_lag", rows).await.arrival().await.expect("read");
+        let arrival: Vec<(&str, f64)> = arrival.iter().map(|mark| (mark.after.as_str(), mark.share)).collect();
+        assert_eq!(arrival, [("1 hour", 0.7), ("1 day", 0.9)]);
+        assert_eq!(
+            (span(7_776_000), span(21_600), span(90)),
+            ("90 days".into(), "6 hours".into(), "90 seconds".into())
+        );
     }
 }

@@ -279,11 +279,12 @@ fn first_said<'r>(report: &'r Report, point: &MetricPoint) -> Option<&'r FirstSa
 /// The alert of a metric over all, as it stands, in the windows that a point stands for: one that holds, if there is any.
 fn mark(report: &Report, point: &MetricPoint, spans: &[(i64, i64)]) -> Option<Mark> {
     let (first, last) = spans.iter().find(|(first, last)| (*first..=*last).contains(&point.start))?;
-    let mut by_window: BTreeMap<i64, &AlertLine> = BTreeMap::new();
+    // The last word on each alert of a window: several rules may watch one metric.
+    let mut last_words: BTreeMap<(i64, &str), &AlertLine> = BTreeMap::new();
     for alert in report.alerts.iter().filter(|alert| alert.is_overall && alert.metric == point.metric) {
-        by_window.insert(alert.start, alert);
+        last_words.insert((alert.start, &alert.alert_id), alert);
     }
-    let here = by_window.range(*first..=*last).map(|(_, alert)| *alert);
+    let here = last_words.into_values().filter(|alert| (*first..=*last).contains(&alert.start));
     // That it is over is no alert.
     let raised = here.filter(|alert| {
         matches!(alert.transition.as_str(), "firing" | "revised" | "repeated" | "withdrawn" | "missed")
@@ -661,7 +662,7 @@ fn arrival(report: &Report) -> String {
         .collect();
     let rows = report.arrival.iter().map(|arrival| vec![arrival.after.clone(), percent(arrival.share)]);
     format!(
-        "<p class=\"soft\">Share of the period's predictions whose label was there so long after them.</p>{}{}",
+        "<p class=\"soft\">Of the period's predictions that have waited so long, the share whose label had come by then.</p>{}{}",
         svg::line("Share of predictions with a label by time since the prediction", &dots, &[]),
         details(&table(&["after", "with a label"], rows))
     )
@@ -788,4 +789,31 @@ fn windows(report: &Report) -> String {
         String::new()
     };
     format!("<div class=\"pair\">{}</div>{}{more}", account(report), table(&head, rows))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_rule_takes_back_its_alert_and_the_other_holds() {
+        let mut report = crate::report::example::report(3, 2);
+        let point = report.metrics[0].clone();
+        let alert = |alert_id: &str, transition: &str| AlertLine {
+            start: point.start,
+            alert_id: alert_id.into(),
+            transition: transition.into(),
+            text: alert_id.into(),
+            metric: point.metric.clone(),
+            is_overall: true,
+            ..report.alerts[0].clone()
+        };
+        let told = vec![alert("low", "firing"), alert("falls", "firing"), alert("falls", "withdrawn")];
+        let spans = [(point.start, point.start)];
+        report.alerts = told;
+        let stands = mark(&report, &point, &spans).expect("a mark");
+        assert!(!stands.is_withdrawn && stands.text == "low", "{}", stands.text);
+        report.alerts.remove(0);
+        assert!(mark(&report, &point, &spans).is_some_and(|stands| stands.is_withdrawn));
+    }
 }
