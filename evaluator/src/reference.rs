@@ -150,7 +150,7 @@ impl Reference {
     pub async fn from_table(context: &SessionContext, table: &str, terms: impl Into<Terms>) -> Result<Self, Error> {
         let terms = terms.into();
         let task = terms.task;
-        let read = Columns::of(context, table).await?;
+        let read = Columns::of(context, table).await?.without_idle_rate(context).await?;
         let read_from = read.valid_rows();
         let mut kept: BTreeMap<Column, ReferenceColumn> = BTreeMap::new();
         let mut moments = BTreeMap::new();

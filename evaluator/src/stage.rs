@@ -31,6 +31,8 @@ const WINDOWS_AT_ONCE: usize = 2;
 /// Rows of a window up to which it is read into memory as a whole, once. More would show in memory: a row of a hundred features has a
 /// kilobyte or two.
 const ROWS_HELD: u64 = 10_000;
+/// Bytes of its objects up to which it is: rows of long texts are few, and large.
+const BYTES_HELD: u64 = 8 << 20;
 /// How often the accounts of partitions and models are published while running.
 const ACCOUNTS_EVERY: Duration = Duration::from_secs(300);
 const PAUSE_MAX: Duration = Duration::from_secs(30);
@@ -237,8 +239,9 @@ async fn evaluate_window(
     };
     let session = parts.sessions.open()?;
     register_objects(&session, "rows", &history_paths(&job.model, job.window, job.parts)).await?;
-    let rows: u64 = subject.record.judged.values().map(|part| part.rows).sum();
-    if rows <= ROWS_HELD {
+    let parts_judged = subject.record.judged.values();
+    let (rows, bytes) = parts_judged.fold((0, 0), |sum, part| (sum.0 + part.rows, sum.1 + part.bytes));
+    if rows <= ROWS_HELD && bytes <= BYTES_HELD {
         hold(&session, "rows").await?;
     }
     let context = EvaluationContext {

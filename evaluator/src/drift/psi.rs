@@ -70,22 +70,13 @@ impl Bins {
 
     /// What the rows of each bin stand for.
     pub fn weigh(&self, sample: SampleRef<'_>) -> Counts {
+        let values = sample.values();
+        let ends = self.edges.iter().map(|edge| values.partition_point(|value| value <= edge)).chain([values.len()]);
+        let mut start = 0;
         // Integers, so that no order of rows shows.
-        let mut masses = vec![Mass::default(); self.len()];
-        for (row, value) in sample.values().iter().enumerate() {
-            masses[self.of(*value)].push(sample.weight(row));
-        }
+        let masses: Vec<Mass> = ends.map(|end| sample.rows(std::mem::replace(&mut start, end)..end).mass()).collect();
         let all = masses.iter().fold(Mass::default(), |all, mass| all.with(*mass));
         Counts { bins: masses.iter().map(Mass::weight).collect(), effective_rows: all.effective_rows() }
-    }
-
-    /// Values per bin.
-    pub fn count(&self, values: &[f64]) -> Vec<u64> {
-        let mut counts = vec![0; self.len()];
-        for value in values {
-            counts[self.of(*value)] += 1;
-        }
-        counts
     }
 }
 
@@ -151,6 +142,8 @@ mod tests {
         let bins = Bins::with_edges(vec![1.0, 2.0]).expect("ascending");
         for (value, bin) in [(f64::NEG_INFINITY, 0), (1.0, 0), (1.5, 1), (2.0, 1), (2.1, 2), (f64::INFINITY, 2)] {
             assert_eq!(bins.of(value), bin, "{value}");
+            let counts = bins.weigh(SampleRef::new(&[value], &[])).bins;
+            assert_eq!(counts.iter().position(|rows| *rows == 1.0), Some(bin), "{value}");
         }
         assert_eq!(Bins::with_edges(vec![2.0, 2.0]), None);
         assert_eq!(Bins::with_edges(vec![f64::NAN]), None);

@@ -1,5 +1,7 @@
 //! A column's values in ascending order, each with the weight of what it stands for.
 
+use std::ops::Range;
+
 use crate::metrics::{
     Mass, Weight,
     wire::{Reader, put_f64s, put_u64s},
@@ -164,6 +166,13 @@ impl<'a> SampleRef<'a> {
     /// Whether there are no rows.
     pub fn is_empty(self) -> bool {
         self.values.is_empty()
+    }
+
+    /// Some of the rows, in their order.
+    #[must_use]
+    pub(super) fn rows(self, range: Range<usize>) -> Self {
+        let weights = if self.is_plain() { self.weights } else { &self.weights[range.clone()] };
+        Self { values: &self.values[range], weights }
     }
 
     /// The weight of all rows, in the unit of [`bits`](Self::bits).

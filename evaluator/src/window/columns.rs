@@ -68,6 +68,8 @@ pub(crate) struct Columns {
     types: BTreeMap<String, DataType>,
     /// A row's version where not every version has rows of its own.
     capped_version: Option<String>,
+    /// There is a sampling rate, and every row stands for itself all the same.
+    is_rate_idle: bool,
 }
 
 /// Rows per category, and rows of any category that was not asked for.
@@ -136,7 +138,25 @@ impl Columns {
         let frame = context.table(TableReference::bare(table)).await?;
         let fields = frame.schema().fields();
         let types = fields.iter().map(|field| (field.name().clone(), field.data_type().clone())).collect();
-        Ok(Self { table: table.to_owned(), types, capped_version: None })
+        Ok(Self { table: table.to_owned(), types, capped_version: None, is_rate_idle: false })
+    }
+
+    /// Without the sampling rate where no row stands for more than itself: whoever asks for it weighs every row.
+    pub(crate) async fn without_idle_rate(mut self, context: &SessionContext) -> Result<Self, Error> {
+        if let Some(rate) = self.rate() {
+            let rows = format!("(SELECT {rate} FROM {})", sql::name(&self.table));
+            let query = format!("SELECT 1 FROM {rows} WHERE {SAMPLING_RATE} > 0 AND {SAMPLING_RATE} < 1 LIMIT 1");
+            if collect(context, &query).await?.iter().all(|batch| batch.num_rows() == 0) {
+                self.types.remove(SAMPLING_RATE);
+                self.is_rate_idle = true;
+            }
+        }
+        Ok(self)
+    }
+
+    /// Whether the table has a sampling rate, idle or not.
+    pub(crate) fn is_rate_there(&self) -> bool {
+        self.is_rate_idle || self.has(SAMPLING_RATE)
     }
 
     pub(crate) fn has(&self, column: &str) -> bool {

@@ -67,7 +67,9 @@ async fn of_all_features(
         let reason = match errors.n {
             0 => Undefined::NoRows,
             _ if components.errors.deviation <= 0.0 => Undefined::Constant,
-            _ => Undefined::TooFewRows,
+            _ if errors.effective_rows.min(components.errors.effective_rows) < 2.0 => Undefined::TooFewRows,
+            // Values so large that their squares are no numbers.
+            _ => Undefined::OutOfDomain,
         };
         let distance =
             Distance { method, threshold: method.effect_min(), outcome: components.moved(&errors).ok_or(reason) };
@@ -121,15 +123,19 @@ async fn measure_by(
         let Some(values) = reference.column(&column) else { continue };
         let strays = strays(session, columns, &column, true, key).await?;
         for (value, by_version) in by_segment {
-            for (version, sample) in with_overall(by_version, &groups.versions, merge_samples) {
-                let counted = Counted {
+            for (versions, sample) in with_overall(by_version, &groups.versions, merge_samples) {
+                let mut counted = Counted {
                     column: &column,
                     values: sample.values().len() as u64,
-                    of_other_kind: stray(&strays, &value, version.as_deref()),
+                    of_other_kind: 0,
                     strange: values.out_of_range(sample.values()).unwrap_or(0),
                     is_constant: quality::is_constant(sample.values()),
                 };
-                measured.add(&group(&value, version), &counted, true, &values.distances_of_numbers(sample.as_ref()));
+                let distances = values.distances_of_numbers(sample.as_ref());
+                for version in versions {
+                    counted.of_other_kind = stray(&strays, &value, version.as_deref());
+                    measured.add(&group(&value, version), &counted, true, &distances);
+                }
             }
         }
     }
@@ -147,15 +153,19 @@ async fn measure_by(
         }
         let strays = strays(session, columns, column, false, key).await?;
         for (value, by_version) in by_segment {
-            for (version, counts) in with_overall(by_version, &groups.versions, merge_categories) {
-                let counted = Counted {
+            for (versions, counts) in with_overall(by_version, &groups.versions, merge_categories) {
+                let mut counted = Counted {
                     column,
                     values: counts.n(),
-                    of_other_kind: stray(&strays, &value, version.as_deref()),
+                    of_other_kind: 0,
                     strange: counts.others.rows,
                     is_constant: quality::is_one_category(&counts),
                 };
-                measured.add(&group(&value, version), &counted, false, &values.distances_of_categories(&counts));
+                let distances = values.distances_of_categories(&counts);
+                for version in versions {
+                    counted.of_other_kind = stray(&strays, &value, version.as_deref());
+                    measured.add(&group(&value, version), &counted, false, &distances);
+                }
             }
         }
     }
@@ -204,17 +214,21 @@ fn known(columns: Vec<ReadColumn>, reference: &Reference, kind: fn(&ReferenceVal
     columns.into_iter().filter(|(column, _)| reference.column(column).is_some_and(kind)).collect()
 }
 
-/// All versions together, first, then each if rows know versions.
-fn with_overall<T: Default>(
+/// All versions together, first, then each if rows know versions; a single one has all rows, and is measured with them.
+fn with_overall<T>(
     by_version: BTreeMap<String, T>,
     versions: &Versions,
     merge: fn(&BTreeMap<String, T>) -> T,
-) -> Vec<(Option<String>, T)> {
-    let mut groups = vec![(None, merge(&by_version))];
-    if *versions != Versions::None {
-        groups.extend(by_version.into_iter().map(|(version, values)| (Some(version), values)));
+) -> Vec<(Vec<Option<String>>, T)> {
+    let all = merge(&by_version);
+    match (versions, by_version.len()) {
+        (Versions::None, _) => vec![(vec![None], all)],
+        (_, 1) => vec![(std::iter::once(None).chain(by_version.into_keys().map(Some)).collect(), all)],
+        _ => {
+            let each = by_version.into_iter().map(|(version, values)| (vec![Some(version)], values));
+            std::iter::once((vec![None], all)).chain(each).collect()
+        }
     }
-    groups
 }
 
 fn merge_samples(by_version: &BTreeMap<String, Sample>) -> Sample {

@@ -24,7 +24,7 @@ mod inputs;
 mod judge;
 mod lag;
 mod nowcast;
-mod quality;
+pub(crate) mod quality;
 mod ranking;
 mod sql;
 pub mod weakest;
@@ -131,7 +131,7 @@ pub async fn evaluate(
     table: &str,
     context: &EvaluationContext,
 ) -> Result<EvaluatedWindow, Error> {
-    let mut columns = Columns::of(session, table).await?;
+    let mut columns = Columns::of(session, table).await?.without_idle_rate(session).await?;
     let groups = groups::find(session, &mut columns, context).await?;
     let judge::Verdict { mut metrics, mut confusion, mut serving, mut curves, query, names, versions } =
         judge::judge(session, &columns, &groups, context).await?;

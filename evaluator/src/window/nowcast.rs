@@ -113,7 +113,7 @@ async fn register(session: &SessionContext, table: &str, columns: &Columns, stra
     } else {
         String::new()
     };
-    let others = if columns.has(SAMPLING_RATE) { format!("* EXCEPT ({SAMPLING_RATE})") } else { "*".to_owned() };
+    let others = if columns.is_rate_there() { format!("* EXCEPT ({SAMPLING_RATE})") } else { "*".to_owned() };
     let mut cases = String::new();
     let mut rest = 1.0;
     for stratum in strata {
