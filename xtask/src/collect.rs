@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cpu_seconds;
 
-const PARTITIONS: i32 = 4;
+pub(crate) const PARTITIONS: i32 = 4;
 
 /// What reading a topic cost.
 struct Cost {
@@ -79,7 +79,7 @@ fn better(best: &mut Option<Cost>, cost: Cost) {
     }
 }
 
-async fn create(brokers: &str, topics: &[&str]) -> Result<()> {
+pub(crate) async fn create(brokers: &str, topics: &[&str]) -> Result<()> {
     let admin: AdminClient<DefaultClientContext> = ClientConfig::new().set("bootstrap.servers", brokers).create()?;
     let new = |name| NewTopic::new(name, PARTITIONS, TopicReplication::Fixed(1)).set("retention.ms", "-1");
     let topics: Vec<NewTopic<'_>> = topics.iter().map(|name| new(*name)).collect();
@@ -89,9 +89,8 @@ async fn create(brokers: &str, topics: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Event number `number` of a stream: four features, a tag, a latency; one event a millisecond.
-pub(crate) fn event(start: chrono::DateTime<chrono::FixedOffset>, number: usize) -> String {
-    let time = start + chrono::Duration::milliseconds(number as i64);
+/// Event number `number` of a stream: four features, a tag, a latency.
+pub(crate) fn event(time: chrono::DateTime<chrono::FixedOffset>, number: usize) -> String {
     let score = (number as f64 * 0.618_033_988_749).fract();
     format!(
         r#"{{"prediction_id":"{number:016x}","model_name":"bench","model_version":"3","timestamp":"{}","prediction":"{}","score":{score},"features":{{"amount":{:.2},"country":"{}","is_new":{},"age":{}}},"tags":{{"region":"{}"}},"latency_ms":{:.1}}}"#,
@@ -115,7 +114,7 @@ fn produce(brokers: &str, topic: &str, events: usize) -> Result<usize> {
     let start = chrono::DateTime::parse_from_rfc3339("2026-01-01T00:00:00Z")?;
     let mut bytes = 0;
     for number in 0..events {
-        let payload = event(start, number);
+        let payload = event(start + chrono::Duration::milliseconds(number as i64), number);
         bytes += payload.len();
         let key = format!("{number:016x}");
         let partition = (number % PARTITIONS as usize) as i32;

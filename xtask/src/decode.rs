@@ -16,7 +16,9 @@ const EVENTS_AN_OBJECT: usize = 125_000;
 pub(crate) fn run(events: usize) -> Result<()> {
     let start = chrono::DateTime::parse_from_rfc3339("2026-01-01T00:00:00Z")?;
     let now = start.timestamp_micros() + 1_000_000 * events as i64;
-    let payloads: Vec<String> = (0..events.min(EVENTS_AN_OBJECT)).map(|number| event(start, number)).collect();
+    let payloads: Vec<String> = (0..events.min(EVENTS_AN_OBJECT))
+        .map(|number| event(start + chrono::Duration::milliseconds(number as i64), number))
+        .collect();
     let bytes: usize = payloads.iter().map(String::len).sum();
     let (mut decoding, mut closing, mut encoding) = (Duration::ZERO, Duration::ZERO, Duration::ZERO);
     let (mut done, mut stored) = (0, 0);

@@ -115,8 +115,12 @@ fn peak() -> Result<usize> {
 }
 
 fn status(key: &str) -> Result<usize> {
-    let status = std::fs::read_to_string("/proc/self/status")?;
+    status_of(&std::fs::read_to_string("/proc/self/status")?, key)
+}
+
+/// Bytes, from the status of a process.
+pub(crate) fn status_of(status: &str, key: &str) -> Result<usize> {
     let line = status.lines().find_map(|line| line.strip_prefix(key));
     let kilobytes = line.and_then(|line| line.split_whitespace().next()?.parse::<usize>().ok());
-    kilobytes.map(|kilobytes| kilobytes << 10).ok_or_else(|| anyhow::anyhow!("/proc/self/status has no {key}"))
+    kilobytes.map(|kilobytes| kilobytes << 10).ok_or_else(|| anyhow::anyhow!("the status of the process has no {key}"))
 }

@@ -5,6 +5,7 @@ mod collect;
 mod decode;
 mod evaluate;
 mod filters;
+mod memory;
 
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
@@ -21,21 +22,21 @@ enum Chore {
     /// Prints events a second and core of the collector beside a bare consumer, the cost of `evaluate` on many rows, and
     /// what it takes to find the window of a label.
     Bench {
-        /// Which part; all by default.
-        #[arg(value_parser = ["collect", "decode", "evaluate", "filters"])]
+        /// Which part; all but `memory`, which takes long, by default.
+        #[arg(value_parser = ["collect", "decode", "evaluate", "filters", "memory"])]
         only: Option<String>,
-        /// Events for the collector.
-        #[arg(long, default_value_t = 1_000_000)]
-        events: usize,
+        /// Events: 1,000,000 for the collector, 20,000,000 for `memory`.
+        #[arg(long)]
+        events: Option<usize>,
         /// Rows for `evaluate`.
         #[arg(long, default_value_t = 10_000_000)]
         rows: usize,
         /// Outstanding ids for the filters.
         #[arg(long, default_value_t = 50_000_000)]
         ids: usize,
-        /// Windows that they are in.
-        #[arg(long, default_value_t = 240)]
-        windows: usize,
+        /// Windows that they are in, 240; or that are open at a time, 200 for `memory`.
+        #[arg(long)]
+        windows: Option<usize>,
         /// A broker to use; without it the embedded one, which sends whole logs and is fit for small runs only.
         #[arg(long)]
         brokers: Option<String>,
@@ -57,6 +58,11 @@ fn main() -> Result<()> {
     if cfg!(debug_assertions) {
         bail!("measure what is shipped: cargo xtask runs with --release (see .cargo/config.toml)");
     }
+    if only.as_deref() == Some("memory") {
+        let Some(brokers) = brokers else { bail!("name a real Kafka: --brokers host:port") };
+        return memory::run(events.unwrap_or(20_000_000), windows.unwrap_or(200), &brokers);
+    }
+    let (events, windows) = (events.unwrap_or(1_000_000), windows.unwrap_or(240));
     let wants = |name: &str| only.as_deref().is_none_or(|only| only == name);
     if wants("collect") {
         collect::run(events, brokers)?;
