@@ -266,15 +266,18 @@ impl Stages {
     }
 }
 
-/// Fires on Ctrl-C and SIGTERM; a second signal ends the process at once.
+/// Fires on Ctrl-C and SIGTERM, from now on; a second signal ends the process at once.
 pub(crate) fn shutdown_on_signals() -> CancellationToken {
     let token = CancellationToken::new();
     let fire = token.clone();
+    let mut terminate = match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+        Ok(terminate) => terminate,
+        Err(error) => {
+            tracing::warn!(%error, "no SIGTERM handler");
+            return token;
+        }
+    };
     tokio::spawn(async move {
-        let mut terminate = match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-            Ok(terminate) => terminate,
-            Err(error) => return tracing::warn!(%error, "no SIGTERM handler"),
-        };
         let mut wait = async || {
             tokio::select! { _ = tokio::signal::ctrl_c() => {}, _ = terminate.recv() => {} }
         };

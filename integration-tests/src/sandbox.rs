@@ -51,6 +51,8 @@ pub struct Said {
 pub struct Process {
     child: Child,
     stderr: PathBuf,
+    /// Bytes of its log when it was started: earlier lives write the same one.
+    logged_before: u64,
 }
 
 /// The binary beside the running program: target/<profile>/driftline for target/<profile>/deps/it-… and target/<profile>/chaos.
@@ -247,10 +249,11 @@ max_amplification = 1000000
         let stderr = self.path(&format!("{name}.log"));
         // Several lives of one process write one log.
         let log = File::options().create(true).append(true).open(&stderr).context("create the log")?;
+        let logged_before = log.metadata().context("look at the log")?.len();
         let mut command = self.command(binary, arguments);
         let child = command.envs(variables.iter().copied()).stdout(Stdio::null()).stderr(log).spawn();
         let child = child.context("start driftline")?;
-        Ok(Process { child, stderr })
+        Ok(Process { child, stderr, logged_before })
     }
 }
 
@@ -288,6 +291,11 @@ impl Process {
             Some(status) => status.context("wait for driftline"),
             None => bail!("driftline did not end within {at_most:?}:\n{}", self.log()),
         }
+    }
+
+    /// Whether it has got as far as to write to its log. Before that it may not even have set out to look at signals.
+    pub fn has_begun(&self) -> bool {
+        std::fs::metadata(&self.stderr).is_ok_and(|log| log.len() > self.logged_before)
     }
 
     /// Whether it has ended.

@@ -7,11 +7,12 @@ use crate::pipeline::{self, Plan};
 use crate::telemetry::Metrics;
 
 pub(crate) async fn run(global: &Global, mut roles: Vec<Role>, args: RoleArgs) -> Result<()> {
+    // Before anything else: a service manager may think better of it at once.
+    let shutdown = pipeline::shutdown_on_signals();
     let config = config::load(global)?;
     roles.sort_unstable();
     roles.dedup();
     let metrics = Metrics::start()?;
-    let shutdown = pipeline::shutdown_on_signals();
     let store = pipeline::open_store(&config).await?;
     tracing::info!(store = config.store.url, brokers = config.kafka.brokers, ?roles, "driftline starts");
     // Catching up ends by itself: nobody scrapes it, unless an address is given.
