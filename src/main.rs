@@ -16,6 +16,11 @@ use clap::Parser;
 
 use crate::cli::Cli;
 
+/// The pipeline runs for months, and its windows come and go on many threads: glibc keeps for each thread what it has once had.
+#[cfg(not(target_env = "msvc"))]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// What the shell is told: 0 done, 1 failed, 2 wrong usage or configuration, 3 a check failed.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]

@@ -65,7 +65,8 @@ pub(crate) fn run(events: usize, windows: usize, brokers: &str) -> Result<()> {
     pipeline.stop()?;
     let audit =
         Command::new(&binary).args(["audit", "--config"]).arg(&config).output().context("run driftline audit")?;
-    ensure!(audit.status.success(), "the account does not add up:\n{}", String::from_utf8_lossy(&audit.stdout));
+    let said = [audit.stdout, audit.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+    ensure!(audit.status.success(), "driftline audit: {}\n{said}", audit.status);
     println!("  driftline audit: {}", audit.status);
     Ok(())
 }
