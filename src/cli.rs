@@ -375,7 +375,7 @@ pub(crate) enum AlertsCommand {
     },
     /// Keeps people from being told for a while; also in advance, for maintenance.
     Silence(SilenceArgs),
-    /// Lists silences that have not ended.
+    /// Lists silences that have not ended, and maintenance by schedule.
     Silences,
     /// Says what the rules of the configuration would have done in the past.
     Replay(ReplayArgs),

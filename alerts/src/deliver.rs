@@ -312,7 +312,7 @@ fn pause(tries: usize) -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use driftline_schemas::config::{AlertsConfig, SinkKind};
+    use driftline_schemas::config::{AlertsConfig, Severity, SinkKind};
     use driftline_store::paths;
 
     use super::*;
@@ -331,6 +331,9 @@ mod tests {
             command: vec![],
             text: None,
             revisions: true,
+            repeat: None,
+            min_severity: Severity::Info,
+            matches: [].into(),
             alerts: true,
             email: None,
             group_by: vec![],

@@ -3,12 +3,13 @@ use std::collections::BTreeMap;
 
 use driftline_schemas::clock::{DAY, Micros};
 use driftline_schemas::config::{
-    AlertsConfig, Decide, LABEL_LAGS, Learned, Level, MONTH, Rule, Severity, Side, Subject,
+    AlertsConfig, Decide, LABEL_LAGS, Learned, Level, MONTH, REFERENCE_WINDOWS_MIN, Rule, Severity, Side, Subject,
 };
 use driftline_schemas::tables::{ComparisonRow, DriftRow, MetricRow, QualityRow, WindowRow};
 use driftline_schemas::window::WindowSpec;
 
 use crate::evidence;
+use crate::reference::Known;
 use crate::series::{Evidence, Series};
 
 /// The size of effect that is bet on where a rule names none: on the scale of shares, and of the level elsewhere.
@@ -17,8 +18,6 @@ const SCALE_OF_LEVEL: f64 = 0.1;
 /// Windows before one whose evidence adds to its own. More find smaller drops that last longer, and each costs a little of a
 /// window's own evidence.
 pub const MEMORY: usize = 23;
-/// Reference windows that a level is learned from at least.
-const REFERENCE_WINDOWS_MIN: usize = 5;
 /// A level that is learned is not known better than this many standard errors when a run of windows is held against it: the
 /// error is the same for all of them, so it would add up like evidence.
 const LEVEL_ERRORS: f64 = 3.0;
@@ -40,6 +39,8 @@ pub struct Published {
     pub window: Option<WindowRow>,
     /// How its model's windows lie.
     pub spec: WindowSpec,
+    /// What the reference that it was judged with says of its own rows; `None`: no rule asks for it.
+    pub reference: Option<Known>,
 }
 
 /// The values of earlier windows, for levels that are learned: start of a window → its rows in `metrics`.
@@ -120,6 +121,35 @@ pub fn judge(config: &AlertsConfig, model: &str, published: &Published, past: &P
         candidates.extend(found);
     }
     decide(share_of_budget(config, length_of(published)), candidates)
+}
+
+/// Rules that cannot judge a window relative to its reference, though it has what they look at: by name, and why.
+pub fn unjudged(config: &AlertsConfig, model: &str, published: &Published) -> BTreeMap<String, String> {
+    let mut unjudged = BTreeMap::new();
+    for rule in config.rules.iter().filter(|rule| rule.is_for(model)) {
+        let (Subject::Metric { metric, class }, Level::Reference { .. }) = (&rule.subject, &rule.level) else {
+            continue;
+        };
+        let is_looked_at = |row: &&MetricRow| {
+            row.metric == *metric
+                && row.class == *class
+                && row.value.is_some()
+                && is_wanted(rule, row.model_version.as_ref(), row.segment.as_ref())
+        };
+        let rows: Vec<&MetricRow> = published.metrics.iter().filter(is_looked_at).collect();
+        let why = match &published.reference {
+            _ if rows.is_empty() => continue,
+            None => continue,
+            Some(Err(why)) => why.clone(),
+            Some(Ok(_)) if rows.iter().any(|row| tolerated(rule, row, published, &Past::new()).is_some()) => continue,
+            Some(Ok(_)) => {
+                let interval = if rule.decide == Decide::Interval { " with an interval" } else { "" };
+                format!("its reference has no {metric}{interval} of these rows")
+            }
+        };
+        unjudged.insert(rule.name.clone(), why);
+    }
+    unjudged
 }
 
 /// How long the window is.
@@ -343,8 +373,21 @@ fn tolerated(rule: &Rule, row: &MetricRow, published: &Published, past: &Past) -
     match rule.level {
         Level::Value(level) => Some(Tolerated::at(level, 0.0)),
         Level::Baseline => Some(Tolerated::at(row.baseline?, 0.0)),
-        // Of drift and quality, which look at other rows.
-        Level::OfDrift | Level::Reference { .. } => None,
+        // Of drift, which looks at other rows.
+        Level::OfDrift => None,
+        Level::Reference { change } => {
+            let own = published.reference.as_ref()?.as_ref().ok()?.of(row)?;
+            // A difference of two estimates: the arms that make it small add up as squares (MOVER, Zou & Donner 2008), and that is
+            // the reference's arm towards the bad side.
+            let bound = if rule.side == Side::Below { own.ci_low } else { own.ci_high };
+            let arm = match (bound, rule.decide) {
+                (Some(bound), _) => (own.value - bound).abs(),
+                (None, Decide::Point) => 0.0,
+                // Nobody knows how far to trust it.
+                (None, Decide::Interval) => return None,
+            };
+            Some(Tolerated::at(own.value + side * change, arm / evidence::Z95))
+        }
         Level::Sigmas { sigmas, from } => {
             let values = learned(row, past, &published.spec, from)?;
             let (mean, deviation) = moments(&values);
@@ -461,7 +504,7 @@ fn learned(row: &MetricRow, past: &Past, spec: &WindowSpec, from: Learned) -> Op
     let values = windows.filter_map(|(_, rows)| rows.iter().find(is_same)?.value);
     let values: Vec<f64> = values.take(from.windows as usize).collect();
     let asked = from.windows as usize;
-    let least = if from.between.is_some() { REFERENCE_WINDOWS_MIN.min(asked) } else { asked.div_ceil(2) };
+    let least = if from.between.is_some() { (REFERENCE_WINDOWS_MIN as usize).min(asked) } else { asked.div_ceil(2) };
     (values.len() >= least.max(2)).then_some(values)
 }
 
@@ -602,6 +645,11 @@ mod tests {
     /// One rule, under a budget of one false alarm a month.
     fn rule(lines: &str) -> AlertsConfig {
         config(&format!("[[alerts.rules]]\nname = \"r\"\n{lines}"))
+    }
+
+    /// The same, where models have a reference file.
+    fn relative(lines: &str) -> AlertsConfig {
+        config(&format!("[defaults]\nreference = \"r.jsonl\"\n[[alerts.rules]]\nname = \"r\"\n{lines}"))
     }
 
     /// A share of `n` labelled rows in an hour's window, with Wilson's interval.
@@ -854,6 +902,121 @@ mod tests {
         assert!(ln_e(&noisy(0.02)) < 1.0, "{}", ln_e(&noisy(0.02)));
     }
 
+    /// A reference that has reached a share of `n` rows.
+    fn reached(value: f64, n: f64) -> driftline_schemas::reference::ReferenceValue {
+        let (low, high) = wilson(value, n);
+        let own = row(0, value, n as i64);
+        let own = MetricRow { ci_low: Some(low), ci_high: Some(high), ..own };
+        driftline_schemas::reference::ReferenceValue::of(&own).expect("a value")
+    }
+
+    fn against(values: Vec<driftline_schemas::reference::ReferenceValue>) -> Option<Known> {
+        let metrics = driftline_schemas::reference::ReferenceMetrics {
+            threshold: 0.5,
+            score_kind: driftline_schemas::tables::ScoreKind::Probability,
+            positive_class: None,
+            values,
+        };
+        Some(Ok(std::sync::Arc::new(metrics)))
+    }
+
+    #[test]
+    fn a_metric_is_held_against_the_references_own_rows_and_no_better_than_these_are_known() {
+        let config = relative("metric = \"accuracy\"\nbelow = { reference = 0.02 }");
+        let judged = |config: &AlertsConfig, row: MetricRow, values| {
+            let published = Published { metrics: vec![row], reference: against(values), ..Published::default() };
+            judge(config, "m", &published, &Past::new())
+        };
+        let found = judged(&config, row(0, 0.80, 5_000), vec![reached(0.90, 1_000_000.0)]);
+        assert!((found[0].evidence.level - 0.88).abs() < 1e-12 && found[0].is_bad, "{found:?}");
+        assert_eq!(found[0].evidence.ci_low, row(0, 0.80, 5_000).ci_low, "the value's own interval is shown");
+        assert!(!judged(&config, row(0, 0.885, 1_000_000), vec![reached(0.90, 1e6)])[0].is_bad, "tolerated");
+        // Three hundred rows have reached 0.90, and may have been worth 0.86: the same window is no evidence against them.
+        let (well, hardly) = (reached(0.90, 1e6), reached(0.90, 300.0));
+        let ln_e = |own| judged(&config, row(0, 0.85, 5_000), vec![own])[0].evidence.ln_e.expect("it decides");
+        let (well, hardly) = (ln_e(well), ln_e(hardly));
+        assert!(well > 10.0 && hardly < 2.0, "{well} {hardly}");
+        // The evidence is that of the difference of the two: by hand, from its standard error.
+        let own = reached(0.90, 300.0);
+        let window = row(0, 0.85, 5_000);
+        let half = |a: f64, b: f64| (a - b).abs();
+        let down = half(own.value, own.ci_low.expect("set"));
+        let interval = (
+            0.85 - half(0.85, window.ci_low.expect("set")).hypot(down),
+            0.85 + half(0.85, window.ci_high.expect("set")).hypot(down),
+        );
+        let by_hand = evidence::of_interval(0.85, interval, 0.88, true, SCALE);
+        assert!((hardly - evidence::of_run(by_hand, &[], MEMORY)).abs() < 1e-9, "{hardly} {by_hand}");
+        // Above is bad, too: then it is the reference's upper arm.
+        let above = relative("metric = \"accuracy\"\nabove = { reference = 0.02 }");
+        let found = judged(&above, row(0, 0.99, 5_000), vec![reached(0.90, 1e6)]);
+        assert!((found[0].evidence.level - 0.92).abs() < 1e-12 && found[0].is_bad, "{found:?}");
+        // Without a budget the interval alone decides, and the reference's error is in it.
+        let plain = |n: f64| {
+            let text = "[defaults]\nreference = \"r.jsonl\"\n[alerts]\nbudget = \"none\"\n[[alerts.rules]]\nname = \"r\"\n\
+                        metric = \"accuracy\"\nbelow = { reference = 0.0 }";
+            judged(&super::tests::config(text), row(0, 0.87, 5_000), vec![reached(0.90, n)])[0].is_bad
+        };
+        assert!(plain(1e6) && !plain(100.0));
+    }
+
+    #[test]
+    fn segments_are_held_against_the_references_own_segments_and_versions_against_the_whole() {
+        let config =
+            relative("metric = \"accuracy\"\nbelow = { reference = 0.02 }\nsegments = [\"*\"]\nversions = true");
+        let of_segment = |value: f64, name: &str| MetricRow {
+            segment: Some("region".into()),
+            segment_value: Some(name.into()),
+            ..row(0, value, 5_000)
+        };
+        let own_segment = driftline_schemas::reference::ReferenceValue {
+            segment: Some("region".into()),
+            segment_value: Some("eu".into()),
+            ..reached(0.70, 1e6)
+        };
+        let rows = vec![
+            of_segment(0.70, "eu"),
+            of_segment(0.70, "us"),
+            MetricRow { model_version: Some("2".into()), ..row(0, 0.70, 5_000) },
+        ];
+        let published = Published {
+            metrics: rows,
+            reference: against(vec![reached(0.90, 1e6), own_segment]),
+            ..Published::default()
+        };
+        let found = judge(&config, "m", &published, &Past::new());
+        let said: Vec<_> = found
+            .iter()
+            .map(|f| (f.series.segment_value.as_deref(), f.series.model_version.as_deref(), f.is_bad))
+            .collect();
+        assert_eq!(said, [(Some("eu"), None, false), (None, Some("2"), true)], "of us the reference says nothing");
+    }
+
+    #[test]
+    fn a_rule_that_cannot_be_held_against_its_reference_says_why() {
+        let config = relative("metric = \"accuracy\"\nbelow = { reference = 0.02 }");
+        let why = |config: &AlertsConfig, rows: Vec<MetricRow>, reference: Option<Known>| {
+            let published = Published { metrics: rows, reference, ..Published::default() };
+            assert!(
+                unjudged(config, "m", &published).is_empty() || judge(config, "m", &published, &Past::new()).is_empty()
+            );
+            unjudged(config, "m", &published).remove("r")
+        };
+        let here = || vec![row(0, 0.5, 5_000)];
+        assert_eq!(why(&config, here(), Some(Err("it is old".into()))).as_deref(), Some("it is old"));
+        assert_eq!(why(&config, here(), against(vec![reached(0.9, 100.0)])), None, "it judges");
+        let said = why(&config, here(), against(vec![]));
+        assert_eq!(said.as_deref(), Some("its reference has no accuracy with an interval of these rows"));
+        let unsure =
+            || driftline_schemas::reference::ReferenceValue { ci_low: None, ci_high: None, ..reached(0.9, 1e6) };
+        assert_eq!(why(&config, here(), against(vec![unsure()])), said, "how well it is known is not known");
+        let by_point = relative("metric = \"accuracy\"\nbelow = { reference = 0.02 }\ndecide = \"point\"");
+        assert_eq!(why(&by_point, here(), against(vec![unsure()])), None);
+        assert_eq!(why(&config, vec![], Some(Err("it is old".into()))), None, "there is nothing to judge");
+        let of_number = rule("metric = \"accuracy\"\nbelow = 0.8");
+        assert_eq!(why(&of_number, here(), Some(Err("it is old".into()))), None, "it asks for no reference");
+    }
+
     fn comparison(a: (&str, f64), b: (&str, f64), (low, high): (f64, f64)) -> ComparisonRow {
         ComparisonRow {
             model: "m".into(),
@@ -1007,7 +1170,7 @@ mod tests {
         };
         let found = |lines: &str, row: QualityRow| {
             let published = Published { quality: vec![row], ..Published::default() };
-            judge(&rule(&format!("quality = \"missing_rate\"\n{lines}")), "m", &published, &Past::new())
+            judge(&relative(&format!("quality = \"missing_rate\"\n{lines}")), "m", &published, &Past::new())
         };
         assert!(found("above = 0.2", row(0.4, None))[0].is_bad);
         assert!(!found("above = 0.2", row(0.205, None))[0].is_bad);

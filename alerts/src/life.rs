@@ -7,14 +7,18 @@
 //!                            └────────────► withdrawn ◄──────────────────────────┘
 //!                              a revision takes the bad windows away
 //! ```
+//! What a silence keeps from people is told when it has ended, if it is still so: an alert that still fires, or the end of one that
+//! they know of. Of one that came and went meanwhile they hear nothing.
+//!
 //! Pure: what is kept, and what windows say now, give what is kept then, and what has happened.
 use std::collections::{BTreeMap, BTreeSet};
 
 use driftline_schemas::clock::Micros;
-use driftline_schemas::config::Severity;
+use driftline_schemas::config::{Severity, Sink};
 use serde::{Deserialize, Serialize};
 
 use crate::judge::Finding;
+use crate::route;
 use crate::series::{Evidence, Series};
 
 /// Series that are kept for a model at most. What is beyond is not followed until others are over.
@@ -79,8 +83,54 @@ pub struct Episode {
     pub windows: BTreeSet<Micros>,
     /// What people were told last.
     pub told: Evidence,
-    /// When they were told last.
+    /// When they were told last that it fires, or is over.
     pub told_at: Micros,
+    /// When they were told last that it rests on other figures.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revised_at: Option<Micros>,
+    /// When a sink was told again, by its name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub repeated: BTreeMap<String, Micros>,
+    /// What people believe.
+    #[serde(default)]
+    pub belief: Belief,
+    /// The worst severity that it was told with: those who take no less have to be told that it is over, whatever its rule says by
+    /// then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worst: Option<Severity>,
+    /// What a silence keeps from them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept_back: Option<KeptBack>,
+}
+
+/// What people believe of an alert, by what they were told.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Belief {
+    /// Nothing: they were not told of it.
+    Nothing,
+    /// That it fires. So it was, whatever the alert, before there were beliefs: what was over is put right by [`State::settle`].
+    #[default]
+    Fires,
+    /// That it is over.
+    Over,
+}
+
+/// What happened last to an alert while it was silenced.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct KeptBack {
+    /// The silence.
+    pub by: String,
+    /// What happened.
+    pub kind: Kind,
+    /// On what it rests.
+    pub evidence: Evidence,
+    /// What was told before, where that is another matter.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<Evidence>,
+    /// Why it is over, if not because a window is good.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<Ended>,
 }
 
 /// Where an alert stands.
@@ -135,6 +185,11 @@ impl Kind {
     pub fn is_told(self) -> bool {
         !matches!(self, Self::Pending | Self::Missed)
     }
+
+    /// Whether the alert is over with it.
+    pub fn is_end(self) -> bool {
+        matches!(self, Self::Resolved | Self::Withdrawn)
+    }
 }
 
 /// One thing that happened to an alert.
@@ -163,6 +218,22 @@ pub struct Transition {
     /// The silence that keeps it from being told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub silenced: Option<String>,
+    /// The silence that had kept it from being told until now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub after_silence: Option<String>,
+    /// Why it is over, if not because a window is good.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<Ended>,
+}
+
+/// What ends an alert, though no window is good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ended {
+    /// Its rule is in the configuration no more.
+    RuleGone,
+    /// No window has said anything of it for a long time.
+    Unheard,
 }
 
 impl Transition {
@@ -170,22 +241,37 @@ impl Transition {
     pub fn show(&self) -> String {
         let what = self.series.show();
         let window = driftline_schemas::clock::show(self.evidence.window_start);
-        let now = self.evidence.show();
-        match (self.kind, &self.before) {
-            (Kind::Withdrawn, Some(before)) => {
-                format!(
-                    "{what}: withdrawn, late truth has changed the window of {window} from {} to {now}",
-                    before.show()
-                )
-            }
-            (Kind::Revised, Some(before)) => {
-                format!(
-                    "{what}: still firing, late truth has changed the window of {window} from {} to {now}",
-                    before.show()
-                )
-            }
-            (kind, _) => format!("{what}: {} in the window of {window}: {now}", kind.as_str()),
+        let metric = &self.series.metric;
+        let now = self.evidence.show(metric);
+        let since = driftline_schemas::clock::show(self.opened_at);
+        let last = format!("it fired last in the window of {window}: {now}");
+        let said = match (self.kind, &self.before) {
+            (Kind::Withdrawn, Some(before)) => format!("withdrawn, {}", self.changed(before)),
+            (Kind::Revised, Some(before)) => format!("still firing, {}", self.changed(before)),
+            (Kind::Repeated, _) => format!("still firing, since {since}, and in the window of {window}: {now}"),
+            (kind, _) => match self.ended {
+                None => format!("{} in the window of {window}: {now}", kind.as_str()),
+                Some(Ended::RuleGone) => format!("over, for its rule is gone; {last}"),
+                Some(Ended::Unheard) => format!("over, for no window has said anything of it since; {last}"),
+            },
+        };
+        match (&self.after_silence, self.kind.is_end()) {
+            (None, _) => format!("{what}: {said}"),
+            (Some(_), true) => format!("{what}: {said}; it was over while it was silenced"),
+            (Some(_), false) => format!("{what}: {said}; it has fired since {since}, and was silenced until now"),
         }
+    }
+
+    /// What is another matter than was told: the figures, the level, or that there are any.
+    fn changed(&self, before: &Evidence) -> String {
+        let (metric, now) = (&self.series.metric, &self.evidence);
+        let window = driftline_schemas::clock::show(now.window_start);
+        if now == before {
+            return format!("the window of {window} says nothing of it any more; it said {}", before.show(metric));
+        }
+        let is_level = now.value.to_bits() == before.value.to_bits() && now.n_labelled == before.n_labelled;
+        let what = if is_level { "another level" } else { "late truth" };
+        format!("{what} has changed the window of {window} from {} to {}", before.show(metric), now.show(metric))
     }
 }
 
@@ -250,43 +336,118 @@ impl State {
     pub fn drop_rules(&mut self, kept: &BTreeSet<&str>, now: Micros) -> Vec<Transition> {
         let mut transitions = Vec::new();
         self.series.retain(|_, tracked| {
-            let stays = kept.contains(tracked.series.rule.as_str());
-            if !stays {
-                let firing = tracked.episodes.iter().filter(|episode| episode.status == Status::Firing);
-                transitions.extend(firing.map(|episode| tracked.transition(Kind::Resolved, episode, None, now)));
+            if kept.contains(tracked.series.rule.as_str()) {
+                return true;
             }
-            stays
+            let mut episodes = std::mem::take(&mut tracked.episodes);
+            for episode in episodes.iter_mut().filter(|episode| episode.status == Status::Firing) {
+                (episode.status, episode.closed_at, episode.told_at) = (Status::Resolved, Some(now), now);
+                let over = tracked.transition(Kind::Resolved, episode, None, now);
+                transitions.push(Transition { ended: Some(Ended::RuleGone), ..over });
+            }
+            // Nothing takes it up again. What people have to be told of its end, if it is silenced, is all that stays.
+            episodes.iter_mut().for_each(|episode| episode.windows.clear());
+            episodes.retain(Episode::is_unsettled);
+            (tracked.windows, tracked.episodes) = (BTreeMap::new(), episodes);
+            !tracked.is_over()
         });
         transitions
     }
 
-    /// Whether an alert is due to be told again.
-    pub fn repeats(&self, every: Micros, now: Micros) -> bool {
-        let mut episodes = self.series.values().flat_map(|tracked| &tracked.episodes);
-        episodes.any(|episode| episode.status == Status::Firing && now - episode.told_at >= every)
+    /// Puts right what records of before there were beliefs say of alerts that were over: that they fire.
+    pub fn settle(&mut self) {
+        let episodes = self.series.values_mut().flat_map(|tracked| &mut tracked.episodes);
+        for episode in episodes.filter(|episode| episode.status != Status::Firing && episode.kept_back.is_none()) {
+            if episode.belief == Belief::Fires {
+                episode.belief = Belief::Over;
+            }
+        }
     }
 
-    /// Alerts that are firing and were told so long ago that they are told again.
-    pub fn repeat(&mut self, every: Micros, now: Micros) -> Vec<Transition> {
+    /// Decides of each transition that has just happened whether people are told, once and before it is recorded. `over`: what
+    /// keeps one from being told, if anything does.
+    pub fn hush(&mut self, transitions: &mut [Transition], over: impl Fn(&Transition) -> Option<String>) {
+        for transition in transitions.iter_mut().filter(|transition| transition.kind.is_told()) {
+            transition.silenced = over(transition);
+            let tracked = self.series.get_mut(&transition.series.fingerprint());
+            let episode = tracked.and_then(|tracked| tracked.episodes.iter_mut().find(|e| e.id == transition.id));
+            if let Some(episode) = episode {
+                episode.note_telling(transition);
+            }
+        }
+        self.series.retain(|_, tracked| {
+            // Of a rule that is gone.
+            tracked.episodes.retain(|episode| !episode.windows.is_empty() || episode.is_unsettled());
+            !tracked.is_over()
+        });
+    }
+
+    /// Whether a silence keeps anything from people that they are to be told when it has ended.
+    pub fn keeps_back(&self) -> bool {
+        self.series.values().flat_map(|tracked| &tracked.episodes).any(|episode| episode.owed().is_some())
+    }
+
+    /// What people are told because a silence has ended: as things are now. `over`: what still keeps one from being told.
+    pub fn end_silences(&mut self, now: Micros, over: impl Fn(&Transition) -> Option<String>) -> Vec<Transition> {
         let mut transitions = Vec::new();
         for tracked in self.series.values_mut() {
-            let due = tracked.episodes.iter_mut().filter(|e| e.status == Status::Firing && now - e.told_at >= every);
-            let (series, severity, sinks) = (tracked.series.clone(), tracked.severity, tracked.sinks.clone());
-            for episode in due {
-                episode.told_at = now;
-                transitions.push(Transition {
-                    id: episode.id.clone(),
-                    kind: Kind::Repeated,
-                    series: series.clone(),
-                    severity,
-                    at: now,
-                    opened_at: episode.opened_at,
-                    evidence: episode.told.clone(),
-                    before: None,
-                    sinks: sinks.clone(),
-                    silenced: None,
-                });
+            let mut episodes = std::mem::take(&mut tracked.episodes);
+            for episode in &mut episodes {
+                let Some((kind, kept)) = episode.owed() else { continue };
+                let newest = episode.windows.last().and_then(|newest| tracked.evidence(*newest));
+                let evidence = match kind {
+                    Kind::Firing | Kind::Repeated => newest.unwrap_or_else(|| episode.told.clone()),
+                    _ => kept.evidence.clone(),
+                };
+                let before = kept.before.clone().filter(|_| matches!(kind, Kind::Revised | Kind::Withdrawn));
+                let transition = Transition {
+                    evidence: evidence.clone(),
+                    after_silence: Some(kept.by.clone()),
+                    ended: kept.ended.filter(|_| kind == Kind::Resolved),
+                    ..tracked.transition(kind, episode, before, now)
+                };
+                if over(&transition).is_some() {
+                    continue;
+                }
+                if !kind.is_end() {
+                    (episode.told, episode.told_at) = (evidence, now);
+                }
+                transitions.push(transition);
             }
+            tracked.episodes = episodes;
+        }
+        transitions
+    }
+
+    /// Whether a sink is due to be told again that an alert fires.
+    pub fn repeats(&self, sinks: &[Sink], now: Micros) -> bool {
+        let repeating: Vec<&Sink> = sinks.iter().filter(|sink| sink.repeat.is_some()).collect();
+        let is_due = |tracked: &Tracked| {
+            let mut episodes = tracked.episodes.iter();
+            episodes.any(|episode| repeating.iter().any(|sink| tracked.is_due(sink, episode, now)))
+        };
+        !repeating.is_empty() && self.series.values().any(is_due)
+    }
+
+    /// Alerts that fire, and that sinks were told of so long ago that these are told again.
+    pub fn repeat(&mut self, sinks: &[Sink], now: Micros) -> Vec<Transition> {
+        let mut transitions = Vec::new();
+        for tracked in self.series.values_mut() {
+            let mut episodes = std::mem::take(&mut tracked.episodes);
+            for episode in &mut episodes {
+                let due = sinks.iter().filter(|sink| tracked.is_due(sink, episode, now));
+                let due: Vec<String> = due.map(|sink| sink.name.clone()).collect();
+                if due.is_empty() {
+                    continue;
+                }
+                episode.repeated.extend(due.iter().map(|sink| (sink.clone(), now)));
+                // What still fires is told as it is now, not as it began.
+                let newest = episode.windows.last().and_then(|newest| tracked.evidence(*newest));
+                let repeated = tracked.transition(Kind::Repeated, episode, None, now);
+                let evidence = newest.unwrap_or_else(|| repeated.evidence.clone());
+                transitions.push(Transition { evidence, sinks: due, ..repeated });
+            }
+            tracked.episodes = episodes;
         }
         transitions
     }
@@ -329,7 +490,71 @@ struct News<'a> {
     turned_bad: bool,
 }
 
+impl Episode {
+    /// Takes in that something has happened to it, and what of that people are told.
+    fn note_telling(&mut self, transition: &mut Transition) {
+        let is_end = transition.kind.is_end();
+        match (transition.silenced.clone(), self.belief) {
+            // Nobody knows of it, so nobody is told that it is over: not now either, though its silence has ended.
+            (silenced, Belief::Nothing) if is_end && (silenced.is_some() || self.kept_back.is_some()) => {
+                if let Some(kept) = &mut self.kept_back {
+                    kept.kind = transition.kind;
+                    transition.silenced = silenced.or_else(|| Some(kept.by.clone()));
+                }
+            }
+            (None, _) if is_end => (self.belief, self.kept_back) = (Belief::Over, None),
+            (None, belief) => {
+                if belief != Belief::Fires {
+                    // What is told of it for the first time is that it fires, whatever else has happened.
+                    (transition.kind, transition.before) = (Kind::Firing, None);
+                }
+                (self.belief, self.kept_back) = (Belief::Fires, None);
+                self.worst = self.worst.max(Some(transition.severity));
+            }
+            (Some(by), _) => {
+                let before = self.kept_back.take().and_then(|kept| kept.before).or(transition.before.clone());
+                let (kind, evidence) = (transition.kind, transition.evidence.clone());
+                self.kept_back = Some(KeptBack { by, kind, evidence, before, ended: transition.ended });
+            }
+        }
+    }
+
+    /// What people have to be told when the silence has ended.
+    fn owed(&self) -> Option<(Kind, &KeptBack)> {
+        let kept = self.kept_back.as_ref()?;
+        let kind = match (self.status, self.belief) {
+            (Status::Firing, Belief::Fires) if !kept.kind.is_end() => kept.kind,
+            (Status::Firing, _) => Kind::Firing,
+            (Status::Resolved, Belief::Fires) => Kind::Resolved,
+            (Status::Withdrawn, Belief::Fires | Belief::Over) => Kind::Withdrawn,
+            (Status::Resolved | Status::Withdrawn | Status::Missed, _) => return None,
+        };
+        Some((kind, kept))
+    }
+
+    /// Whether it holds, or people do not know yet that it holds no more: whichever it is has still to be decided, or told.
+    fn is_unsettled(&self) -> bool {
+        match self.status {
+            Status::Firing => true,
+            Status::Missed => false,
+            Status::Resolved | Status::Withdrawn => match self.belief {
+                Belief::Fires => true,
+                Belief::Nothing => self.kept_back.as_ref().is_some_and(|kept| !kept.kind.is_end()),
+                Belief::Over => self.kept_back.is_some(),
+            },
+        }
+    }
+}
+
 impl Tracked {
+    /// Whether a sink is to be told again of an alert. What a silence keeps back is told when that has ended.
+    fn is_due(&self, sink: &Sink, episode: &Episode, now: Micros) -> bool {
+        episode.status == Status::Firing
+            && episode.kept_back.is_none()
+            && route::takes(sink, &self.series, self.severity, &self.sinks)
+            && route::is_due(sink, episode, now)
+    }
+
     /// Bad windows that make an alert: each group is `hits` or more among `of` successive ones, and what touches it.
     fn groups(&self, order: &[Micros]) -> Vec<BTreeSet<Micros>> {
         let bad: Vec<Micros> = self.windows.iter().filter(|(_, seen)| seen.is_bad).map(|(start, _)| *start).collect();
@@ -400,7 +625,8 @@ impl Tracked {
                 }
                 Status::Firing => {
                     if let Some(before) = self.news_of(episode) {
-                        self.tell_window(episode, before.window_start, now);
+                        self.tell_window(episode, before.window_start);
+                        episode.revised_at = Some(now);
                         transitions.push(self.transition(Kind::Revised, episode, Some(before), now));
                     }
                 }
@@ -417,7 +643,20 @@ impl Tracked {
             let status = if pages { Status::Firing } else { Status::Missed };
             let Some(told) = self.evidence(newest) else { continue };
             let id = format!("{fingerprint}-{}", driftline_schemas::clock::time_of(newest).format("%Y%m%dT%H%M%SZ"));
-            let mut episode = Episode { id, status, opened_at: now, closed_at: None, windows, told, told_at: now };
+            let mut episode = Episode {
+                id,
+                status,
+                opened_at: now,
+                closed_at: None,
+                windows,
+                told,
+                told_at: now,
+                revised_at: None,
+                repeated: BTreeMap::new(),
+                belief: Belief::Nothing,
+                worst: None,
+                kept_back: None,
+            };
             if episodes.iter().any(|other| other.id == episode.id) {
                 episode.id.push_str(&format!("-{}", episodes.len()));
             }
@@ -482,6 +721,8 @@ impl Tracked {
                 before: None,
                 sinks: self.sinks.clone(),
                 silenced: None,
+                after_silence: None,
+                ended: None,
             });
         }
     }
@@ -503,28 +744,32 @@ impl Tracked {
 
     fn tell(&self, episode: &mut Episode, now: Micros) {
         if let Some(newest) = episode.windows.last().copied() {
-            self.tell_window(episode, newest, now);
+            self.tell_window(episode, newest);
+            episode.told_at = now;
         }
     }
 
-    fn tell_window(&self, episode: &mut Episode, start: Micros, now: Micros) {
+    fn tell_window(&self, episode: &mut Episode, start: Micros) {
         if let Some(evidence) = self.windows.get(&start).and_then(|seen| seen.evidence.clone()) {
-            (episode.told, episode.told_at) = (evidence, now);
+            episode.told = evidence;
         }
     }
 
     fn transition(&self, kind: Kind, episode: &Episode, before: Option<Evidence>, now: Micros) -> Transition {
+        let worst = episode.worst.filter(|_| kind.is_end());
         Transition {
             id: episode.id.clone(),
             kind,
             series: self.series.clone(),
-            severity: self.severity,
+            severity: worst.map_or(self.severity, |worst| worst.max(self.severity)),
             at: now,
             opened_at: episode.opened_at,
             evidence: episode.told.clone(),
             before,
             sinks: self.sinks.clone(),
             silenced: None,
+            after_silence: None,
+            ended: None,
         }
     }
 
@@ -545,7 +790,8 @@ impl Tracked {
         let firing = episodes.iter_mut().filter(|episode| episode.status == Status::Firing);
         let ended = firing.map(|episode| {
             (episode.status, episode.closed_at, episode.told_at) = (Status::Resolved, Some(now), now);
-            self.transition(Kind::Resolved, episode, None, now)
+            let over = self.transition(Kind::Resolved, episode, None, now);
+            Transition { ended: Some(Ended::Unheard), ..over }
         });
         let ended = ended.collect();
         self.episodes = episodes;
@@ -570,12 +816,12 @@ impl Tracked {
         }
         self.episodes.retain(|episode| {
             let is_old = episode.windows.last().is_none_or(|last| *last < oldest);
-            episode.status == Status::Firing || !is_old || !final_only(&windows, episode)
+            episode.is_unsettled() || !is_old || !final_only(&windows, episode)
         });
-        let closed = self.episodes.iter().filter(|episode| episode.status != Status::Firing).count();
-        let mut surplus = closed.saturating_sub(EPISODES_KEPT);
+        let settled = self.episodes.iter().filter(|episode| !episode.is_unsettled()).count();
+        let mut surplus = settled.saturating_sub(EPISODES_KEPT);
         self.episodes.retain(|episode| {
-            let goes = surplus > 0 && episode.status != Status::Firing;
+            let goes = surplus > 0 && !episode.is_unsettled();
             surplus -= usize::from(goes);
             !goes
         });
@@ -728,11 +974,213 @@ mod tests {
     fn a_firing_alert_is_told_again_after_a_while() {
         let mut state = State::default();
         state.take(&hours(), &[window(1, 1, 0.7)], 10 * HOUR);
-        assert_eq!(state.repeat(4 * HOUR, 13 * HOUR), []);
-        assert_eq!(state.repeat(4 * HOUR, 14 * HOUR).len(), 1);
-        assert_eq!(state.repeat(4 * HOUR, 15 * HOUR), []);
-        state.take(&hours(), &[window(2, 1, 0.9)], 16 * HOUR);
-        assert_eq!(state.repeat(4 * HOUR, 100 * HOUR), []);
+        let all = [sink("s", "repeat = \"4h\"")];
+        assert_eq!(state.repeat(&all, 13 * HOUR), []);
+        state.take(&hours(), &[window(2, 1, 0.6)], 13 * HOUR);
+        let again = state.repeat(&all, 14 * HOUR);
+        assert_eq!(
+            again.iter().map(|t| (t.kind, t.evidence.value)).collect::<Vec<_>>(),
+            [(Kind::Repeated, 0.6)],
+            "now"
+        );
+        assert_eq!(state.repeat(&all, 15 * HOUR), []);
+        state.take(&hours(), &[window(3, 1, 0.9)], 16 * HOUR);
+        assert!(!state.repeats(&all, 100 * HOUR) && state.repeat(&all, 100 * HOUR).is_empty());
+    }
+
+    /// A sink of the configuration.
+    fn sink(name: &str, lines: &str) -> Sink {
+        let text = format!("[[alerts.sinks]]\nname = \"{name}\"\ntype = \"slack\"\nurl = \"https://x\"\n{lines}");
+        let config = driftline_schemas::config::Config::from_table(text.parse().expect("TOML"));
+        config.expect("a good configuration").alerts.sinks.remove(0)
+    }
+
+    #[test]
+    fn each_sink_is_told_again_after_its_own_while() {
+        let mut state = State::default();
+        state.take(&hours(), &[window(1, 1, 0.7)], 0);
+        let sinks = [
+            sink("often", "repeat = \"1h\""),
+            sink("seldom", "repeat = \"3h\""),
+            sink("once", ""),
+            sink("others", "repeat = \"1h\"\nmatch = { model = \"n\" }"),
+            sink("worse", "repeat = \"1h\"\nmin_severity = \"error\""),
+            sink("unrevised", "repeat = \"3h\"\nrevisions = false"),
+        ];
+        let told = |state: &mut State, hour: i64| -> Vec<String> {
+            assert_eq!(state.repeats(&sinks, hour * HOUR), !state.clone().repeat(&sinks, hour * HOUR).is_empty());
+            state.repeat(&sinks, hour * HOUR).into_iter().flat_map(|transition| transition.sinks).collect()
+        };
+        assert_eq!(told(&mut state, 1), ["often"]);
+        assert_eq!(told(&mut state, 1), [] as [&str; 0]);
+        // Late truth is told at hour 2: who was told of it need not be told again so soon.
+        assert_eq!(state.take(&hours(), &[window(1, 2, 0.75)], 2 * HOUR)[0].kind, Kind::Revised);
+        assert_eq!(told(&mut state, 3), ["often", "unrevised"]);
+        assert_eq!(told(&mut state, 5), ["often", "seldom"]);
+        assert_eq!(told(&mut state, 6), ["often", "unrevised"]);
+    }
+
+    /// Takes a window in while a silence holds, or does not: what happened, and whether people are told.
+    fn lived(state: &mut State, verdicts: Verdicts, now: Micros, silence: Option<&str>) -> Vec<(Kind, bool)> {
+        let mut transitions = state.take(&hours(), &[verdicts], now);
+        state.hush(&mut transitions, |_| silence.map(str::to_owned));
+        transitions.iter().map(|transition| (transition.kind, transition.silenced.is_none())).collect()
+    }
+
+    /// What is told because a silence has ended, if none holds now.
+    fn ended(state: &mut State, now: Micros) -> Vec<Transition> {
+        assert!(state.end_silences(now, |_| Some("still".into())).is_empty(), "not before");
+        let is_owed = state.keeps_back();
+        let mut transitions = state.end_silences(now, |_| None);
+        assert_eq!(is_owed, !transitions.is_empty());
+        state.hush(&mut transitions, |_| None);
+        assert!(!state.keeps_back() && state.clone().end_silences(now, |_| None).is_empty(), "once");
+        transitions
+    }
+
+    #[test]
+    fn what_still_fires_when_its_silence_ends_is_told_then_as_it_is_then() {
+        let mut state = State::default();
+        assert_eq!(lived(&mut state, window(1, 1, 0.7), 10, Some("s")), [(Kind::Firing, false)]);
+        lived(&mut state, window(2, 1, 0.6), 20, Some("s"));
+        assert_eq!(state.repeat(&[sink("s", "repeat = \"1h\"")], 90 * HOUR), [], "nobody is reminded of it meanwhile");
+        let told = ended(&mut state, 30);
+        let [told] = told.as_slice() else { panic!("{told:?}") };
+        assert_eq!((told.kind, told.at, told.opened_at, told.evidence.value), (Kind::Firing, 30, 10, 0.6));
+        assert_eq!((told.after_silence.as_deref(), told.silenced.as_deref()), (Some("s"), None));
+        assert!(told.show().ends_with("it has fired since 1970-01-01T00:00:00.000010Z, and was silenced until now"));
+        // From then on it is an alert like any other.
+        assert_eq!(lived(&mut state, window(3, 1, 0.9), 40, None), [(Kind::Resolved, true)]);
+        assert_eq!(ended(&mut state, 50), []);
+    }
+
+    #[test]
+    fn of_what_came_and_went_in_a_silence_nobody_hears() {
+        // Over within the silence, and over when it had ended and before anybody was told.
+        for over_in_silence in [true, false] {
+            let mut state = State::default();
+            lived(&mut state, window(1, 1, 0.7), 10, Some("s"));
+            let silence = over_in_silence.then_some("s");
+            let mut transitions = state.take(&hours(), &[window(2, 1, 0.9)], 20);
+            state.hush(&mut transitions, |_| silence.map(str::to_owned));
+            assert_eq!((transitions[0].kind, transitions[0].silenced.as_deref()), (Kind::Resolved, Some("s")));
+            assert_eq!(ended(&mut state, 30), []);
+            // Late truth takes it back: that is nobody's news either.
+            assert_eq!(lived(&mut state, window(1, 2, 0.85), 40, None), [(Kind::Withdrawn, false)]);
+            assert_eq!(ended(&mut state, 50), []);
+        }
+        // One that is withdrawn at once, likewise.
+        let mut state = State::default();
+        lived(&mut state, window(1, 1, 0.7), 10, Some("s"));
+        assert_eq!(lived(&mut state, window(1, 2, 0.85), 20, None), [(Kind::Withdrawn, false)]);
+        assert_eq!(ended(&mut state, 30), []);
+    }
+
+    #[test]
+    fn the_end_of_what_people_know_of_is_told_when_the_silence_ends() {
+        let mut state = State::default();
+        assert_eq!(lived(&mut state, window(1, 1, 0.7), 10, None), [(Kind::Firing, true)]);
+        assert_eq!(lived(&mut state, window(2, 1, 0.9), 20, Some("s")), [(Kind::Resolved, false)]);
+        let mut again = state.clone();
+        let told = ended(&mut state, 30);
+        assert_eq!(told.iter().map(|t| (t.kind, t.evidence.value)).collect::<Vec<_>>(), [(Kind::Resolved, 0.9)]);
+        assert!(told[0].show().ends_with("it was over while it was silenced"), "{}", told[0].show());
+        // Taken back while it was silenced: they are told that.
+        assert_eq!(lived(&mut again, window(1, 2, 0.85), 25, Some("s")), [(Kind::Withdrawn, false)]);
+        let told = ended(&mut again, 30);
+        assert_eq!(told.iter().map(|t| t.kind).collect::<Vec<_>>(), [Kind::Withdrawn]);
+        assert!(told[0].show().contains("from 0.7"), "{}", told[0].show());
+        // Taken back when the end had been told.
+        assert_eq!(lived(&mut state, window(1, 2, 0.85), 40, Some("s")), [(Kind::Withdrawn, false)]);
+        assert_eq!(ended(&mut state, 50).iter().map(|t| t.kind).collect::<Vec<_>>(), [Kind::Withdrawn]);
+    }
+
+    #[test]
+    fn figures_that_changed_in_a_silence_are_told_when_it_ends() {
+        let mut state = State::default();
+        lived(&mut state, window(1, 1, 0.7), 10, None);
+        assert_eq!(lived(&mut state, window(1, 2, 0.75), 20, Some("s")), [(Kind::Revised, false)]);
+        assert_eq!(lived(&mut state, window(1, 3, 0.79), 25, Some("s")), [(Kind::Revised, false)]);
+        let told = ended(&mut state, 30);
+        let before = told[0].before.as_ref().map(|before| before.value);
+        assert_eq!(
+            (told[0].kind, told[0].evidence.value, before),
+            (Kind::Revised, 0.79, Some(0.7)),
+            "from what was told"
+        );
+        // Of an alert that nobody knows of the first word is that it fires, whatever has changed.
+        let mut state = State::default();
+        lived(&mut state, window(1, 1, 0.7), 10, Some("s"));
+        assert_eq!(lived(&mut state, window(1, 2, 0.75), 20, None), [(Kind::Firing, true)]);
+        assert_eq!(ended(&mut state, 30), []);
+    }
+
+    #[test]
+    fn the_end_of_a_rule_that_is_gone_is_told_when_the_silence_ends_and_then_it_is_forgotten() {
+        let mut state = State::default();
+        lived(&mut state, window(1, 1, 0.7), 10, None);
+        let mut gone = state.drop_rules(&BTreeSet::new(), 20);
+        state.hush(&mut gone, |_| Some("s".into()));
+        assert_eq!((gone[0].kind, gone[0].silenced.as_deref(), state.series.len()), (Kind::Resolved, Some("s"), 1));
+        assert_eq!(state.drop_rules(&BTreeSet::new(), 25), [], "once");
+        assert_eq!(ended(&mut state, 30).iter().map(|t| t.kind).collect::<Vec<_>>(), [Kind::Resolved]);
+        assert!(state.series.is_empty());
+        // If nobody knows of it, there is nothing to be told.
+        lived(&mut state, window(1, 1, 0.7), 40, Some("s"));
+        let mut gone = state.drop_rules(&BTreeSet::new(), 50);
+        state.hush(&mut gone, |_| None);
+        assert_eq!((gone[0].silenced.as_deref(), state.series.len()), (Some("s"), 0));
+    }
+
+    #[test]
+    fn whoever_was_told_that_it_fires_is_told_that_it_is_over_whatever_its_rule_says_by_then() {
+        let of = |hour: i64, value: f64, severity: Severity| {
+            let mut verdicts = window(hour, 1, value);
+            verdicts.findings[0].severity = severity;
+            verdicts
+        };
+        let mut state = State::default();
+        lived(&mut state, of(1, 0.7, Severity::Critical), 10, None);
+        lived(&mut state, of(2, 0.7, Severity::Info), 20, None);
+        let over = state.clone().take(&hours(), &[of(3, 0.9, Severity::Info)], 30);
+        assert_eq!((over[0].kind, over[0].severity), (Kind::Resolved, Severity::Critical));
+        // The next one is as bad as its rule says.
+        lived(&mut state, of(3, 0.9, Severity::Info), 30, None);
+        let next = state.take(&hours(), &[of(9, 0.7, Severity::Info)], 40);
+        assert_eq!((next[0].kind, next[0].severity), (Kind::Firing, Severity::Info));
+    }
+
+    #[test]
+    fn b1_what_silences_keep_back_is_bounded_too() {
+        let order: Vec<Micros> = (0..3_000).map(|hour| hour * HOUR).collect();
+        let mut state = State::default();
+        for hour in 0..3_000 {
+            let mut verdicts = window(hour, 1, if hour % 3 == 0 { 0.7 } else { 0.9 });
+            verdicts.is_final = true;
+            let mut transitions = state.take(&order, &[verdicts], hour * HOUR);
+            // Every other week is silent.
+            state.hush(&mut transitions, |_| (hour / 168 % 2 == 1).then(|| "s".into()));
+        }
+        let episodes = &state.series.values().next().expect("followed").episodes;
+        assert!(episodes.len() <= EPISODES_KEPT + 1 + 3_000 / 336 + 1, "{}", episodes.len());
+        let told = ended(&mut state, 3_000 * HOUR);
+        assert!(told.iter().all(|transition| transition.kind != Kind::Firing), "none fires: {told:?}");
+    }
+
+    #[test]
+    fn records_of_before_there_were_beliefs_are_read() {
+        let mut state = State::default();
+        lived(&mut state, window(1, 1, 0.7), 10, None);
+        lived(&mut state, window(2, 1, 0.9), 20, None);
+        lived(&mut state, window(4, 1, 0.7), 30, None);
+        let mut old = serde_json::to_value(&state).expect("JSON");
+        let series = old["series"].as_object_mut().expect("series").values_mut().next().expect("one");
+        for episode in series["episodes"].as_array_mut().expect("episodes") {
+            episode.as_object_mut().expect("an object").remove("belief").expect("it is written");
+        }
+        let mut read: State = serde_json::from_value(old).expect("as it was");
+        read.settle();
+        assert_eq!(read, state);
     }
 
     #[test]
@@ -889,7 +1337,7 @@ mod tests {
         // The last one stands alone: another alert.
         assert_eq!(kinds, [Kind::Firing, Kind::Revised, Kind::Resolved, Kind::Firing]);
         assert_eq!(ids.len(), 2, "{ids:?}");
-        let repeated = state.repeat(HOUR, 7 + HOUR);
+        let repeated = state.repeat(&[sink("s", "repeat = \"1h\"")], 7 + HOUR);
         assert!(repeated.iter().all(|transition| ids.contains(&transition.id)) && repeated.len() == 1);
         // One that is over goes on when the window right after it turns out bad.
         let mut state = State::default();
@@ -935,7 +1383,7 @@ mod tests {
         (of_final.is_final, of_final.was_final) = (true, true);
         let mut state = State::default();
         assert_eq!(take(&mut state, &[of_final.clone()]), [Kind::Missed]);
-        assert_eq!(state.repeat(1, 10_000 * HOUR), [], "nobody was told");
+        assert_eq!(state.repeat(&[sink("s", "repeat = \"1m\"")], 10_000 * HOUR), [], "nobody was told");
         of_final.findings[0].evidence.revision = 6;
         of_final.findings[0].evidence.value = 0.1;
         assert_eq!(take(&mut state, &[of_final.clone()]), []);

@@ -85,11 +85,12 @@ impl Log {
 
     fn parse(&self, seq: u64, object: &Object) -> Result<Record, Error> {
         let path = || self.chain.slot(seq);
-        let record: Record =
+        let mut record: Record =
             serde_json::from_slice(&object.bytes).map_err(|source| Error::Json { path: path(), source })?;
         if record.format > FORMAT {
             return Err(Error::Format { path: path(), format: record.format, known: FORMAT });
         }
+        record.state.settle();
         Ok(record)
     }
 

@@ -4,14 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use driftline_schemas::clock::{DAY, Micros, show};
-use driftline_schemas::config::{AlertsConfig, GROUP_BY, Severity, Sink, SinkKind};
+use driftline_schemas::config::{AlertsConfig, Severity, Sink, SinkKind};
 use driftline_store::paths;
 use ring::hmac;
 use serde_json::{Value, json};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::email;
-use crate::life::{Kind, State, Status, Transition};
+use crate::life::{Belief, Kind, State, Status, Transition};
+use crate::route;
 use crate::series::Series;
 
 /// Alertmanager's word for "not over yet".
@@ -72,7 +73,7 @@ pub fn told<'a>(sink: &Sink, transitions: &'a [Transition]) -> Vec<&'a Transitio
     let is_told = |transition: &&Transition| {
         transition.kind.is_told()
             && transition.silenced.is_none()
-            && (transition.sinks.is_empty() || transition.sinks.contains(&sink.name))
+            && route::takes(sink, &transition.series, transition.severity, &transition.sinks)
             && (transition.kind != Kind::Revised || sink.revisions)
     };
     transitions.iter().filter(is_told).collect()
@@ -95,18 +96,11 @@ impl Group<'_> {
     }
 }
 
-/// The label that a series has of a name of `group_by`; empty if it has none, as in Prometheus.
-fn group_label(series: &Series, name: &str) -> (&'static str, String) {
-    let labels = series.labels();
-    let label = GROUP_BY.iter().find(|(typed, _)| *typed == name).map_or("", |(_, label)| *label);
-    (label, labels.get(label).map(|value| (*value).to_owned()).unwrap_or_default())
-}
-
 /// The groups of what a sink is told, in the order of their labels.
 fn groups<'a>(sink: &Sink, model: &str, told: &[&'a Transition], state: &State) -> Vec<Group<'a>> {
     let labels_of = |series: &Series| {
         let mut labels: Vec<(&'static str, String)> =
-            sink.group_by.iter().map(|name| group_label(series, name)).collect();
+            sink.group_by.iter().map(|name| route::label(series, name)).collect();
         if model != paths::NO_MODEL {
             labels.push(("model_name", model.to_owned()));
         }
@@ -120,8 +114,9 @@ fn groups<'a>(sink: &Sink, model: &str, told: &[&'a Transition], state: &State) 
     let holds: BTreeSet<Vec<(&'static str, String)>> = state
         .series
         .values()
-        .filter(|tracked| tracked.sinks.is_empty() || tracked.sinks.contains(&sink.name))
-        .filter(|tracked| tracked.episodes.iter().any(|episode| episode.status == Status::Firing))
+        .filter(|tracked| route::takes(sink, &tracked.series, tracked.severity, &tracked.sinks))
+        // What is silenced holds nothing up: nobody knows of it.
+        .filter(|tracked| tracked.episodes.iter().any(|e| e.status == Status::Firing && e.belief == Belief::Fires))
         .map(|tracked| labels_of(&tracked.series))
         .collect();
     let group = |(labels, told): (Vec<(&'static str, String)>, Vec<&'a Transition>)| {
@@ -344,7 +339,13 @@ pub(crate) fn lines(sink: &Sink, told: &[&Transition]) -> Vec<String> {
     lines
 }
 
+/// What people call a model, or what is none.
+fn name_of(model: &str) -> &str {
+    if model == paths::NO_MODEL { "pipeline" } else { model }
+}
+
 pub(crate) fn title(model: &str, told: &[&Transition]) -> String {
+    let model = name_of(model);
     let rules: std::collections::BTreeSet<&str> = told.iter().map(|t| t.series.rule.as_str()).collect();
     format!("{model}: {}", rules.into_iter().collect::<Vec<_>>().join(", "))
 }
@@ -447,11 +448,11 @@ fn pagerduty(sink: &Sink, model: &str, group: &Group<'_>, external_url: Option<&
         "dedup_key": dedup_key(model, &group.key()),
         "payload": {
             "summary": cut(&summary, 1_024),
-            "source": model,
+            "source": name_of(model),
             "severity": severity,
             "timestamp": show(first.map_or(0, |told| told.at)),
             "component": first.map_or("", |told| told.series.metric.as_str()),
-            "group": model,
+            "group": name_of(model),
             "class": first.map_or("", |told| told.series.rule.as_str()),
             "custom_details": { "alerts": alerts, "more": group.told.len().saturating_sub(SHOWN_MAX) },
         },
@@ -550,6 +551,8 @@ pub(crate) fn example(kind: Kind) -> Transition {
         before: None,
         sinks: vec![],
         silenced: None,
+        after_silence: None,
+        ended: None,
     }
 }
 
@@ -572,6 +575,9 @@ mod tests {
             command: vec![],
             text: None,
             revisions: true,
+            repeat: None,
+            min_severity: Severity::Info,
+            matches: [].into(),
             alerts: true,
             email: None,
             group_by: vec![],
@@ -707,6 +713,11 @@ mod tests {
             windows: BTreeSet::new(),
             told,
             told_at: 0,
+            revised_at: None,
+            repeated: BTreeMap::new(),
+            belief: Belief::Fires,
+            worst: None,
+            kept_back: None,
         };
         let tracked = Tracked {
             series: series.clone(),
@@ -752,6 +763,10 @@ mod tests {
         let pipeline = messages(&sink(SinkKind::Webhook), paths::NO_MODEL, 1, 0, &told, &State::default(), None);
         let body: Value = serde_json::from_str(&pipeline[0].body).expect("JSON");
         assert_eq!(body["groupLabels"], json!({}));
+        let page = messages(&sink(SinkKind::Pagerduty), paths::NO_MODEL, 1, 0, &told, &State::default(), None);
+        let body: Value = serde_json::from_str(&page[0].body).expect("JSON");
+        assert_eq!(body["payload"]["source"], "pipeline");
+        assert!(body["payload"]["summary"].as_str().is_some_and(|text| text.starts_with("pipeline: f1 is low: ")));
     }
 
     #[test]
@@ -786,6 +801,10 @@ mod tests {
         let body = messages(&sink(SinkKind::Webhook), "m", 1, 0, &[&one], &holding(&other, Status::Firing), None);
         let body: Value = serde_json::from_str(&body[0].body).expect("JSON");
         assert_eq!((&body["status"], &body["alerts"][0]["status"]), (&json!("firing"), &json!("resolved")));
+        // What is silenced is nobody's business.
+        let mut silent = holding(&other, Status::Firing);
+        silent.series.values_mut().for_each(|tracked| tracked.episodes[0].belief = Belief::Nothing);
+        assert_eq!(page(&[of_segment(Kind::Resolved, "1")], &silent)["event_action"], "resolve");
         let elsewhere = Series { rule: "other".into(), ..other };
         let of_other_rule = page(&[of_segment(Kind::Resolved, "1")], &holding(&elsewhere, Status::Firing));
         assert_eq!(of_other_rule["event_action"], "resolve");

@@ -8,8 +8,9 @@ use driftline_schemas::history::window_name;
 use driftline_schemas::tables::metric_rows_from_batch;
 use driftline_store::{Store, paths};
 
-use crate::judge::{Past, Published};
+use crate::judge::{self, Past, Published};
 use crate::life::{Kind, State, Transition};
+use crate::reference::{self, References};
 use crate::stage::{learned_from, verdict};
 use crate::{Error, read};
 
@@ -55,6 +56,8 @@ pub struct Replayed {
     pub windows: u64,
     /// Event time that they cover, microseconds.
     pub period: Micros,
+    /// Rules relative to the reference that could not judge a window, and why: of the last such window.
+    pub unjudged: BTreeMap<String, String>,
     /// Revisions whose figures are kept no more (`retention.metrics_log`): what the rules would have said of them is unknown.
     pub lost: u64,
 }
@@ -94,6 +97,8 @@ pub async fn replay(
     let dates = read::dates(starts().chain(needed.iter().copied()));
     let mut latest = read::metrics(store, name, &dates, &wanted).await?;
     let mut others = read::others(store, name, &read::dates(starts()), &wanted).await?;
+    let mut references = References::default();
+    let is_relative = reference::is_wanted(config, name);
     let mut steps: Vec<Step> = Vec::new();
     let before = model.windows.range(..from).filter(|(start, _)| needed.contains(start)).map(|(_, record)| record);
     let before = before.filter(|record| record.completed > 0);
@@ -115,7 +120,7 @@ pub async fn replay(
                 Vec::new()
             };
             let is_last = revision == record.completed;
-            let published = if is_last {
+            let mut published = if is_last {
                 let others = others.remove(&window.start).unwrap_or_default();
                 Published { metrics: newest.take().unwrap_or(metrics), spec: spec(window.start), ..others }
             } else {
@@ -124,6 +129,10 @@ pub async fn replay(
             let decided_at = published.metrics.first().map(|row| row.decided_at.timestamp_micros());
             let decided_at = decided_at.or(published.window.as_ref().map(|row| row.decided_at.timestamp_micros()));
             let Some(decided_at) = decided_at else { continue };
+            if is_relative && is_judged {
+                let settings = ledger.era_settings(name, window.start);
+                published.reference = references.of(store, name, &published.metrics, settings).await?;
+            }
             steps.push(Step { decided_at, start: window.start, revision, published, is_judged });
         }
     }
@@ -134,6 +143,7 @@ pub async fn replay(
     let mut was_final: HashMap<Micros, bool> = HashMap::new();
     for Step { decided_at, start, published, is_judged, .. } in steps {
         if is_judged {
+            replayed.unjudged.extend(judge::unjudged(config, name, &published));
             let seen_final = was_final.get(&start).copied().unwrap_or(false);
             let mut verdict = verdict(config, name, start, &published, &past, seen_final);
             verdict.is_final |= published.metrics.first().is_some_and(|row| row.state == "final");

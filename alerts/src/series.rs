@@ -59,6 +59,12 @@ impl Series {
         format!("{:016x}", xxh3_64(text.as_bytes()))
     }
 
+    /// Whether it is a model's: a delay of its watermark is told under no model, and still the model's.
+    pub fn is_of(&self, model: &str) -> bool {
+        let of_pipeline = self.model == driftline_store::paths::NO_MODEL && self.column.as_deref() == Some(model);
+        self.model == model || of_pipeline
+    }
+
     /// `f1 of card-fraud, region = eu, version 3`.
     pub fn show(&self) -> String {
         let mut text = match &self.column {
@@ -110,19 +116,65 @@ pub struct Evidence {
 }
 
 impl Evidence {
-    /// `0.712 [0.68, 0.74] against 0.8, 412 labelled`.
-    pub fn show(&self) -> String {
+    /// `0.7120 [0.6800, 0.7400] against 0.8000, 1000 rows, 412 labelled`; of a delay `10m against 5m`.
+    pub fn show(&self, metric: &str) -> String {
+        // Whole numbers are counts, unless the other one is none.
+        let is_count = self.value.fract() == 0.0 && self.level.fract() == 0.0 && self.ci_low.is_none();
+        let number = |value: f64| match value {
+            seconds if metric.ends_with("_seconds") && (0.0..1e12).contains(&seconds) => {
+                humantime::format_duration(std::time::Duration::from_secs(seconds.round() as u64)).to_string()
+            }
+            count if is_count => format!("{count:.0}"),
+            large if large.abs() >= 1_000.0 => format!("{large:.1}"),
+            small if small != 0.0 && small.abs() < 1e-3 => format!("{small:.2e}"),
+            other => format!("{other:.4}"),
+        };
         let interval = match (self.ci_low, self.ci_high) {
-            (Some(low), Some(high)) => format!(" [{low:.4}, {high:.4}]"),
+            (Some(low), Some(high)) => format!(" [{}, {}]", number(low), number(high)),
             _ => self.p_value.map_or_else(String::new, |p| format!(" (p = {p:.2e})")),
         };
-        format!("{:.4}{interval} against {:.4}, {} rows, {} labelled", self.value, self.level, self.n, self.n_labelled)
+        let mut text = format!("{}{interval} against {}", number(self.value), number(self.level));
+        // Of the pipeline nothing rests on rows, and of drift, quality and requests nothing on labels.
+        if self.n > 0 {
+            text.push_str(&format!(", {} rows", self.n));
+        }
+        if self.n_labelled > 0 {
+            text.push_str(&format!(", {} labelled", self.n_labelled));
+        }
+        text
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn evidence_reads_as_what_it_is() {
+        let of = |metric: &str, value: f64, level: f64, rest: Evidence| Evidence { value, level, ..rest }.show(metric);
+        let plain = || Evidence {
+            window_start: 0,
+            window_end: 1,
+            revision: 1,
+            state: "final".into(),
+            value: 0.0,
+            level: 0.0,
+            ci_low: None,
+            ci_high: None,
+            p_value: None,
+            n: 0,
+            n_labelled: 0,
+            ln_e: None,
+        };
+        let share = Evidence { ci_low: Some(0.68), ci_high: Some(0.74), n: 1_000, n_labelled: 412, ..plain() };
+        assert_eq!(of("f1", 0.71, 0.8, share), "0.7100 [0.6800, 0.7400] against 0.8000, 1000 rows, 412 labelled");
+        assert_eq!(of("watermark_delay_seconds", 905.2, 300.0, plain()), "15m 5s against 5m");
+        assert_eq!(of("collectors", 0.0, 1.0, plain()), "0 against 1");
+        let drift = Evidence { p_value: Some(1e-12), n: 500, ..plain() };
+        assert_eq!(of("ks", 0.3, 0.1, drift), "0.3000 (p = 1.00e-12) against 0.1000, 500 rows");
+        assert_eq!(of("mean_squared_error", 123_456.789, 1_000.5, plain()), "123456.8 against 1000.5");
+        assert_eq!(of("error_rate", 0.000_21, 0.0001, plain()), "2.10e-4 against 1.00e-4");
+    }
 
     #[test]
     fn a_fingerprint_stands_for_the_labels_and_nothing_else() {

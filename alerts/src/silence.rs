@@ -1,11 +1,45 @@
-//! Silences: who is not to be told of what, and how long. Maintenance windows are silences that begin later.
+//! Silences: who is not to be told of what, and how long. One may begin later, and maintenance by schedule comes again.
 use bytes::Bytes;
 use driftline_schemas::clock::Micros;
+use driftline_schemas::config::Maintenance;
 use driftline_store::{Created, Store, paths};
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
 use crate::life::Transition;
+use crate::series::Series;
+
+/// All that keeps people from being told.
+#[derive(Debug, Default)]
+pub struct Quiet<'c> {
+    /// Those that somebody has asked for.
+    pub silences: Vec<Silence>,
+    /// Those of the configuration.
+    pub maintenance: &'c [Maintenance],
+}
+
+impl<'c> Quiet<'c> {
+    /// What holds at a time, and later.
+    pub async fn read(store: &Store, maintenance: &'c [Maintenance], now: Micros) -> Result<Self, Error> {
+        Ok(Self { silences: Silence::read_all(store, now).await?, maintenance })
+    }
+
+    /// What keeps a transition from being told: a silence's id, or `maintenance:` and a name.
+    pub fn over(&self, transition: &Transition) -> Option<String> {
+        let silence = self.silences.iter().find(|silence| silence.holds(transition));
+        silence.map(|silence| silence.id.clone()).or_else(|| {
+            let lasts = |one: &&Maintenance| is_under(one, &transition.series) && one.holds(transition.at);
+            self.maintenance.iter().find(lasts).map(|one| format!("maintenance:{}", one.name))
+        })
+    }
+}
+
+/// Whether maintenance is for a series' rule and model.
+fn is_under(maintenance: &Maintenance, series: &Series) -> bool {
+    let of_rule = maintenance.rules.is_empty() || maintenance.rules.contains(&series.rule);
+    let of_model = maintenance.models.is_empty() || maintenance.models.iter().any(|model| series.is_of(model));
+    of_rule && of_model
+}
 
 /// One silence. What it does not name, it does not ask for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,10 +67,8 @@ impl Silence {
     pub fn holds(&self, transition: &Transition) -> bool {
         let is = |wanted: &Option<String>, is: Option<&String>| wanted.is_none() || wanted.as_ref() == is;
         let series = &transition.series;
-        // A delay of a model's watermark is no model's alert, and still the model's.
-        let of_pipeline = series.model == paths::NO_MODEL && self.model.is_some() && self.model == series.column;
         (self.from..self.until).contains(&transition.at)
-            && (is(&self.model, Some(&series.model)) || of_pipeline)
+            && self.model.as_ref().is_none_or(|model| series.is_of(model))
             && is(&self.rule, Some(&series.rule))
             && is(&self.segment, series.segment.as_ref())
             && is(&self.segment_value, series.segment_value.as_ref())
@@ -120,6 +152,35 @@ mod tests {
         (delay.at, delay.series.model, delay.series.column) = (150, paths::NO_MODEL.into(), Some("m".into()));
         assert!(Silence { model: Some("m".into()), ..silence() }.holds(&delay));
         assert!(!Silence { model: Some("other".into()), ..silence() }.holds(&delay));
+    }
+
+    #[test]
+    fn maintenance_keeps_quiet_what_it_is_for_and_only_while_it_lasts() {
+        let read = |lines: &str| {
+            let rules = "[[alerts.rules]]\nname = \"f1 is low\"\nmetric = \"f1\"\nbelow = 0.8\n\
+                         [[alerts.rules]]\nname = \"other\"\nmetric = \"f1\"\nbelow = 0.8\n";
+            let text = format!(
+                "{rules}[[alerts.maintenance]]\nname = \"nightly\"\ncron = \"0 2 * * *\"\nfor = \"1h\"\n{lines}"
+            );
+            let config = driftline_schemas::config::Config::from_table(text.parse().expect("TOML"));
+            config.expect("a good configuration").alerts.maintenance
+        };
+        let at = |hour: i64| Transition { at: 3_600_000_000 * hour, ..example(Kind::Firing) };
+        let over = |lines: &str, transition: &Transition| {
+            Quiet { silences: vec![], maintenance: &read(lines) }.over(transition)
+        };
+        let named = Some("maintenance:nightly".to_owned());
+        assert_eq!(
+            (over("", &at(2)), over("", &at(1)), over("", &at(3)), over("", &at(26))),
+            (named.clone(), None, None, named.clone())
+        );
+        assert_eq!(over("models = [\"a\", \"fraud <eu>\"]\nrules = [\"f1 is low\"]", &at(2)), named);
+        assert_eq!(over("models = [\"a\"]", &at(2)), None, "another model");
+        assert_eq!(over("rules = [\"other\"]", &at(2)), None, "another rule");
+        // Of both, the silence is named: it is somebody's, who can be asked.
+        let both =
+            Quiet { silences: vec![Silence { from: 0, until: Micros::MAX, ..silence() }], maintenance: &read("") };
+        assert_eq!(both.over(&at(2)).as_deref(), Some("s"));
     }
 
     #[tokio::test]

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use driftline_ledger::{LedgerState, Members, ModelState, Replica, members};
 use driftline_schemas::clock::{self, Micros};
-use driftline_schemas::config::{AlertsConfig, Decide, Learned, Rule, Signal, Subject};
+use driftline_schemas::config::{AlertsConfig, Decide, Learned, ModelSettings, Rule, Signal, Subject};
 use driftline_schemas::window::WindowSpec;
 use driftline_store::{Heartbeat, Store, paths};
 use serde::{Deserialize, Serialize};
@@ -16,8 +16,9 @@ use crate::judge::{self, Past, Published};
 use crate::life::{State, Transition, Verdicts};
 use crate::log::{Alerts, Log, Record};
 use crate::pipeline::{self, Counted, Look};
+use crate::reference::{self, References};
 use crate::retry::while_transient;
-use crate::silence::Silence;
+use crate::silence::Quiet;
 use crate::{Error, read, table, telemetry};
 
 /// The role whose processes do this beside their other work.
@@ -28,6 +29,9 @@ const WINDOWS_MAX: usize = 2_000;
 const WINDOWS_A_STEP: usize = 64;
 /// Minutes of the pipeline that are remembered.
 const TICKS: Micros = 240;
+/// How often it is asked whether a silence has ended that keeps something from people: they are told so much later at most.
+/// More often costs a listing each time.
+const SILENCES_EVERY: Duration = Duration::from_secs(15);
 /// How long a run that ends by itself waits for receivers that do not take a notification.
 const LAST_TRIES: Duration = Duration::from_secs(20);
 
@@ -136,6 +140,10 @@ struct Follower {
     feed: Arc<dyn Feed>,
     /// There may be more than one step takes, whether or not the ledger has anything new.
     is_behind: bool,
+    /// When it was asked last whether silences have ended.
+    silences_read: Option<Instant>,
+    /// What rules that are relative to a reference are held against.
+    references: References,
 }
 
 impl Follower {
@@ -145,7 +153,8 @@ impl Follower {
         let cursor: Cursor = known.and_then(|object| serde_json::from_slice(&object.bytes).ok()).unwrap_or_default();
         let (log, records) = Log::open(&parts.store, model, cursor.records).await?;
         let feed = Arc::new(Alerts::new(&parts.store, model, parts.config.external_url.clone()));
-        let mut follower = Self { log, cursor, feed, is_behind: true };
+        let mut follower =
+            Self { log, cursor, feed, is_behind: true, silences_read: None, references: References::default() };
         // Whoever wrote them may have died before the table had them.
         for record in &records {
             table::publish(&parts.store, model, record).await?;
@@ -160,9 +169,7 @@ impl Follower {
     /// Judges what is new of the model; whether there was anything.
     async fn step(&mut self, parts: &Parts, ledger: &LedgerState, name: &str, is_new: bool) -> Result<bool, Error> {
         let Some(model) = ledger.models.get(name) else { return Ok(false) };
-        if let Some(every) = parts.config.repeat.filter(|every| self.log.state.repeats(*every, clock::now_micros())) {
-            self.decide(parts, name, |state, now| state.repeat(every, now)).await?;
-        }
+        self.remind(parts, name).await?;
         if !is_new && !self.is_behind {
             return Ok(false);
         }
@@ -172,8 +179,8 @@ impl Follower {
             return Ok(false);
         }
         let order: Vec<Micros> = model.windows.keys().copied().collect();
-        let spec = |start| ledger.era_settings(name, start).window;
-        let verdicts = verdicts(parts, name, &order, &new, &self.cursor, spec).await?;
+        let settings = |start| ledger.era_settings(name, start);
+        let verdicts = verdicts(parts, name, &order, &new, &self.cursor, settings, &mut self.references).await?;
         self.decide(parts, name, |state, now| state.take(&order, &verdicts, now)).await?;
         for (start, revision) in &new {
             let is_final = verdicts.iter().any(|verdict| verdict.start == *start && verdict.is_final);
@@ -183,6 +190,22 @@ impl Follower {
         self.cursor.windows.retain(|start, _| *start >= oldest);
         self.keep_cursor(parts, name).await?;
         Ok(true)
+    }
+
+    /// Tells people what they have to be told though nothing is new: what a silence that has ended kept from them, and what still
+    /// fires.
+    async fn remind(&mut self, parts: &Parts, name: &str) -> Result<(), Error> {
+        let is_time = self.silences_read.is_none_or(|read| read.elapsed() >= SILENCES_EVERY);
+        if is_time && self.log.state.keeps_back() {
+            let quiet = Quiet::read(&parts.store, &parts.config.maintenance, clock::now_micros()).await?;
+            self.decide(parts, name, |state, now| state.end_silences(now, |told| quiet.over(told))).await?;
+            self.silences_read = Some(Instant::now());
+        }
+        let sinks = &parts.config.sinks;
+        if self.log.state.repeats(sinks, clock::now_micros()) {
+            self.decide(parts, name, |state, now| state.repeat(sinks, now)).await?;
+        }
+        Ok(())
     }
 
     async fn keep_cursor(&mut self, parts: &Parts, name: &str) -> Result<(), Error> {
@@ -199,9 +222,7 @@ impl Follower {
         if tick <= self.cursor.tick {
             return Ok(false);
         }
-        if let Some(every) = parts.config.repeat.filter(|every| self.log.state.repeats(*every, now)) {
-            self.decide(parts, name, |state, now| state.repeat(every, now)).await?;
-        }
+        self.remind(parts, name).await?;
         let mut look = Look::default();
         if pipeline::wants(&parts.config, Signal::ReadDelay) {
             for (chain, _) in pipeline::partitions(ledger) {
@@ -248,9 +269,13 @@ impl Follower {
         let now = clock::now_micros();
         loop {
             let mut state = self.log.state.clone();
-            let transitions = change(&mut state, now);
+            let mut transitions = change(&mut state, now);
             if transitions.is_empty() && state == self.log.state {
                 return Ok(());
+            }
+            if transitions.iter().any(|transition| transition.kind.is_told()) {
+                let quiet = Quiet::read(&parts.store, &parts.config.maintenance, now).await?;
+                state.hush(&mut transitions, |told| quiet.over(told));
             }
             if self.append(parts, model, transitions, &state, now).await? {
                 return Ok(());
@@ -263,17 +288,10 @@ impl Follower {
         &mut self,
         parts: &Parts,
         model: &str,
-        mut transitions: Vec<Transition>,
+        transitions: Vec<Transition>,
         state: &State,
         now: Micros,
     ) -> Result<bool, Error> {
-        if transitions.iter().any(|transition| transition.kind.is_told()) {
-            let silences = Silence::read_all(&parts.store, now).await?;
-            for transition in &mut transitions {
-                let silence = silences.iter().find(|silence| silence.holds(transition));
-                transition.silenced = silence.map(|silence| silence.id.clone());
-            }
-        }
         let share = |transition: &Transition| {
             let length = transition.evidence.window_end - transition.evidence.window_start;
             transition.evidence.ln_e.and_then(|_| judge::share_of_budget(&parts.config, length))
@@ -296,16 +314,18 @@ impl Follower {
 }
 
 /// Judges some windows as they are published.
-async fn verdicts(
+async fn verdicts<'l>(
     parts: &Parts,
     model: &str,
     order: &[Micros],
     windows: &[(Micros, u64)],
     cursor: &Cursor,
-    spec: impl Fn(Micros) -> WindowSpec,
+    settings: impl Fn(Micros) -> &'l ModelSettings,
+    references: &mut References,
 ) -> Result<Vec<Verdicts>, Error> {
     let starts = || windows.iter().map(|(start, _)| *start);
-    let needed = learned_from(&parts.config, model, order, starts(), &spec);
+    let needed = learned_from(&parts.config, model, order, starts(), |start| settings(start).window);
+    let is_relative = reference::is_wanted(&parts.config, model);
     let wanted = read::Wanted::of(&parts.config, model);
     let metrics = read::metrics(&parts.store, model, &read::dates(starts().chain(needed)), &wanted).await?;
     let mut others = read::others(&parts.store, model, &read::dates(starts()), &wanted).await?;
@@ -314,7 +334,14 @@ async fn verdicts(
         // A window whose rows retention has deleted says nothing.
         let Some(other) = others.remove(&start) else { continue };
         let metrics_here = metrics.get(&start).cloned().unwrap_or_default();
-        let published = Published { metrics: metrics_here, spec: spec(start), ..other };
+        let reference =
+            if is_relative { references.of(&parts.store, model, &metrics_here, settings(start)).await? } else { None };
+        let published = Published { metrics: metrics_here, spec: settings(start).window, reference, ..other };
+        if is_relative {
+            for (rule, why) in references.news(judge::unjudged(&parts.config, model, &published)) {
+                tracing::warn!(model, rule, why, "a rule relative to the reference cannot judge");
+            }
+        }
         let was_final = cursor.windows.get(&start).is_some_and(|(_, was_final)| *was_final);
         verdicts.push(verdict(&parts.config, model, start, &published, &metrics, was_final));
     }

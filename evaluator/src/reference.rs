@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 
 use datafusion::prelude::SessionContext;
+use driftline_schemas::reference::{ReferenceMetrics, ReferenceValue};
 use driftline_schemas::tables::Task;
-use driftline_store::encode_segment;
+use driftline_store::paths;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
 pub use crate::window::columns::Column;
 use crate::{
-    Error,
+    Error, EvaluationContext,
     drift::{
         Bins, Counts, KolmogorovSmirnov, Method, Sample, SampleRef, Shares, chi_square, components::Components,
         deviation, ks_of_samples, mean_and_deviation, population_stability_index, wasserstein,
@@ -47,6 +48,10 @@ pub struct Reference {
     /// What its numeric features have in common; none unless there are two, and in references of before there were components.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub components: Option<Components>,
+    /// The metrics of its labelled rows, which rules may be held against; none of past windows, without labels, and in references
+    /// of before they were kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<ReferenceMetrics>,
 }
 
 /// What a model's rows mean, as far as a reference depends on it.
@@ -114,7 +119,7 @@ pub struct WeighedCategories {
 
 /// Where a model's reference of a version lies in the store.
 pub fn path_of(model: &str, version: &str) -> String {
-    format!("references/model_name={}/{version}.json", encode_segment(model))
+    paths::reference(model, version)
 }
 
 impl Reference {
@@ -135,8 +140,7 @@ impl Reference {
             Ok(reference) => reference,
             Err(error) => return Some(Err(error.to_string())),
         };
-        let content = version_of(&reference.columns, reference.calibration.as_ref(), reference.components.as_ref());
-        Some(match content {
+        Some(match reference.version_of_content() {
             Ok(version) if version == reference.version => Ok(reference),
             Ok(version) => Err(format!("its content is of version {version}, and it says {}", reference.version)),
             Err(error) => Err(error.to_string()),
@@ -179,31 +183,56 @@ impl Reference {
         let rows = count_rows(context, &read_from).await?;
         let calibration = calibrate(context, &read, &terms).await?;
         let components = fit(context, &read, &moments).await?;
-        let version = version_of(&columns, Some(&calibration), components.as_ref())?;
         let positive_class = terms.positive_class.filter(|_| task == Task::Binary);
-        Ok(Self { version, columns, rows, calibration: Some(calibration), positive_class, components })
+        let calibration = Some(calibration);
+        let version = String::new();
+        let unnamed = Self { version, columns, rows, calibration, positive_class, components, metrics: None };
+        unnamed.named()
+    }
+
+    /// The same, with the metrics of its labelled rows: of the table that it was frozen from, judged as `context` says.
+    pub async fn with_metrics(
+        self,
+        session: &SessionContext,
+        table: &str,
+        context: &EvaluationContext,
+    ) -> Result<Self, Error> {
+        let context = EvaluationContext { reference: None, ..context.clone() };
+        let evaluated = crate::evaluate(session, table, &context).await?;
+        let values: Vec<ReferenceValue> = evaluated.metrics.iter().filter_map(ReferenceValue::of).collect();
+        let metrics = (!values.is_empty()).then_some(ReferenceMetrics {
+            threshold: context.threshold,
+            score_kind: context.score_kind,
+            positive_class: context.positive_class,
+            values,
+        });
+        Self { metrics, ..self }.named()
+    }
+
+    /// The same under the version that its content has.
+    fn named(self) -> Result<Self, Error> {
+        let version = self.version_of_content()?;
+        Ok(Self { version, ..self })
     }
 
     /// The values of a column, if the reference has any.
     pub fn column(&self, column: &Column) -> Option<&ReferenceValues> {
         self.columns.iter().find(|kept| &kept.column == column).map(|kept| &kept.values)
     }
-}
 
-/// The hash of a reference's content.
-fn version_of(
-    columns: &[ReferenceColumn],
-    calibration: Option<&Calibration>,
-    components: Option<&Components>,
-) -> Result<String, serde_json::Error> {
-    let fitted = calibration.filter(|calibration| !matches!(calibration, Calibration::None(_)));
-    // What has no labels, or no two numbers, has the version that it had before there were calibrations, or components.
-    let content = match (fitted, components) {
-        (None, None) => serde_json::to_vec(columns)?,
-        (Some(fitted), None) => serde_json::to_vec(&(columns, fitted))?,
-        (fitted, Some(components)) => serde_json::to_vec(&(columns, fitted, components))?,
-    };
-    Ok(format!("{:016x}", xxh3_64(&content)))
+    /// The hash of its content.
+    fn version_of_content(&self) -> Result<String, serde_json::Error> {
+        let columns = &self.columns;
+        let fitted = self.calibration.as_ref().filter(|calibration| !matches!(calibration, Calibration::None(_)));
+        // What has no labels, no two numbers, or no metrics of its own has the version that it had before there were such things.
+        let content = match (fitted, &self.components, &self.metrics) {
+            (None, None, None) => serde_json::to_vec(columns)?,
+            (Some(fitted), None, None) => serde_json::to_vec(&(columns, fitted))?,
+            (fitted, Some(components), None) => serde_json::to_vec(&(columns, fitted, components))?,
+            (fitted, components, Some(metrics)) => serde_json::to_vec(&(columns, fitted, components, metrics))?,
+        };
+        Ok(format!("{:016x}", xxh3_64(&content)))
+    }
 }
 
 impl ReferenceValues {

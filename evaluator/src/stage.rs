@@ -235,7 +235,11 @@ async fn evaluate_window(
     let settings = config.config.model(&job.model);
     let reference = match &settings.reference {
         None => None,
-        Some(spec) => references.get(parts, state, job, spec).await?,
+        Some(spec) => {
+            let most = config.config.max_segment_values;
+            let own_rows = EvaluationContext::of_reference(&job.model, settings, most, terms(job));
+            references.get(parts, state, job, spec, &own_rows).await?
+        }
     };
     let session = parts.sessions.open()?;
     register_objects(&session, "rows", &history_paths(&job.model, job.window, job.parts)).await?;
@@ -303,7 +307,7 @@ async fn publish_accounts(parts: &Parts, state: &LedgerState) -> Result<(), Erro
 /// References that have been read, by where they come from, and those that could not be, with when that was.
 #[derive(Default)]
 struct References {
-    files: Mutex<HashMap<(String, Terms), Arc<Reference>>>,
+    files: Mutex<HashMap<(String, String), Arc<Reference>>>,
     unreadable: Mutex<HashMap<String, Instant>>,
 }
 
@@ -314,23 +318,30 @@ impl References {
         state: &LedgerState,
         job: &Job,
         spec: &ReferenceSpec,
+        own_rows: &EvaluationContext,
     ) -> Result<Option<Arc<Reference>>, Error> {
         match spec {
-            ReferenceSpec::File(location) => self.file_or_none(parts, job, location).await,
+            ReferenceSpec::File(location) => self.file_or_none(parts, job, location, own_rows).await,
             ReferenceSpec::Past { .. } => past(parts, state, job, spec).await,
         }
     }
 
     /// A pipeline that runs goes on without a file that cannot be read: one model's reference must not stop the others. Its
     /// windows say `no_reference` until it is there. Where somebody waits for the end, it is an error.
-    async fn file_or_none(&self, parts: &Parts, job: &Job, location: &str) -> Result<Option<Arc<Reference>>, Error> {
+    async fn file_or_none(
+        &self,
+        parts: &Parts,
+        job: &Job,
+        location: &str,
+        own_rows: &EvaluationContext,
+    ) -> Result<Option<Arc<Reference>>, Error> {
         let unreadable = || self.unreadable.lock().unwrap_or_else(PoisonError::into_inner);
         let somebody_waits = parts.judged.is_some();
         let since = unreadable().get(location).copied();
         if !somebody_waits && since.is_some_and(|since| since.elapsed() < TRY_REFERENCE_EVERY) {
             return Ok(None);
         }
-        match self.file(parts, job, location).await {
+        match self.file(parts, job, location, own_rows).await {
             Ok(reference) => {
                 unreadable().remove(location);
                 Ok(Some(reference))
@@ -344,8 +355,15 @@ impl References {
         }
     }
 
-    async fn file(&self, parts: &Parts, job: &Job, location: &str) -> Result<Arc<Reference>, Error> {
-        let key = (location.to_owned(), terms(job));
+    async fn file(
+        &self,
+        parts: &Parts,
+        job: &Job,
+        location: &str,
+        own_rows: &EvaluationContext,
+    ) -> Result<Arc<Reference>, Error> {
+        // The metrics of its own rows depend on all that a window's depend on.
+        let key = (location.to_owned(), format!("{own_rows:?}"));
         if let Some(known) = self.files.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
             return Ok(known.clone());
         }
@@ -358,7 +376,8 @@ impl References {
             let session = parts.sessions.open()?;
             session.register_batch("reference", rows)?;
             let unfit = |error: Error| unreadable(error.to_string());
-            Arc::new(Reference::from_table(&session, "reference", terms(job)).await.map_err(unfit)?)
+            let frozen = Reference::from_table(&session, "reference", terms(job)).await.map_err(&unfit)?;
+            Arc::new(frozen.with_metrics(&session, "reference", own_rows).await.map_err(&unfit)?)
         };
         keep(parts, &job.model, &reference).await?;
         tracing::info!(location, version = reference.version, "reference frozen");

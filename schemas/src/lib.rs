@@ -13,5 +13,6 @@ pub mod history;
 pub mod ledger;
 pub mod position;
 pub mod raw;
+pub mod reference;
 pub mod tables;
 pub mod window;

@@ -5,10 +5,10 @@ use anyhow::{Context, Result, bail};
 use driftline_alerts::message::messages;
 use driftline_alerts::send::{Outcome, send};
 use driftline_alerts::silence::Silence;
-use driftline_alerts::{life, replay, series};
+use driftline_alerts::{life, reference, replay, series};
 use driftline_ledger::Replica;
 use driftline_schemas::clock;
-use driftline_schemas::config::{AlertsConfig, Config, Severity, Subject};
+use driftline_schemas::config::{AlertsConfig, Config, Level, Maintenance, Rule, Severity, Subject};
 use driftline_store::{Manifest, Store, paths};
 
 use crate::cli::{AlertsCommand, Format, Global, ReplayArgs, SilenceArgs};
@@ -54,13 +54,44 @@ async fn list(config: &Config, model: Option<&str>, all: bool, format: Format) -
     let of_model = model.map_or_else(String::new, |model| format!("AND model_name = {}", quoted(model)));
     let firing = if all { "" } else { "AND status IN ('firing', 'revised', 'repeated')" };
     let statement = format!(
-        "SELECT alert_id, status, severity, rule, opened_at, window_start, value, level, n_labelled, text FROM (
+        "SELECT alert_id, status, severity, rule, opened_at, window_start, value, level, n_labelled, silenced, text FROM (
              SELECT *, transition AS status,
                     row_number() OVER (PARTITION BY model_name, alert_id ORDER BY seq DESC, position DESC) AS place
              FROM alerts WHERE transition <> 'pending' {of_model}
          ) WHERE place = 1 {firing} ORDER BY opened_at, alert_id"
     );
-    ask(config, &statement, format).await
+    ask(config, &statement, format).await?;
+    say_unjudged(config, model).await?;
+    let now = clock::now_micros();
+    for one in config.alerts.maintenance.iter().filter(|one| one.holds(now)) {
+        eprintln!("maintenance {:?}: {}; nobody is told of {}", one.name, one.show_at(now), shown_scope(one));
+    }
+    Ok(())
+}
+
+/// Names the rules relative to a reference that cannot judge, and why: that nothing fires would say nothing.
+async fn say_unjudged(config: &Config, only: Option<&str>) -> Result<()> {
+    let is_relative = |rule: &Rule| matches!(rule.level, Level::Reference { .. });
+    if !config.alerts.rules.iter().any(is_relative) {
+        return Ok(());
+    }
+    let store = open(config).await?;
+    let replica = Replica::open(&store, "alerts").await.context("read the ledger")?;
+    for model in replica.state.models.keys().filter(|name| only.is_none_or(|only| only == *name)) {
+        let unjudged = reference::unjudged(&store, &replica.state, &config.alerts, model).await;
+        for (rule, why) in unjudged.context("ask what rules are held against")? {
+            eprintln!("{model}: {rule:?} cannot judge: {why}");
+        }
+    }
+    Ok(())
+}
+
+/// What maintenance is for.
+fn shown_scope(maintenance: &Maintenance) -> String {
+    let listed = |what: &str, names: &[String]| (!names.is_empty()).then(|| format!("{what} {}", names.join(", ")));
+    let named = [listed("model", &maintenance.models), listed("rule", &maintenance.rules)];
+    let named: Vec<String> = named.into_iter().flatten().collect();
+    if named.is_empty() { "everything".to_owned() } else { named.join(", ") }
 }
 
 async fn show(config: &Config, id: &str, format: Format) -> Result<()> {
@@ -110,6 +141,8 @@ async fn test(config: &AlertsConfig, only: Option<&str>) -> Result<()> {
         before: None,
         sinks: vec![],
         silenced: None,
+        after_silence: None,
+        ended: None,
     };
     let over = life::Transition { kind: life::Kind::Resolved, ..transition.clone() };
     let mut failed = 0;
@@ -184,6 +217,13 @@ async fn silences(config: &Config) -> Result<()> {
         let (from, until) = (clock::show(silence.from), clock::show(silence.until));
         println!("{}  {from} to {until}  {wanted}  {}", silence.id, silence.comment);
     }
+    let now = clock::now_micros();
+    for one in &config.alerts.maintenance {
+        let (zone, length) = (one.time_zone.name(), Duration::from_micros(one.length.unsigned_abs()));
+        let length = humantime::format_duration(length);
+        let (when, what) = (one.show_at(now), shown_scope(one));
+        println!("maintenance:{}  {when}  {what}  \"{}\" in {zone}, for {length}", one.name, one.cron);
+    }
     Ok(())
 }
 
@@ -232,7 +272,9 @@ async fn replay(config: &Config, args: &ReplayArgs) -> Result<()> {
                 tally.missed,
                 replayed.a_month(tally),
             );
-            if replayed.windows > 0 && tally.series.is_empty() {
+            if let Some(why) = replayed.unjudged.get(rule) {
+                notes.push(format!("{model}: {rule:?} could not judge: {why}"));
+            } else if replayed.windows > 0 && tally.series.is_empty() {
                 notes.push(format!("{model}: {rule:?} has found nothing to judge: {}", why_nothing(config, rule)));
             }
         }

@@ -55,6 +55,10 @@ pub(crate) async fn run(global: &Global) -> Result<()> {
             alerts.sinks.len()
         );
         say("alerts", Ok(counts));
+        let now = clock::now_micros();
+        for one in &alerts.maintenance {
+            say("maintenance", Ok(format!("{:?}: {}", one.name, one.show_at(now))));
+        }
     }
     if !config.reports.is_empty() {
         let now = driftline_schemas::clock::now_micros();
@@ -70,6 +74,10 @@ pub(crate) async fn run(global: &Global) -> Result<()> {
     for location in references(&config) {
         let files = Files::new(&config);
         let found = match files.read_frozen(&location).await {
+            Ok(Some(frozen)) if frozen.metrics.is_none() && is_relied_on(&config, &location) => Err(format!(
+                "{location}: keeps no metrics of its own, and rules are relative to them; `driftline reference fit` freezes it \
+                 again, if it has labelled rows"
+            )),
             Ok(Some(frozen)) => Ok(format!("{location}: frozen from {} rows", frozen.rows)),
             Ok(None) => files.read(&location).await.map(|rows| format!("{location}: {} rows", rows.num_rows())),
             Err(error) => Err(error),
@@ -82,6 +90,18 @@ pub(crate) async fn run(global: &Global) -> Result<()> {
         say(what, result);
     }
     if failed == 0 { Ok(()) } else { Err(CheckFailed(format!("{failed} check(s) failed")).into()) }
+}
+
+/// Whether a rule on a metric is relative to what a reference keeps of its own rows.
+fn is_relied_on(config: &Config, location: &str) -> bool {
+    let is_of = |model: &str| {
+        let settings = config.judge.model(model);
+        matches!(&settings.reference, Some(ReferenceSpec::File(own)) if own == location)
+            && driftline_alerts::reference::is_wanted(&config.alerts, model)
+    };
+    // Of models that are not listed a rule names those it is for, or is for all.
+    let named = config.alerts.rules.iter().flat_map(|rule| &rule.models);
+    config.judge.models.keys().chain(named).any(|model| is_of(model)) || is_of("")
 }
 
 /// The files that models are measured against, each once.

@@ -177,7 +177,7 @@ async fn through_the_pipeline(
         on_published: Some(Arc::new(move |_, _| counted.inc(1))),
     };
     // The rules judge what was evaluated, for the table `alerts`; nobody is woken by a notebook or a backfill.
-    let alerts = AlertsConfig { sinks: Vec::new(), ..config.alerts.clone() };
+    let alerts = AlertsConfig { sinks: Vec::new(), maintenance: Vec::new(), ..config.alerts.clone() };
     let config = Config { alerts, reports: Vec::new(), ..config.clone() };
     pipeline::run(&config, store.clone(), plan, shutdown).await?;
     bar.finish_and_clear();

@@ -85,6 +85,10 @@ fn print_config(global: &crate::cli::Global) -> Result<()> {
         alerts.budget.map_or("none".to_owned(), |budget| format!("{budget:.2} false alarms a month and model"));
     println!("# alerts.budget    = {budget}");
     println!("# alerts           = {} rule(s), {} sink(s)", alerts.rules.len(), alerts.sinks.len());
+    for one in &alerts.maintenance {
+        let (zone, when) = (one.time_zone.name(), one.show_at(clock::now_micros()));
+        println!("# maintenance {:?} at \"{}\" in {zone}: {when}", one.name, one.cron);
+    }
     for report in &config.reports {
         let next = report.cron.next_after(report.time_zone, clock::now_micros());
         let next = next.map_or_else(|| "never".to_owned(), clock::show);

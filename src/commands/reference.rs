@@ -6,7 +6,7 @@ use driftline_evaluator::estimate::Calibration;
 use driftline_evaluator::reference::{Terms, path_of};
 use driftline_evaluator::session::register_objects;
 use driftline_evaluator::stage::{ReferenceFiles, history_paths};
-use driftline_evaluator::{Reference, reference::ReferenceValues};
+use driftline_evaluator::{EvaluationContext, Reference, reference::ReferenceValues};
 use driftline_ledger::Replica;
 use driftline_schemas::tables::Task;
 use driftline_store::Store;
@@ -20,6 +20,8 @@ pub(crate) async fn fit(global: &Global, args: &ReferenceFitArgs) -> Result<()> 
     let store = pipeline::open_store(&config).await?;
     let replica = Replica::open(&store, "reference").await.context("read the ledger")?;
     let terms = terms(&config.judge, &replica, &args.model)?;
+    let (settings, most) = (config.judge.model(&args.model), config.judge.max_segment_values);
+    let judged = EvaluationContext::of_reference(&args.model, settings, most, terms.clone());
     let session = pipeline::sessions(&config, &store).open().context("open a session")?;
     let from = if let Some(file) = &args.file {
         let rows = Files::new(&config).read(file).await.map_err(anyhow::Error::msg)?;
@@ -31,6 +33,8 @@ pub(crate) async fn fit(global: &Global, args: &ReferenceFitArgs) -> Result<()> 
         said
     };
     let reference = Reference::from_table(&session, "reference", terms).await.context("freeze the reference")?;
+    let reference =
+        reference.with_metrics(&session, "reference", &judged).await.context("judge the reference's own rows")?;
     if reference.columns.is_empty() {
         bail!("{from} has no score, prediction, label or feature to measure against");
     }
@@ -118,5 +122,12 @@ fn describe(from: &str, reference: &Reference) {
         Some(Calibration::Regression(bins)) => println!("  losses in {} bins of predictions", bins.bins.len()),
         Some(Calibration::None(reason)) => println!("  no calibration, so no estimates: {}", reason.as_str()),
         None => {}
+    }
+    match &reference.metrics {
+        Some(metrics) => {
+            let rows = metrics.values.iter().map(|own| own.n_labelled).max().unwrap_or_default();
+            println!("  {} metrics of {rows} labelled rows, for rules relative to it", metrics.values.len());
+        }
+        None => println!("  no metrics, for it has no labelled rows: no rule on one can be relative to it"),
     }
 }

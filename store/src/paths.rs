@@ -16,6 +16,7 @@
 //! alerting/silences/<id>.json                  who is not to be told of what, and how long
 //! reporting/<report>/<seq>.json                which occurrences of a report there have been; cursor.json and sent/<sink>.json beside it
 //! reports/<report>/<occurrence>/<model>.<ext>  a report, for people; each is written once
+//! references/model_name=…/<version>.json       what windows are measured against, frozen
 //! <table>/model_name=…/date=…/<name>.parquet   history, metrics and the other tables
 //! ```
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
@@ -118,6 +119,11 @@ pub const SILENCES: &str = "alerting/silences";
 pub const REPORTS: &str = "reports";
 /// Stands where a model's name would, for what is no model's: accounts of partitions, alerts of the pipeline.
 pub const NO_MODEL: &str = "__none__";
+
+/// Where a model's reference of a version lies.
+pub fn reference(model: &str, version: &str) -> String {
+    format!("references/model_name={}/{version}.json", encode_segment(model))
+}
 
 /// The folder of a model's chain of alerts.
 pub fn alerting(model: &str) -> String {

@@ -33,13 +33,14 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use datafusion::prelude::SessionContext;
-use driftline_schemas::config::{CostMatrix, RankingSpec};
+use driftline_schemas::config::{CostMatrix, ModelSettings, RankingSpec};
 use driftline_schemas::tables::{
     ComparisonRow, ConfusionRow, CurveRow, DriftRow, ErrorRow, EstimateRow, LabelLagRow, MetricRow, QualityRow,
     ScoreKind, ServingRow, Task, sort_comparison_rows, sort_confusion_rows, sort_curve_rows, sort_drift_rows,
     sort_error_rows, sort_estimate_rows, sort_label_lag_rows, sort_metric_rows, sort_quality_rows, sort_serving_rows,
 };
 
+use crate::reference::Terms;
 use crate::{Error, Reference};
 use columns::Columns;
 
@@ -84,6 +85,31 @@ pub struct EvaluationContext {
     pub revision: i64,
     /// When the ledger decided to judge the window.
     pub decided_at: DateTime<Utc>,
+}
+
+impl EvaluationContext {
+    /// For the rows of a reference, which lie in no window.
+    pub fn of_reference(model: &str, settings: &ModelSettings, segment_values_max: usize, terms: Terms) -> Self {
+        Self {
+            model: model.to_owned(),
+            task: terms.task,
+            task_is_inferred: settings.task.is_none(),
+            positive_class: terms.positive_class,
+            threshold: settings.threshold,
+            score_kind: settings.score_kind,
+            segments: settings.segments.clone(),
+            segment_values_max,
+            segments_min_rows: settings.segments_min_rows,
+            reference: None,
+            cost: settings.cost,
+            ranking: settings.ranking.clone(),
+            window_start: DateTime::<Utc>::UNIX_EPOCH,
+            window_end: DateTime::<Utc>::UNIX_EPOCH,
+            state: "final".to_owned(),
+            revision: 0,
+            decided_at: DateTime::<Utc>::UNIX_EPOCH,
+        }
+    }
 }
 
 /// A window that has been evaluated, in the order in which its rows are written.

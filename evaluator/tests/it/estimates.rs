@@ -284,6 +284,49 @@ async fn a_reference_without_labels_keeps_the_version_it_had_and_one_with_labels
     assert_ne!(version(|_| true, "fraud").await, version(|_| true, "ok").await, "the curve is another");
 }
 
+#[tokio::test]
+async fn a_reference_keeps_the_metrics_of_its_labelled_rows_under_a_version_that_knows_them() {
+    let segments = vec![vec!["region".to_owned()]];
+    let judged = EvaluationContext { segments, positive_class: fraud().positive_class, ..context(Task::Binary) };
+    let all = rows(400, |row| row % 4 != 0);
+    let frozen = async |partitions: usize, judged: &EvaluationContext| {
+        let plain = Reference::from_table(&session(&all, partitions), "rows", fraud()).await.expect("reads");
+        assert_eq!(plain.metrics, None);
+        let kept = plain.clone().with_metrics(&session(&all, partitions), "rows", judged).await.expect("judges");
+        (plain, kept)
+    };
+    let (plain, kept) = frozen(1, &judged).await;
+    assert_ne!(plain.version, kept.version);
+    assert_eq!(frozen(8, &judged).await.1, kept, "whatever the partitions");
+    // The very figures, with their intervals, that a window of the same rows has.
+    let window = evaluate_everywhere(&all, &judged).await;
+    let metrics = kept.metrics.as_ref().expect("it has labels");
+    let rows_with_value = window.metrics.iter().filter(|row| row.value.is_some() && row.n_labelled > 0);
+    let mut compared = 0;
+    for row in rows_with_value.filter(|row| row.model_version.is_none()) {
+        let own = metrics.of(row).unwrap_or_else(|| panic!("no {} of {:?}", row.metric, row.segment_value));
+        assert_eq!((Some(own.value), own.ci_low, own.ci_high), (row.value, row.ci_low, row.ci_high), "{}", row.metric);
+        assert_eq!(own.n_labelled, row.n_labelled);
+        compared += 1;
+    }
+    assert_eq!(compared, metrics.values.len());
+    assert!(metrics.values.iter().any(|own| own.metric == "roc_auc" && own.ci_low.is_some()), "{metrics:?}");
+    // Another threshold is another reference, and a document says what it is, or is refused.
+    let other = EvaluationContext { threshold: 0.9, ..judged.clone() };
+    assert_ne!(frozen(1, &other).await.1.version, kept.version);
+    let json = serde_json::to_vec(&kept).expect("serializes");
+    assert_eq!(Reference::from_json(&json).expect("a reference").expect("whole"), kept);
+    let mut changed = kept.clone();
+    changed.metrics.as_mut().expect("kept").values[0].value += 0.01;
+    let json = serde_json::to_vec(&changed).expect("serializes");
+    assert!(Reference::from_json(&json).expect("a reference").is_err());
+    // Without labels there are none, and the version stays what it was.
+    let unlabelled = rows(400, |_| false);
+    let plain = Reference::from_table(&session(&unlabelled, 1), "rows", fraud()).await.expect("reads");
+    let same = plain.clone().with_metrics(&session(&unlabelled, 1), "rows", &judged).await.expect("judges");
+    assert_eq!(same, plain);
+}
+
 fn times(micros: &[Option<i64>]) -> ArrayRef {
     Arc::new(TimestampMicrosecondArray::from(micros.to_vec()).with_timezone("UTC"))
 }

@@ -10,6 +10,7 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use chrono::{DateTime, TimeDelta, Utc};
+use driftline_evaluator::Reference;
 use driftline_integration_tests::kafka::{Broker, Topics};
 use rdkafka::producer::FutureRecord;
 use serde::Deserialize;
@@ -322,6 +323,228 @@ async fn a_notification_is_delivered_whatever_dies_and_every_copy_has_one_id() -
     );
     ensure!(before == (counts("/hook"), counts("/slack"), counts("/teams")), "somebody was told");
     ensure!(counts("/slack") == 1, "a receiver that is gone is told no more");
+    Ok(())
+}
+
+/// What the hook was told, the newest message last: its status, and each alert's transition and summary.
+fn told(receiver: &Receiver) -> Vec<(String, Vec<(String, String)>)> {
+    let of_alert = |alert: &Value| {
+        let text = |name: &str| alert["annotations"][name].as_str().unwrap_or_default().to_owned();
+        (text("transition"), text("summary"))
+    };
+    let of_message = |one: Received| {
+        let alerts = one.body["alerts"].as_array().into_iter().flatten().map(of_alert).collect();
+        (one.body["status"].as_str().unwrap_or_default().to_owned(), alerts)
+    };
+    receiver.at("/hook").into_iter().map(of_message).collect()
+}
+
+/// What fires when a silence or maintenance ends is told then; what came and went meanwhile never; and the end of what people know
+/// of is not lost.
+#[tokio::test(flavor = "multi_thread")]
+async fn when_a_silence_ends_people_are_told_what_is_still_so() -> Result<()> {
+    const WHOLE: &str = "[[alerts.rules]]\nname = \"accuracy is low\"\nmetric = \"accuracy\"\nbelow = 0.8\n";
+    let broker = Broker::embedded()?;
+    let topics = Topics::unique();
+    create(&broker, &topics).await?;
+    let receiver = Receiver::default();
+    let url = receiver.start().await?;
+    let sandbox = Sandbox::new(broker.brokers(), &topics, &settings(&url, WHOLE))?;
+    let story = Story::new();
+    let silence = async || -> Result<String> {
+        Ok(sandbox.succeed(&["alerts", "silence", "--model", "churn", "--for", "1h"]).await?.trim().to_owned())
+    };
+    let hour = async |hour: i64, share: f64| -> Result<()> {
+        publish(&broker, &topics, &story.predictions(hour, 1_000), &story.labels(hour, 0..1_000, share)).await?;
+        sandbox.catch_up().await
+    };
+    // There has to be a store.
+    sandbox.catch_up().await?;
+    // Raised and over in one silence: nobody ever hears of it.
+    let id = silence().await?;
+    hour(0, 0.5).await?;
+    let listed: Vec<Value> = serde_json::from_str(&sandbox.succeed(&["alerts", "list", "--format", "json"]).await?)?;
+    ensure!(listed.len() == 1 && listed[0]["silenced"] == id.as_str(), "{listed:?}");
+    hour(1, 0.99).await?;
+    sandbox.succeed(&["alerts", "silence", "--expire", &id]).await?;
+    sandbox.catch_up().await?;
+    ensure!(told(&receiver).is_empty(), "{:?}", told(&receiver));
+    // Raised in a silence that ends: told then, once.
+    let id = silence().await?;
+    hour(2, 0.5).await?;
+    ensure!(told(&receiver).is_empty(), "{:?}", told(&receiver));
+    sandbox.succeed(&["alerts", "silence", "--expire", &id]).await?;
+    sandbox.catch_up().await?;
+    sandbox.catch_up().await?;
+    let now = told(&receiver);
+    ensure!(now.len() == 1 && now[0].0 == "firing" && now[0].1[0].0 == "firing", "{now:?}");
+    ensure!(now[0].1[0].1.contains("and was silenced until now"), "{now:?}");
+    // Over while maintenance lasts, by the configuration: told when that is taken out.
+    let since = driftline_schemas::clock::now() - TimeDelta::hours(1);
+    let cron = format!("{} {} * * *", since.format("%-M"), since.format("%-H"));
+    let maintenance = format!(
+        "{WHOLE}[[alerts.maintenance]]\nname = \"moving\"\ncron = \"{cron}\"\nfor = \"3h\"\nmodels = [\"churn\"]\n"
+    );
+    sandbox.reconfigure(&settings(&url, &maintenance))?;
+    hour(3, 0.99).await?;
+    ensure!(told(&receiver).len() == 1, "{:?}", told(&receiver));
+    let shown = sandbox.succeed(&["alerts", "silences"]).await?;
+    ensure!(shown.starts_with("maintenance:moving  now, until ") && shown.contains("model churn"), "{shown}");
+    let said = sandbox.run(&["alerts", "list"]).await?;
+    ensure!(said.stderr.contains("maintenance \"moving\": now, until "), "{said:?}");
+    ensure!(sandbox.run(&["check"]).await?.stdout.contains("\"moving\": now, until "), "`check` names it");
+    #[derive(Debug, Deserialize)]
+    struct Silenced {
+        transition: String,
+        silenced: Option<String>,
+    }
+    let query = "SELECT transition, silenced FROM alerts ORDER BY seq, position";
+    let rows: Vec<Silenced> = sandbox.sql(query).await?;
+    let last = rows.last().context("there are alerts")?;
+    ensure!(last.transition == "resolved" && last.silenced.as_deref() == Some("maintenance:moving"), "{rows:?}");
+    sandbox.reconfigure(&settings(&url, WHOLE))?;
+    sandbox.catch_up().await?;
+    let now = told(&receiver);
+    ensure!(now.len() == 2 && now[1].0 == "resolved" && now[1].1[0].0 == "resolved", "{now:?}");
+    ensure!(now[1].1[0].1.contains("it was over while it was silenced"), "{now:?}");
+    Ok(())
+}
+
+/// A process that runs tells people within a quarter of a minute of a silence's end, though nothing else happens; and each sink
+/// what it takes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silence_that_ends_is_noticed_while_nothing_happens() -> Result<()> {
+    let broker = Broker::embedded()?;
+    let topics = Topics::unique();
+    create(&broker, &topics).await?;
+    let receiver = Receiver::default();
+    let url = receiver.start().await?;
+    let more = format!(
+        "[[alerts.sinks]]\nname = \"loud\"\ntype = \"webhook\"\nurl = \"{url}/loud\"\nmin_severity = \"critical\"\n\
+         [[alerts.sinks]]\nname = \"eu\"\ntype = \"webhook\"\nurl = \"{url}/eu\"\nmatch = {{ segment_value = \"eu\" }}\n\
+         [[alerts.rules]]\nname = \"a little low\"\nmetric = \"accuracy\"\nbelow = 0.9\n{RULE}"
+    );
+    let sandbox = Sandbox::new(broker.brokers(), &topics, &settings(&url, &more))?;
+    let story = Story::new();
+    // There has to be a store.
+    sandbox.catch_up().await?;
+    let id = sandbox.succeed(&["alerts", "silence", "--for", "1h"]).await?.trim().to_owned();
+    publish(&broker, &topics, &story.predictions(0, 2_000), &story.labels(0, 0..2_000, 0.5)).await?;
+    let process = sandbox.spawn("run", &["run"])?;
+    until("the alerts are there", HALF_A_MINUTE, async || {
+        let listed = sandbox.succeed(&["alerts", "list", "--format", "json"]).await?;
+        Ok(serde_json::from_str::<Vec<Value>>(&listed).is_ok_and(|listed| listed.len() == 4))
+    })
+    .await?;
+    ensure!(receiver.at("/hook").is_empty(), "silent");
+    sandbox.succeed(&["alerts", "silence", "--expire", &id]).await?;
+    until("they are told", HALF_A_MINUTE, async || {
+        Ok(!receiver.at("/eu").is_empty() && !receiver.at("/hook").is_empty())
+    })
+    .await?;
+    let alerts = |path: &str| -> Vec<(String, String)> {
+        let of = receiver.at(path);
+        let alerts = of.iter().flat_map(|one| one.body["alerts"].as_array().into_iter().flatten());
+        let label = |alert: &Value, name: &str| alert["labels"][name].as_str().unwrap_or_default().to_owned();
+        let mut named: Vec<_> = alerts.map(|a| (label(a, "alertname"), label(a, "segment_value"))).collect();
+        named.sort();
+        named
+    };
+    let pair = |rule: &str, segment: &str| (rule.to_owned(), segment.to_owned());
+    let (low, little) = ("accuracy is low", pair("a little low", ""));
+    let of_low = [pair(low, ""), pair(low, "eu"), pair(low, "us")];
+    until("the third one too", HALF_A_MINUTE, async || Ok(!receiver.at("/loud").is_empty())).await?;
+    ensure!(alerts("/hook") == [&[little][..], &of_low].concat(), "{:?}", alerts("/hook"));
+    ensure!(alerts("/loud") == of_low, "{:?}", alerts("/loud"));
+    ensure!(alerts("/eu") == [pair(low, "eu")], "{:?}", alerts("/eu"));
+    process.kill().await?;
+    Ok(())
+}
+
+/// A metric held against what the reference file has reached on its own rows; and what is said where it cannot be.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_metric_is_held_against_its_reference_file() -> Result<()> {
+    let broker = Broker::embedded()?;
+    let topics = Topics::unique();
+    create(&broker, &topics).await?;
+    let receiver = Receiver::default();
+    let url = receiver.start().await?;
+    let relative = "[[alerts.rules]]\nname = \"worse than before\"\nmetric = \"accuracy\"\nbelow = { reference = 0.05 }\n\
+                    segments = [\"region\"]\n";
+    let with = |reference: &str| {
+        let model = format!("name = \"churn\"\n        reference = {reference:?}\n");
+        settings(&url, relative).replace("name = \"churn\"\n", &model)
+    };
+    let sandbox = Sandbox::new(broker.brokers(), &topics, &with("reference.jsonl"))?;
+    // 4,000 rows, of which 90 % are hits; in `eu`, the even ones, all of the misses are.
+    let story = Story::new();
+    let reference: Vec<String> = (0..4_000)
+        .map(|row| {
+            json!({
+                "prediction_id": format!("r-{row}"), "model_name": "churn", "timestamp": story.begin.to_rfc3339(),
+                "prediction": 1, "score": 0.9, "label": i32::from(row % 10 != 0),
+                "tags": { "region": if row % 2 == 0 { "eu" } else { "us" } },
+            })
+            .to_string()
+        })
+        .collect();
+    std::fs::write(sandbox.path("reference.jsonl"), reference.join("\n"))?;
+    // 78 % of all: worse than before on the whole and in `us`, where they are 76 %, and in `eu`, where they are 80 %, as before.
+    let labels: Vec<String> = (0..3_000)
+        .map(|row| {
+            json!({
+                "prediction_id": format!("0-{row}"), "model_name": "churn", "label": i32::from(row % 50 < 39),
+                "timestamp": (story.begin + TimeDelta::hours(1)).to_rfc3339(),
+                "prediction_timestamp": (story.begin + TimeDelta::seconds(row % 3_600)).to_rfc3339(),
+            })
+            .to_string()
+        })
+        .collect();
+    publish(&broker, &topics, &story.predictions(0, 3_000), &labels).await?;
+    sandbox.catch_up().await?;
+    #[derive(Debug, Deserialize)]
+    struct Held {
+        segment_value: Option<String>,
+        value: f64,
+        level: f64,
+    }
+    let rows: Vec<Held> = sandbox
+        .sql("SELECT segment_value, value, level FROM alerts WHERE transition = 'firing' ORDER BY segment_value NULLS FIRST")
+        .await?;
+    let near = |a: f64, b: f64| (a - b).abs() < 0.002;
+    let held: Vec<_> = rows.iter().map(|row| row.segment_value.as_deref()).collect();
+    ensure!(held == [None, Some("us")], "{rows:?}");
+    ensure!(near(rows[0].level, 0.85) && near(rows[1].level, 0.95) && near(rows[0].value, 0.78), "{rows:?}");
+    let replayed = sandbox.succeed(&["alerts", "replay", "--transitions"]).await?;
+    ensure!(replayed.contains("accuracy of churn: firing"), "{replayed}");
+
+    // One that was frozen before metrics were kept: nothing is judged, and that is said.
+    sandbox.succeed(&["reference", "fit", "--model", "churn", "reference.jsonl", "--out", "frozen.json"]).await?;
+    let mut frozen: Value = serde_json::from_slice(&std::fs::read(sandbox.path("frozen.json"))?)?;
+    let metrics = frozen["metrics"]["values"].as_array().context("it keeps metrics")?;
+    ensure!(metrics.iter().any(|own| own["metric"] == "accuracy" && own["value"] == 0.9), "{metrics:?}");
+    sandbox.reconfigure(&with("frozen.json"))?;
+    let said = sandbox.run(&["check"]).await?.stdout;
+    ensure!(said.contains("frozen.json: frozen from 4000 rows"), "{said}");
+    frozen.as_object_mut().context("an object")?.remove("metrics");
+    // The version is that of the content.
+    let content = Reference::from_json(&serde_json::to_vec(&frozen)?).context("a reference")?;
+    let version =
+        content.expect_err("the content is another").split(' ').nth(5).context("it says which")?.replace(',', "");
+    frozen["version"] = json!(version);
+    std::fs::write(sandbox.path("frozen.json"), serde_json::to_vec(&frozen)?)?;
+    let said = sandbox.run(&["check"]).await?.stdout;
+    ensure!(said.contains("FAILED  reference") && said.contains("keeps no metrics of its own"), "{said}");
+    publish(&broker, &topics, &story.predictions(9, 1_000), &story.labels(9, 0..1_000, 0.1)).await?;
+    sandbox.catch_up().await?;
+    let why = format!("\"worse than before\" cannot judge: reference {version} keeps no metrics of its own");
+    let said = sandbox.run(&["alerts", "list"]).await?.stderr;
+    ensure!(said.contains(&why), "{said}");
+    let said = sandbox.run(&["alerts", "replay"]).await?.stderr;
+    ensure!(said.contains(&why.replace("cannot", "could not")), "{said}");
+    let count = "SELECT count(*) AS n FROM alerts WHERE transition = 'firing'";
+    let counted: Vec<BTreeMap<String, i64>> = sandbox.sql(count).await?;
+    ensure!(counted[0]["n"] == 2, "nothing more fires: {counted:?}");
     Ok(())
 }
 

@@ -4,13 +4,19 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use toml::Value;
 
+use super::maintenance::{Maintenance, read_maintenance};
 use super::reader::Reader;
+use super::{JudgeConfig, ModelSettings, ReferenceSpec, why_no_hour};
 use crate::clock::{DAY, MINUTE, Micros};
+use crate::window::WindowLength;
 
 /// A month of the budget: 30 days.
 pub const MONTH: Micros = 30 * DAY;
 /// Windows that a rule looks at together, at most; also those that a level is learned from.
 const WINDOWS_MAX: u32 = 2_000;
+
+/// Reference windows that a level is learned from at least, unless fewer are asked for.
+pub const REFERENCE_WINDOWS_MIN: i64 = 5;
 
 /// All of `[alerts]`.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -23,8 +29,8 @@ pub struct AlertsConfig {
     pub sinks: Vec<Sink>,
     /// Receivers on loopback and link-local addresses are allowed.
     pub allow_local: bool,
-    /// A firing alert is told again after so long, microseconds; `None`: never.
-    pub repeat: Option<Micros>,
+    /// Times that come again, in which nobody is told.
+    pub maintenance: Vec<Maintenance>,
     /// Where people find more; goes into notifications.
     pub external_url: Option<String>,
 }
@@ -214,7 +220,7 @@ pub enum Level {
         /// Windows of the version before, where it serves no more.
         from: Learned,
     },
-    /// Of quality: the reference's own value.
+    /// The reference's own value: of quality its share, of a metric that of its labelled rows, if it is a file.
     Reference {
         /// Tolerated distance from it.
         change: f64,
@@ -260,6 +266,9 @@ pub enum Severity {
     /// To be mended now.
     Critical,
 }
+
+/// All of them, the least bad first.
+const SEVERITIES: [Severity; 4] = [Severity::Info, Severity::Warning, Severity::Error, Severity::Critical];
 
 impl Rule {
     /// Whether it looks at a model.
@@ -309,6 +318,12 @@ pub struct Sink {
     pub text: Option<String>,
     /// Revisions of firing alerts are told too.
     pub revisions: bool,
+    /// A firing alert is told again after so long, microseconds; `None`: never.
+    pub repeat: Option<Micros>,
+    /// Alerts that are less bad are not told here.
+    pub min_severity: Severity,
+    /// What alerts are told here: of each of these names of [`MATCHED`] they have one of the values. Empty: all.
+    pub matches: BTreeMap<String, Vec<String>>,
     /// Alerts are told here, and not reports only.
     pub alerts: bool,
     /// Alerts of one judgement that differ in one of these are told apart ([`GROUP_BY`]); empty: all of a model together.
@@ -358,6 +373,9 @@ pub const GROUP_BY: [(&str, &str); 7] = [
     ("class", "class"),
 ];
 
+/// What a sink can tell alerts apart by: what they are grouped by, and their model.
+pub const MATCHED: [&str; 8] = ["model", "rule", "metric", "version", "segment", "segment_value", "column", "class"];
+
 impl std::fmt::Debug for Sink {
     /// Without what nobody should read in a log: Slack's and Teams' URLs are secrets themselves.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -403,17 +421,14 @@ impl SinkKind {
     }
 }
 
-pub(super) fn read_alerts(section: &mut Reader) -> AlertsConfig {
+pub(super) fn read_alerts(section: &mut Reader, judge: &JudgeConfig) -> AlertsConfig {
     let budget = read_budget(section);
     let allow_local = section.boolean("allow_local", false);
-    let repeat = section.retention("repeat");
-    if repeat.is_some_and(|repeat| repeat < MINUTE) {
-        section.fault("repeat", "must be a minute or more".into());
-    }
+    let repeat = read_repeat(section, None);
     let external_url = section.text("external_url");
     let mut sinks: Vec<Sink> = Vec::new();
     for mut part in section.tables("sinks") {
-        if let Some(sink) = read_sink(&mut part) {
+        if let Some(sink) = read_sink(&mut part, repeat) {
             if sinks.iter().any(|other| other.name == sink.name) {
                 part.fault("name", format!("{:?} is listed twice", sink.name));
             }
@@ -422,8 +437,20 @@ pub(super) fn read_alerts(section: &mut Reader) -> AlertsConfig {
         section.absorb(part);
     }
     let mut rules: Vec<Rule> = Vec::new();
+    let mut rule_names: Vec<String> = Vec::new();
     for mut part in section.tables("rules") {
+        // One with faults is a rule all the same, to those that name it.
+        rule_names.extend(part.text_of("name"));
         if let Some(rule) = read_rule(&mut part) {
+            for (key, fault) in misfits(&rule, judge) {
+                part.fault(&key, fault);
+            }
+            for name in &rule.sinks {
+                let Some(sink) = sinks.iter().find(|sink| sink.name == *name && sink.alerts) else { continue };
+                if let Some(why) = never_takes(sink, &rule) {
+                    part.fault("sinks", format!("{name:?} would never be told: {why}"));
+                }
+            }
             if rules.iter().any(|other| other.name == rule.name) {
                 part.fault("name", format!("{:?} is listed twice", rule.name));
             }
@@ -441,7 +468,124 @@ pub(super) fn read_alerts(section: &mut Reader) -> AlertsConfig {
         }
         section.absorb(part);
     }
-    AlertsConfig { budget, rules, sinks, allow_local, repeat, external_url }
+    let maintenance = read_maintenance(section, &rules, &rule_names);
+    AlertsConfig { budget, rules, sinks, allow_local, maintenance, external_url }
+}
+
+/// After how long what still fires is told again: `"4h"`, or `"never"`.
+fn read_repeat(section: &mut Reader, default: Option<Micros>) -> Option<Micros> {
+    let value = section.take("repeat");
+    match &value {
+        None => return default,
+        Some(Value::String(text)) if text == "never" => return None,
+        Some(Value::String(text)) => {
+            let parsed = humantime::parse_duration(text).ok().and_then(|d| Micros::try_from(d.as_micros()).ok());
+            match parsed {
+                Some(repeat) if repeat >= MINUTE => return Some(repeat),
+                Some(_) => section.fault("repeat", "must be a minute or more".into()),
+                None => section.fault("repeat", format!("{text:?} is no duration like \"4h\", nor \"never\"")),
+            }
+        }
+        Some(other) => section.wrong("repeat", "a duration like \"4h\", or \"never\"", other),
+    }
+    default
+}
+
+/// Why a sink is never told of a rule's alerts.
+fn never_takes(sink: &Sink, rule: &Rule) -> Option<String> {
+    let takes = |name: &str, of: &[&str]| {
+        let wanted = sink.matches.get(name)?;
+        let fits = of.is_empty() || of.iter().any(|value| wanted.iter().any(|wanted| wanted == value));
+        (!fits).then(|| format!("its `match.{name}` has none of this rule's"))
+    };
+    let models: Vec<&str> = rule.models.iter().map(String::as_str).collect();
+    let metric = match &rule.subject {
+        Subject::Metric { metric, .. } => vec![metric.as_str()],
+        _ => vec![],
+    };
+    if rule.severity < sink.min_severity {
+        let (own, least) = (rule.severity.as_str(), sink.min_severity.as_str());
+        return Some(format!("the rule is of severity {own:?}, and it takes {least:?} and worse"));
+    }
+    takes("rule", &[&rule.name]).or_else(|| takes("model", &models)).or_else(|| takes("metric", &metric))
+}
+
+/// What does not fit together of a rule and the models that it looks at: keys of the rule, each with what is wrong.
+fn misfits(rule: &Rule, judge: &JudgeConfig) -> Vec<(String, String)> {
+    let mut found = Vec::new();
+    let side = if rule.side == Side::Below { "below" } else { "above" };
+    let models: Vec<(String, &ModelSettings)> = if rule.models.is_empty() {
+        let listed = judge.models.iter().map(|(name, settings)| (format!("{name:?}"), settings));
+        let others = judge.accept_unknown_models.then(|| ("a model that is not listed".to_owned(), &judge.defaults));
+        listed.chain(others).collect()
+    } else {
+        rule.models.iter().map(|name| (format!("{name:?}"), judge.model(name))).collect()
+    };
+    if matches!(rule.level, Level::Reference { .. }) {
+        let is_metric = matches!(rule.subject, Subject::Metric { .. });
+        let lacks = |settings: &ModelSettings| match &settings.reference {
+            None => Some("has no `reference`"),
+            Some(ReferenceSpec::Past { .. }) if is_metric => Some(
+                "has past windows as its `reference`: of metrics only a file keeps its own; set `from` and `to` here",
+            ),
+            Some(_) => None,
+        };
+        // A rule for all is for those that have one; a rule that names a model means it.
+        let lacking = models.iter().filter_map(|(name, settings)| Some((name, lacks(settings)?)));
+        let is_fault = |lacking: usize| if rule.models.is_empty() { lacking == models.len() } else { lacking > 0 };
+        if is_fault(lacking.clone().count())
+            && let Some((name, why)) = lacking.clone().next()
+        {
+            found.push((format!("{side}.reference"), format!("{name} {why}")));
+        }
+        return found;
+    }
+    let Some(from) = rule.level.learned() else { return found };
+    let seasonal = models.iter().filter(|_| from.same_hour_of_week);
+    let no_season = seasonal.filter_map(|(name, settings)| Some((name, why_no_hour(settings.window)?)));
+    if let Some((name, why)) = no_season.clone().next() {
+        let others = match no_season.count() - 1 {
+            0 => String::new(),
+            others => format!(", and of {others} other(s)"),
+        };
+        let fault = format!("cannot be held of {name}{others}: {why}");
+        found.push((format!("{side}.same_hour_of_week"), fault));
+        return found;
+    }
+    // Reference windows that are too few for ever: at so many at least a level is learned.
+    let Some((begin, end)) = from.between else { return found };
+    let needed = i64::from(from.windows).min(REFERENCE_WINDOWS_MIN).max(2);
+    for (name, settings) in &models {
+        let most = windows_at_most(settings, end - begin, from.same_hour_of_week);
+        if most < needed {
+            let of_hour = if from.same_hour_of_week { " of one hour of the week" } else { "" };
+            let fault = format!(
+                "holds {most} window(s){of_hour} of {name} at the most before `to`, and {needed} are needed for a level"
+            );
+            found.push((format!("{side}.from"), fault));
+            return found;
+        }
+    }
+    found
+}
+
+/// Windows of a model that start in a period at the most; where a season counts, in one hour of the week.
+fn windows_at_most(settings: &ModelSettings, period: Micros, is_seasonal: bool) -> i64 {
+    const HOUR: Micros = 60 * MINUTE;
+    let shortest = match settings.window.length {
+        WindowLength::Fixed(length) => length,
+        // A day may have 23 hours, and a week or a month one hour less than its days.
+        WindowLength::Day => 23 * HOUR,
+        WindowLength::Week => 7 * DAY - HOUR,
+        WindowLength::Month => 28 * DAY - HOUR,
+    };
+    let parts = |of: Micros, by: Micros| (of + by - 1) / by;
+    let all = parts(period, shortest);
+    let in_an_hour = parts(HOUR, shortest);
+    // A day of a calendar may start an hour earlier in UTC than one did a week before.
+    let spare = if matches!(settings.window.length, WindowLength::Fixed(_)) { 0 } else { HOUR };
+    let hours = parts(period + spare, 7 * DAY);
+    if is_seasonal { all.min(hours * in_an_hour) } else { all }
 }
 
 /// `"1 per month"`, `"0.5 per week"`, `"none"`; false alarms a month.
@@ -468,7 +612,7 @@ fn read_budget(section: &mut Reader) -> Option<f64> {
     parsed
 }
 
-fn read_sink(section: &mut Reader) -> Option<Sink> {
+fn read_sink(section: &mut Reader, repeat: Option<Micros>) -> Option<Sink> {
     let kinds = [
         SinkKind::Webhook,
         SinkKind::Alertmanager,
@@ -488,6 +632,10 @@ fn read_sink(section: &mut Reader) -> Option<Sink> {
     let command = section.list("command").unwrap_or_default();
     let text = section.text("text");
     let revisions = section.boolean("revisions", true);
+    let has_repeat = section.table_has("repeat");
+    let repeat = read_repeat(section, repeat);
+    let min_severity = section.choice("min_severity", &SEVERITIES.map(|severity| (severity.as_str(), severity)));
+    let matches = read_match(section);
     let alerts = section.boolean("alerts", true);
     let from = section.text("from");
     let to = section.list("to");
@@ -550,7 +698,13 @@ fn read_sink(section: &mut Reader) -> Option<Sink> {
         if matches!(kind, SinkKind::Alertmanager | SinkKind::Pagerduty) {
             section.fault("alerts", format!("must be true: {:?} is told of nothing else", kind.as_str()));
         }
-        for (key, is_set) in [("text", text.is_some()), ("group_by", group_by.is_some())] {
+        for (key, is_set) in [
+            ("text", text.is_some()),
+            ("group_by", group_by.is_some()),
+            ("repeat", has_repeat),
+            ("min_severity", min_severity.is_some()),
+            ("match", !matches.is_empty()),
+        ] {
             if is_set {
                 section.fault(key, "has no effect where `alerts = false`".into());
             }
@@ -574,7 +728,61 @@ fn read_sink(section: &mut Reader) -> Option<Sink> {
     // Each group is an incident there: one a rule, not one a series.
     let default = if kind == SinkKind::Pagerduty { vec!["rule".to_owned()] } else { Vec::new() };
     let group_by = group_by.unwrap_or(default);
-    Some(Sink { name: name?, kind, url, secret, headers, command, text, revisions, alerts, group_by, email })
+    Some(Sink {
+        name: name?,
+        kind,
+        url,
+        secret,
+        headers,
+        command,
+        text,
+        revisions,
+        repeat,
+        min_severity: min_severity.unwrap_or(Severity::Info),
+        matches,
+        alerts,
+        group_by,
+        email,
+    })
+}
+
+/// `match = { model = ["a", "b"], segment_value = "eu" }`.
+fn read_match(section: &mut Reader) -> BTreeMap<String, Vec<String>> {
+    let mut matches = BTreeMap::new();
+    let table = match section.take("match") {
+        None => return matches,
+        Some(Value::Table(table)) => table,
+        Some(other) => {
+            section.wrong("match", "a table like { model = [\"a\", \"b\"], segment_value = \"eu\" }", &other);
+            return matches;
+        }
+    };
+    let mut part = Reader::new(table, section.key("match"));
+    for name in MATCHED {
+        let values = match part.take(name) {
+            None => continue,
+            Some(Value::Array(values)) => values,
+            Some(value) => vec![value],
+        };
+        let texts: Vec<String> = values.iter().filter_map(plain).collect();
+        if texts.is_empty() || texts.len() < values.len() {
+            part.fault(name, "must be a value, or a list of values, one of which an alert has to have".into());
+        }
+        matches.insert(name.to_owned(), texts);
+    }
+    section.absorb(part);
+    matches
+}
+
+/// A value as labels have it.
+fn plain(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) => Some(text.clone()),
+        Value::Integer(number) => Some(number.to_string()),
+        Value::Float(number) => Some(number.to_string()),
+        Value::Boolean(flag) => Some(flag.to_string()),
+        _ => None,
+    }
 }
 
 /// What was typed of an e-mail sink: `from`, `to`, `username`, `tls`, `ca_certificate_file`.
@@ -634,8 +842,7 @@ fn read_rule(section: &mut Reader) -> Option<Rule> {
     let min_rows = section.integer("min_rows", 100);
     let min_effect = section.float("min_effect", 0.0);
     let (hits, of) = read_for(section);
-    let severities = [Severity::Info, Severity::Warning, Severity::Error, Severity::Critical];
-    let severity = section.choice("severity", &severities.map(|severity| (severity.as_str(), severity)));
+    let severity = section.choice("severity", &SEVERITIES.map(|severity| (severity.as_str(), severity)));
     let decide = section.choice("decide", &[("interval", Decide::Interval), ("point", Decide::Point)]);
     let page_revisions = section.boolean("page_revisions", false);
     let sinks = section.list("sinks").unwrap_or_default();
@@ -698,9 +905,6 @@ fn read_rule(section: &mut Reader) -> Option<Rule> {
     };
     let key = if side == Side::Below { "below" } else { "above" };
     let (fits, wanted) = match (&subject, &level) {
-        (Subject::Metric { .. }, Level::Reference { .. }) => {
-            (false, "no `reference`: metrics have one by the windows `from` and `to`, or a number")
-        }
         (Subject::Metric { .. }, _)
         | (_, Level::Value(_) | Level::OfDrift)
         | (Subject::Quality { .. }, Level::Reference { .. }) => (true, ""),
@@ -896,6 +1100,18 @@ mod tests {
             type = "webhook"
             url = "https://example.org/hook"
             secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+            [[alerts.sinks]]
+            name = "pager"
+            type = "pagerduty"
+            secret = "k"
+            repeat = "30m"
+            min_severity = "error"
+            match = { model = ["a", "b"], class = 1 }
+            [[alerts.sinks]]
+            name = "chat"
+            type = "slack"
+            url = "https://example.org/slack"
+            repeat = "never"
             [[alerts.rules]]
             name = "f1 is low"
             metric = "f1"
@@ -923,6 +1139,12 @@ mod tests {
         assert_eq!((&drift.level, drift.side), (&Level::OfDrift, Side::Above));
         assert_eq!(missing.subject, Subject::Quality { check: "missing_rate".into(), column: "*".into() });
         assert!(!format!("{:?}", config.sinks).contains("whsec"), "secrets are not for logs");
+        let [ops, pager, chat] = config.sinks.as_slice() else { panic!("{:?}", config.sinks) };
+        let repeats = [ops.repeat, pager.repeat, chat.repeat];
+        assert_eq!(repeats, [Some(240 * MINUTE), Some(30 * MINUTE), None], "its own, or that of all");
+        assert_eq!((ops.min_severity, pager.min_severity), (Severity::Info, Severity::Error));
+        let (models, class) = (vec!["a".to_owned(), "b".to_owned()], vec!["1".to_owned()]);
+        assert_eq!(pager.matches, [("model".to_owned(), models), ("class".to_owned(), class)].into());
         assert_eq!(read("").expect("nothing").budget, Some(1.0));
         assert_eq!(read("[alerts]\nbudget = \"none\"").expect("none").budget, None);
     }
@@ -947,6 +1169,25 @@ mod tests {
                 "alerts.rules[0].decide: must be \"point\"",
             ),
             ("[alerts]\nrepeat = \"10s\"".to_owned(), "alerts.repeat: must be a minute or more"),
+            ("[alerts]\nrepeat = \"forever\"".to_owned(), "alerts.repeat: \"forever\" is no duration like \"4h\""),
+            ("[alerts]\nmaintenance = 7".to_owned(), "alerts.maintenance: must be an array of tables ([[alerts.maint"),
+            (sink("type = \"slack\"\nurl = \"https://x\"\nrepeat = 4"), "alerts.sinks[0].repeat: must be a duration"),
+            (
+                sink("type = \"slack\"\nurl = \"https://x\"\nmin_severity = \"bad\""),
+                "alerts.sinks[0].min_severity: \"bad\" is none of",
+            ),
+            (
+                sink("type = \"slack\"\nurl = \"https://x\"\nmatch = { modell = \"a\" }"),
+                "alerts.sinks[0].match.modell: is not a known key; did you mean `model`?",
+            ),
+            (
+                sink("type = \"slack\"\nurl = \"https://x\"\nmatch = { model = [] }"),
+                "alerts.sinks[0].match.model: must be a value, or a list",
+            ),
+            (
+                sink("type = \"slack\"\nurl = \"https://x\"\nalerts = false\nmin_severity = \"info\""),
+                "alerts.sinks[0].min_severity: has no effect where",
+            ),
             (sink("type = \"pagerduty\"\nsecret = \"k\"\nalerts = false"), "alerts.sinks[0].alerts: must be true"),
             (
                 sink("type = \"slack\"\nurl = \"https://x\"\nalerts = false\ngroup_by = [\"rule\"]"),
@@ -991,7 +1232,10 @@ mod tests {
             (rule("pipeline = \"collectors\"\nbelow = 1\nmodels = [\"m\"]"), "alerts.rules[0].models: has no effect"),
             (rule("pipeline = \"rejected_rate\"\nabove = { sigmas = 3 }"), "alerts.rules[0].above: must be a number"),
             (rule("metric = \"f1\"\nbelow = { previous_version = 0.1 }"), "alerts.rules[0].versions: must be true"),
-            (rule("metric = \"f1\"\nbelow = { reference = 0.1 }"), "alerts.rules[0].below: must be no `reference`"),
+            (
+                rule("estimate = \"f1\"\nbelow = { reference = 0.1 }"),
+                "alerts.rules[0].below: must be a number, or learned",
+            ),
             (
                 rule("metric = \"f1\"\nbelow = { change = 0.1, from = \"2026-01-01T00:00:00Z\" }"),
                 ".below.from: must stand",
@@ -1008,6 +1252,112 @@ mod tests {
             let faults = read(&text).expect_err(&text).join("\n");
             assert!(faults.contains(fault), "{text}\n{faults}");
         }
+    }
+
+    #[test]
+    fn a_sink_that_a_rule_names_and_that_never_takes_it_is_a_fault() {
+        let with = |sink: &str, rule: &str| {
+            read(&format!(
+                "[[alerts.sinks]]\nname = \"s\"\ntype = \"slack\"\nurl = \"https://x\"\n{sink}\n\
+                 [[alerts.rules]]\nname = \"r\"\nmetric = \"f1\"\nbelow = 0.8\n{rule}"
+            ))
+        };
+        for (sink, rule, fault) in [
+            ("min_severity = \"error\"", "severity = \"warning\"", "it takes \"error\" and worse"),
+            ("match = { rule = \"other\" }", "", "its `match.rule` has none"),
+            ("match = { model = \"a\" }", "models = [\"b\"]", "its `match.model` has none"),
+            ("match = { metric = [\"recall\"] }", "", "its `match.metric` has none"),
+        ] {
+            let faults = with(sink, &format!("{rule}\nsinks = [\"s\"]")).expect_err(sink).join("\n");
+            assert!(faults.starts_with("alerts.rules[0].sinks: \"s\" would never be told: "), "{faults}");
+            assert!(faults.contains(fault), "{faults}");
+            with(sink, rule).expect("told elsewhere, or nowhere");
+        }
+        with("min_severity = \"error\"", "severity = \"error\"\nsinks = [\"s\"]").expect("so bad");
+        with("match = { model = \"a\" }", "sinks = [\"s\"]").expect("a rule for all is for this one too");
+    }
+
+    #[test]
+    fn a_season_that_the_windows_of_a_model_do_not_have_is_a_fault() {
+        let seasonal = |models: &str, rule: &str| {
+            let text = format!(
+                "{models}\n[[alerts.rules]]\nname = \"r\"\nmetric = \"f1\"\n\
+                 below = {{ sigmas = 3, windows = 8, same_hour_of_week = true }}\n{rule}"
+            );
+            read(&text).map(drop).map_err(|faults| faults.join("\n"))
+        };
+        let model = |name: &str, window: &str| format!("[[models]]\nname = \"{name}\"\nwindow = \"{window}\"\n");
+        for (window, why) in [
+            ("week", "says nothing of windows longer than a day"),
+            ("month", "says nothing of windows longer than a day"),
+            ("2d", "says nothing of windows longer than a day"),
+            ("5h", "start at other hours each week"),
+        ] {
+            let fault = seasonal(&model("m", window), "models = [\"m\"]").expect_err(window);
+            let key = "alerts.rules[0].below.same_hour_of_week: cannot be held of \"m\": ";
+            assert!(fault.starts_with(key) && fault.contains(why), "{fault}");
+        }
+        for window in ["15m", "1h", "6h", "24h", "day"] {
+            seasonal(&model("m", window), "").expect(window);
+        }
+        // Of all models one is enough; and whoever is not named does not matter.
+        let two = model("m", "1h") + &model("n", "week") + &model("o", "month");
+        let fault = seasonal(&two, "").expect_err("n and o");
+        assert!(fault.contains("cannot be held of \"n\", and of 1 other(s): "), "{fault}");
+        seasonal(&two, "models = [\"m\"]").expect("the others are not looked at");
+        let fault = seasonal("[defaults]\nwindow = \"week\"", "").expect_err("all that are not listed");
+        assert!(fault.contains("cannot be held of a model that is not listed: "), "{fault}");
+    }
+
+    #[test]
+    fn a_rule_relative_to_a_reference_that_there_is_not_is_a_fault() {
+        let with = |models: &str, rule: &str| {
+            let text = format!("{models}[[alerts.rules]]\nname = \"r\"\n{rule}");
+            read(&text).map(|config| config.rules[0].level.clone()).map_err(|faults| faults.join("\n"))
+        };
+        let file = "[[models]]\nname = \"m\"\nreference = \"r.jsonl\"\n";
+        let past = "[[models]]\nname = \"p\"\nreference = { last = \"7d\", offset = \"1d\" }\n";
+        let none = "[[models]]\nname = \"n\"\n";
+        let metric = "metric = \"f1\"\nbelow = { reference = 0.05 }";
+        let quality = "quality = \"missing_rate\"\nabove = { reference = 0.05 }";
+        assert_eq!(with(file, metric).expect("a file"), Level::Reference { change: 0.05 });
+        with(&format!("{file}{none}{past}"), metric).expect("one of them has a file");
+        with(past, quality).expect("quality has it of past windows too");
+        for (models, rule, fault) in [
+            (none.to_owned(), metric.to_owned(), "alerts.rules[0].below.reference: \"n\" has no `reference`"),
+            (none.to_owned(), quality.to_owned(), "alerts.rules[0].above.reference: \"n\" has no `reference`"),
+            (past.to_owned(), metric.to_owned(), "alerts.rules[0].below.reference: \"p\" has past windows"),
+            (
+                format!("{file}{none}"),
+                format!("{metric}\nmodels = [\"m\", \"n\"]"),
+                "alerts.rules[0].below.reference: \"n\" has no `reference`",
+            ),
+        ] {
+            let faults = with(&models, &rule).expect_err(fault);
+            assert!(faults.contains(fault), "{faults}");
+        }
+    }
+
+    #[test]
+    fn reference_windows_that_can_never_be_enough_are_a_fault() {
+        let rule = |window: &str, level: &str| {
+            let text = format!(
+                "[[models]]\nname = \"m\"\nwindow = \"{window}\"\n[[alerts.rules]]\nname = \"r\"\nmetric = \"f1\"\n\
+                 models = [\"m\"]\nabove = {{ change = 0.1, {level} }}"
+            );
+            read(&text).map(drop).map_err(|faults| faults.join("\n"))
+        };
+        let january = "from = \"2026-01-01T00:00:00Z\", to = \"2026-02-01T00:00:00Z\"";
+        rule("day", january).expect("31 days");
+        rule("week", january).expect("five weeks begin in 31 days at the most");
+        let fault = rule("month", january).expect_err("one month");
+        assert!(fault.starts_with("alerts.rules[0].above.from: holds 2 window(s) of \"m\" at the most"), "{fault}");
+        rule("month", &format!("{january}, windows = 2")).expect("as few as were asked for");
+        rule("1h", &format!("{january}, same_hour_of_week = true")).expect("five Thursdays");
+        let weeks = "from = \"2026-01-01T00:00:00Z\", to = \"2026-01-15T00:00:00Z\", same_hour_of_week = true";
+        let fault = rule("1h", weeks).expect_err("two Thursdays");
+        assert!(fault.contains("holds 2 window(s) of one hour of the week of \"m\""), "{fault}");
+        rule("15m", weeks).expect("four in each hour");
     }
 
     #[test]
@@ -1032,7 +1382,9 @@ mod tests {
         let windows = |windows| Learned { windows, same_hour_of_week: false, between: None };
         let previous = rule("metric = \"f1\"\nbelow = { previous_version = 0.02 }\nversions = true");
         assert_eq!(previous.level, Level::PreviousVersion { change: 0.02, from: windows(28) });
-        let reference = rule("quality = \"missing_rate\"\nabove = { reference = 0.05 }");
+        let with_reference = "[[models]]\nname = \"m\"\nreference = \"r.jsonl\"\n";
+        let quality = "[[alerts.rules]]\nname = \"r\"\nquality = \"missing_rate\"\nabove = { reference = 0.05 }";
+        let reference = read(&format!("{with_reference}{quality}")).expect("a good file").rules.remove(0);
         assert_eq!(reference.level, Level::Reference { change: 0.05 });
         let fixed =
             rule("metric = \"f1\"\nbelow = { sigmas = 3, from = \"2026-01-01T00:00:00Z\", to = 2026-02-01T00:00:00Z }");

@@ -1,6 +1,7 @@
 //! The validated configuration: what cannot be wrong any more. What the user typed is a TOML table; reading it reports
 //! all faults at once, each by its key.
 mod alerts;
+mod maintenance;
 mod reader;
 mod reports;
 mod retention;
@@ -15,9 +16,10 @@ use serde::{Deserialize, Serialize};
 use toml::Table;
 
 pub use self::alerts::{
-    AlertsConfig, Decide, EmailSettings, GROUP_BY, LABEL_LAGS, Learned, Level, MONTH, Rule, Severity, Side, Signal,
-    Sink, SinkKind, SmtpTls, Subject,
+    AlertsConfig, Decide, EmailSettings, GROUP_BY, LABEL_LAGS, Learned, Level, MATCHED, MONTH, REFERENCE_WINDOWS_MIN,
+    Rule, Severity, Side, Signal, Sink, SinkKind, SmtpTls, Subject,
 };
+pub use self::maintenance::Maintenance;
 use self::reader::Reader;
 pub use self::reports::{Period, ReportFormat, ReportSpec};
 pub use self::retention::RetentionConfig;
@@ -295,7 +297,7 @@ fn read_config(root: &mut Reader) -> Config {
     let poll_interval = root.duration("poll_interval", 1_000_000).max(1_000);
     let judge = read_judge(root);
     let retention = root.section("retention", retention::read_retention);
-    let alerts = root.section("alerts", alerts::read_alerts);
+    let alerts = root.section("alerts", |section| alerts::read_alerts(section, &judge));
     let reports = reports::read_reports(root, &alerts);
     Config {
         memory_max,
@@ -491,6 +493,13 @@ fn read_model(section: &mut Reader, base: ModelSettings, is_for: IsFor) -> Model
 
 /// Why no window, or hardly one, in a period would start in the same hour of the week as a later one; `None` if some do.
 fn window_of_no_hour(window: WindowSpec, last: Micros) -> Option<String> {
+    let is_short = last < 7 * DAY;
+    let too_short = || is_short.then(|| "`last` is under a week, and the same hour comes once in one".into());
+    why_no_hour(window).or_else(too_short)
+}
+
+/// Why windows do not come back to the same hour of the week; `None` if they do.
+fn why_no_hour(window: WindowSpec) -> Option<String> {
     match window.length {
         WindowLength::Week | WindowLength::Month => {
             Some("`same_hour_of_week` says nothing of windows longer than a day".into())
@@ -501,7 +510,6 @@ fn window_of_no_hour(window: WindowSpec, last: Micros) -> Option<String> {
         WindowLength::Fixed(length) if (7 * DAY) % length != 0 => {
             Some("windows of this length start at other hours each week".into())
         }
-        _ if last < 7 * DAY => Some("`last` is under a week, and the same hour comes once in one".into()),
         _ => None,
     }
 }

@@ -50,6 +50,11 @@ impl Reader {
         self.table.contains_key(key)
     }
 
+    /// A text that was typed and has not been taken, left where it is.
+    pub(super) fn text_of(&self, key: &str) -> Option<String> {
+        self.table.get(key).and_then(Value::as_str).map(str::to_owned)
+    }
+
     pub(super) fn take(&mut self, key: &str) -> Option<Value> {
         self.known.push(key.to_owned());
         self.table.remove(key)
@@ -85,7 +90,7 @@ impl Reader {
             None => Vec::new(),
             Some(Value::Array(values)) => values,
             Some(other) => {
-                self.wrong(key, "an array of tables ([[models]])", &other);
+                self.wrong(key, &format!("an array of tables ([[{}]])", self.key(key)), &other);
                 Vec::new()
             }
         };

@@ -149,7 +149,7 @@ fn read_report(section: &mut Reader, alerts: &AlertsConfig) -> Option<ReportSpec
     })
 }
 
-fn read_cron(section: &mut Reader) -> Option<Cron> {
+pub(super) fn read_cron(section: &mut Reader) -> Option<Cron> {
     let Some(text) = section.text("cron") else {
         section.fault(
             "cron",
