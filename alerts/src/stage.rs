@@ -361,3 +361,6 @@ pub(crate) fn learned_from(
     }
     needed
 }
+
+#[cfg(test)]
+mod tests;
