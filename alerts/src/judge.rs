@@ -958,11 +958,12 @@ mod tests {
         let rows = vec![of_segment(version(0, "9", 0.90)), of_segment(version(0, "10", 0.70))];
         let published = Published { metrics: rows, comparisons: vec![pair], ..Published::default() };
         assert_eq!(judge(&config, "m", &published, &Past::new()), []);
-        // A version that only a segment knows is none of all rows.
-        let rows = vec![of_segment(version(0, "1", 0.99)), version(0, "2", 0.50)];
-        let learned = past((0..4).map(|hour| version(hour, "1", 0.90)).map(of_segment));
-        let found = judged(&config, rows, &learned);
-        assert!(found.iter().all(|finding| finding.series.segment.is_some()), "{found:?}");
+        // A version that only a segment knows came before nothing: of all rows, 2 follows 1.
+        let earlier =
+            past((0..4).flat_map(|hour| [version(hour, "1", 0.90), of_segment(version(hour + 1, "1b", 0.99))]));
+        let found = judged(&config, vec![version(9, "2", 0.50)], &earlier);
+        assert_eq!(found.len(), 1);
+        assert!((found[0].evidence.level - 0.89).abs() < 1e-12, "{found:?}");
     }
 
     #[test]

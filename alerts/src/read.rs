@@ -18,6 +18,7 @@ use crate::Error;
 use crate::judge::{self, Past, Published};
 
 /// What no rule looks at is not kept, and tables of which nothing would be are not read.
+#[allow(clippy::struct_excessive_bools, reason = "each is one table")]
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Wanted {
     /// Names in `metrics` or `serving`: a rule need not know which of them has its metric.
