@@ -435,6 +435,83 @@ mod tests {
             ("90 days".into(), "6 hours".into(), "90 seconds".into())
         );
     }
+    async fn put(store: &Store, path: &str, batch: &arrow::array::RecordBatch) {
+        let mut bytes = Vec::new();
+        let mut writer = parquet::arrow::ArrowWriter::try_new(&mut bytes, batch.schema(), None).expect("a writer");
+        writer.write(batch).expect("written");
+        writer.close().expect("closed");
+        store.put(path, bytes.into()).await.expect("put");
+    }
+
+    #[tokio::test]
+    async fn of_a_columns_methods_the_one_that_decides_is_reported_and_of_all_rows() {
+        use driftline_schemas::tables::{DriftRow, WindowRow, drift_rows_to_batch, window_rows_to_batch};
+        let store = Store::in_memory();
+        let time = |micros: i64| DateTime::from_timestamp_micros(micros).expect("a time");
+        let window = WindowRow {
+            model: "m".into(),
+            window_start: time(0),
+            window_end: time(60_000_000),
+            state: "sealed".into(),
+            revision: 1,
+            predictions: 9,
+            labelled: 0,
+            waiting: 9,
+            expired: 0,
+            failed: 0,
+            invalid: 0,
+            duplicates: 0,
+            after_final: 0,
+            label_coverage: Some(0.0),
+            late_predictions: 0,
+            decided_at: time(0),
+        };
+        put(&store, &paths::table("windows", "m", "1970-01-01", "windows"), &window_rows_to_batch(&[window])).await;
+        let drift = |method: &str, decides: Option<bool>, version: Option<&str>| DriftRow {
+            model: "m".into(),
+            model_version: version.map(str::to_owned),
+            segment: None,
+            segment_value: None,
+            window_start: time(0),
+            window_end: time(60_000_000),
+            column_name: "amount".into(),
+            method: method.into(),
+            statistic: Some(0.5),
+            p_value: None,
+            threshold: 0.1,
+            drifted: Some(true),
+            decides,
+            n: 9,
+            n_reference: 9,
+            reference_version: None,
+            reason: None,
+            state: "sealed".into(),
+            revision: 1,
+            decided_at: time(0),
+        };
+        let rows = [
+            drift("hellinger", Some(false), None),
+            drift("ks", Some(true), None),
+            drift("ks", Some(true), Some("7")),
+            drift("psi", None, None),
+        ];
+        put(&store, &paths::table("drift", "m", "1970-01-01", "drift"), &drift_rows_to_batch(&rows)).await;
+        let subject = Subject {
+            model: "m".into(),
+            task: Task::Binary,
+            positive_class: None,
+            from: None,
+            to: None,
+            levels: vec![],
+        };
+        let sessions = Sessions::new(store, 64 << 20, 1);
+        let report = gather(&sessions, &subject, time(0)).await.expect("read").expect("a window");
+        let methods: Vec<&str> = report.drift.iter().map(|point| point.method.as_str()).collect();
+        assert_eq!(methods, ["ks", "psi"], "an older build does not say which decides");
+        let nobody = Subject { model: "nobody".into(), ..subject };
+        assert_eq!(gather(&sessions, &nobody, time(0)).await.expect("read"), None);
+    }
+
     const NOBODY: &str = "CAST(NULL AS VARCHAR) AS segment, CAST(NULL AS VARCHAR) AS segment_value";
 
     #[tokio::test]
@@ -550,13 +627,8 @@ mod tests {
                     reference_version: None,
                 };
                 let batch = metric_rows_to_batch(&[row("f1", None), row("f1", Some("a")), row("specificity", None)]);
-                let mut bytes = Vec::new();
-                let mut writer =
-                    parquet::arrow::ArrowWriter::try_new(&mut bytes, batch.schema(), None).expect("a writer");
-                writer.write(&batch).expect("written");
-                writer.close().expect("closed");
                 let name = format!("{}_r{revision}", window_name(window));
-                store.put(&paths::table("metrics_log", "m", window.date(), &name), bytes.into()).await.expect("put");
+                put(&store, &paths::table("metrics_log", "m", window.date(), &name), &batch).await;
             }
             let revision = revisions.last().copied().unwrap_or_default();
             windows.push(WindowLine { start: window.start, end: window.end, revision, ..example.windows[0].clone() });
