@@ -422,7 +422,10 @@ mod tests {
             receiver.at("/hangs").len()
         );
         let refused = receiver.at("/refuses").len();
-        assert!((AT_ONCE..=10).contains(&refused), "each model's is tried once, and then waits: {refused}");
+        // On a machine that is busy with other things the first pauses are over by now.
+        let pauses = begin.elapsed().div_duration_f64(PAUSES[0] / 2) as usize;
+        let most = models.len() * (1 + pauses);
+        assert!((AT_ONCE..=most).contains(&refused), "each model's is tried, and then waits: {refused}");
         for model in &models {
             assert_eq!(sent(&store, model, "hangs").await.next, 0, "it has taken nothing");
         }
@@ -534,6 +537,47 @@ mod tests {
         receiver.will_answer("/ops", &[(500, None)]);
         let ended = turn(&store, &config, 3, 50).run().await.expect("tried");
         assert_eq!(ended, Ended::Again { tries: 51, after: None });
+    }
+
+    #[tokio::test]
+    async fn failed_tries_are_those_of_one_message() {
+        let (store, receiver) = (Store::in_memory(), Receiver::default());
+        let config = config(vec![sink("ops", &receiver.start().await)]);
+        enrol(&store, "m", &config.sinks, 0).await;
+        write(&store, "m", clock::now_micros() - DAY - 1_000_000, &[1, 1]).await;
+        receiver.will_answer("/ops", &[(200, None), (500, None)]);
+        // The first one is taken after all; the second, as old, is refused for the first time.
+        let ended = turn(&store, &config, 2, TRIES_MIN).run().await.expect("tried");
+        assert_eq!(ended, Ended::Again { tries: 1, after: None });
+        assert_eq!(sent(&store, "m", "ops").await, Sent { next: 1, ..Sent::default() });
+    }
+
+    #[tokio::test]
+    async fn whoever_was_told_all_is_told_the_next_record() {
+        let (store, receiver) = (Store::in_memory(), Receiver::default());
+        let config = config(vec![sink("ops", &receiver.start().await)]);
+        enrol(&store, "m", &config.sinks, 0).await;
+        let mut deliveries = Deliveries::default();
+        for told in 1..=3 {
+            let next = write(&store, "m", clock::now_micros(), &[1]).await;
+            assert_eq!(deliver(&mut deliveries, &store, "m", next, &config).expect("begun"), Progress::Busy, "{told}");
+            deliveries.ended().await.expect("ended");
+            assert_eq!(deliver(&mut deliveries, &store, "m", next, &config).expect("asked"), Progress::UpToDate);
+            assert_eq!(receiver.at("/ops").len(), told);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_store_that_is_away_is_asked_again_after_a_pause() {
+        let policy = driftline_store::RetryPolicy { max_elapsed: Duration::ZERO, ..Default::default() };
+        let faults = driftline_store::FaultPlan::new(1).down_after(0);
+        let away = Store::in_memory().with_faults(faults).with_retry(policy);
+        let config = config(vec![sink("ops", "http://127.0.0.1:1")]);
+        let mut deliveries = Deliveries::default();
+        assert_eq!(deliver(&mut deliveries, &away, "m", 1, &config).expect("begun"), Progress::Busy);
+        deliveries.ended().await.expect("it passes");
+        assert_eq!(deliver(&mut deliveries, &away, "m", 1, &config).expect("asked"), Progress::Waiting);
+        assert!(deliveries.running.is_empty());
     }
 
     #[test]

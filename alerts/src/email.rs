@@ -200,6 +200,46 @@ mod tests {
         assert_eq!(mail, compose(&settings(), "msg_1", 0, &draft()).expect("the same"), "every copy is the same");
     }
 
+    fn sink(url: &str, tls: &str) -> Sink {
+        let text = format!(
+            "[[alerts.sinks]]\nname = \"mail\"\ntype = \"email\"\nurl = \"{url}\"\ntls = \"{tls}\"\nfrom = \"a@example.org\"\nto = [\"b@example.org\"]"
+        );
+        let config = driftline_schemas::config::Config::from_table(text.parse().expect("TOML"));
+        config.expect("a good file").alerts.sinks.remove(0)
+    }
+
+    #[test]
+    fn a_subject_says_how_bad_it_is_of_what_holds() {
+        let sink = sink("smtp://mail.example.org", "starttls");
+        let of = |kind: Kind, severity: Severity| Transition { severity, ..crate::message::example(kind) };
+        let mail = |transitions: &[Transition]| {
+            alert(&sink, "m", &transitions.iter().collect::<Vec<_>>(), Some("https://x/?a=1&b=\"2\""))
+        };
+        let both = mail(&[of(Kind::Firing, Severity::Warning), of(Kind::Resolved, Severity::Critical)]);
+        assert_eq!(both.subject, "warning: m: f1 is low");
+        let loud = mail(&[of(Kind::Firing, Severity::Warning), of(Kind::Revised, Severity::Critical)]);
+        assert_eq!(loud.subject, "critical: m: f1 is low");
+        let over = mail(&[of(Kind::Resolved, Severity::Critical), of(Kind::Withdrawn, Severity::Error)]);
+        assert_eq!(over.subject, "over: m: f1 is low");
+        assert!(over.text.contains("\nhttps://x/?a=1&b=\"2\"\n"), "{}", over.text);
+        assert!(over.html.contains("href=\"https://x/?a=1&amp;b=&quot;2&quot;\""), "{}", over.html);
+    }
+
+    #[test]
+    fn b1_a_subject_is_short_whatever_it_names() {
+        let long = Draft { subject: "word ".repeat(1_000), ..draft() };
+        let mail = compose(&settings(), "msg_1", 0, &long).expect("good addresses");
+        assert_eq!(mail.matches("word").count(), 40, "of 200 characters");
+    }
+
+    #[tokio::test]
+    async fn nothing_goes_to_another_machine_in_the_clear() {
+        let sink = sink("smtp://192.0.2.1:25", "none");
+        let letter = message(&sink, "msg_1", 0, &draft());
+        let Outcome::Again { why, .. } = send(&sink, &letter, true).await else { panic!("it is sent") };
+        assert!(why.contains("nothing goes there in the clear"), "{why}");
+    }
+
     #[test]
     fn addresses_that_would_say_more_to_a_server_are_none() {
         let read = |text: &str| mailbox(text).map(|mailbox| (mailbox.name.clone(), mailbox.email.to_string()));

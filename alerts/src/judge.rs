@@ -1071,6 +1071,80 @@ mod tests {
     }
 
     #[test]
+    fn a_level_that_is_learned_brings_the_error_of_how_it_was_learned() {
+        let values = [0.80, 0.90, 0.85, 0.95];
+        let all = past(values.iter().enumerate().map(|(at, value)| row(at as i64, *value, 1_000)));
+        let error = |lines: &str| {
+            let config = rule(&format!("metric = \"accuracy\"\nbelow = {{ {lines}, windows = 4 }}"));
+            let newest = row(10, 0.5, 1_000);
+            tolerated(&config.rules[0], &newest, &of(vec![newest.clone()]), &all).expect("learned").error
+        };
+        // Deviation 0.0645497: over √4; times √(1/4 + 9/6); and half the way between the quantiles at 0.25 ± √(0.25 · 0.75 / 4).
+        for (lines, expected) in
+            [("change = 0.05", 0.032_274_861), ("sigmas = 3", 0.085_391_256), ("quantile = 0.25", 0.032_475_953)]
+        {
+            assert!((error(lines) - expected).abs() < 1e-8, "{lines}: {}", error(lines));
+        }
+    }
+
+    #[test]
+    fn what_is_bet_on_is_the_size_of_effect_that_a_rule_names_or_a_tenth_of_a_large_level() {
+        let scale = |lines: &str, level: f64| {
+            scale_of(&rule(&format!("metric = \"mean_absolute_error\"\nabove = 3\n{lines}")).rules[0], level)
+        };
+        assert_eq!((scale("", 0.8), scale("", -1.0)), (0.05, 0.05));
+        assert_eq!((scale("", 300.0), scale("", -300.0)), (30.0, 30.0));
+        assert_eq!((scale("min_effect = 0.2", 0.8), scale("min_effect = 50", 300.0)), (0.2, 50.0));
+        assert_eq!(scale("min_effect = 0.01", 0.8), 0.05);
+    }
+
+    #[test]
+    fn pairs_of_versions_do_not_add_up_and_are_of_all_rows() {
+        let version =
+            |hour, name: &str, value| MetricRow { model_version: Some(name.into()), ..row(hour, value, 1_000) };
+        let config = rule(
+            "metric = \"accuracy\"\nbelow = { previous_version = 0.01, windows = 4 }\nversions = true\nsegments = [\"*\"]",
+        );
+        let rows = vec![version(10, "9", 0.90), version(10, "10", 0.885)];
+        let pair = comparison(("9", 0.90), ("10", 0.885), (-0.019, -0.011));
+        let published = Published { metrics: rows, comparisons: vec![pair.clone()], ..Published::default() };
+        let ln_e = |past: &Past| {
+            let findings = judge(&config, "m", &published, past);
+            findings.into_iter().map(|finding| finding.evidence.ln_e).collect::<Vec<_>>()
+        };
+        // The pairs of earlier windows are not read: a run of them would be made of intervals that know nothing of pairs.
+        let earlier = past((0..10).flat_map(|hour| [version(hour, "9", 0.90), version(hour, "10", 0.80)]));
+        assert_eq!((ln_e(&Past::new()).len(), ln_e(&Past::new())), (1, ln_e(&earlier)));
+        // What is compared are all rows of both: a segment has its own past, or nothing.
+        let of_segment =
+            |row: MetricRow| MetricRow { segment: Some("region".into()), segment_value: Some("eu".into()), ..row };
+        let rows = vec![of_segment(version(0, "9", 0.90)), of_segment(version(0, "10", 0.70))];
+        let published = Published { metrics: rows, comparisons: vec![pair], ..Published::default() };
+        assert_eq!(judge(&config, "m", &published, &Past::new()), []);
+        // A version that only a segment knows came before nothing: of all rows, 2 follows 1.
+        let earlier =
+            past((0..4).flat_map(|hour| [version(hour, "1", 0.90), of_segment(version(hour + 1, "1b", 0.99))]));
+        let found = judged(&config, vec![version(9, "2", 0.50)], &earlier);
+        assert_eq!(found.len(), 1);
+        assert!((found[0].evidence.level - 0.89).abs() < 1e-12, "{found:?}");
+    }
+
+    #[test]
+    fn each_window_of_a_run_is_held_against_its_own_baseline() {
+        let config = rule("metric = \"accuracy\"\nbelow = \"baseline\"");
+        let of =
+            |hour: i64, value: f64, baseline: f64| MetricRow { baseline: Some(baseline), ..row(hour, value, 1_000) };
+        let ln_e = |past: &Past| {
+            judged(&config, vec![of(10, 0.60, 0.61)], past).first().and_then(|finding| finding.evidence.ln_e)
+        };
+        // Below this window's baseline, and above their own: no run of bad windows.
+        let good = past((0..10).map(|hour| of(hour, 0.58, 0.50)));
+        let bad = past((0..10).map(|hour| of(hour, 0.58, 0.70)));
+        assert_eq!(ln_e(&good), ln_e(&Past::new()));
+        assert!(ln_e(&bad) > ln_e(&good));
+    }
+
+    #[test]
     fn names_of_versions_are_in_the_order_in_which_people_count() {
         let mut names = ["1.10", "1.9", "v2", "2", "1.9.1", "10"];
         names.sort_by_key(|name| parts(name));
@@ -1146,6 +1220,10 @@ mod tests {
         assert!(bad("", drifted("final", "label", 0.3, 1e-12)));
         assert_eq!(found("", DriftRow { decides: Some(false), ..drifted("sealed", "x", 0.3, 1e-12) }), []);
         assert_eq!(found("min_rows = 2000", drifted("sealed", "x", 0.3, 1e-12)), []);
+        // No test, no chance of a false alarm that a budget could be held to.
+        let untested = || DriftRow { p_value: None, drifted: Some(true), ..drifted("sealed", "x", 0.3, 1e-12) };
+        assert_eq!(found("", untested()), []);
+        assert!(bad("decide = \"point\"", untested()));
     }
 
     #[test]
@@ -1177,6 +1255,8 @@ mod tests {
         let relative = "above = { reference = 0.05 }";
         assert!((found(relative, row(0.4, Some(0.3)))[0].evidence.level - 0.35).abs() < 1e-12);
         assert!(found(relative, row(0.4, Some(0.3)))[0].is_bad && !found(relative, row(0.4, Some(0.4)))[0].is_bad);
+        let below = &found("below = { reference = 0.05 }", row(0.4, Some(0.5)))[0];
+        assert!((below.evidence.level - 0.45).abs() < 1e-12 && below.is_bad, "{below:?}");
         assert_eq!(found(relative, row(0.4, None)), [], "no reference, no level");
         assert_eq!(found("above = 0.2\ncolumn = \"y\"", row(0.4, None)), []);
     }
@@ -1207,5 +1287,12 @@ mod tests {
             findings.first().map(|finding| finding.is_bad)
         };
         assert_eq!((bad("sealed", 100), bad("final", 100), bad("final", 900)), (None, Some(true), Some(false)));
+        // Rows that nobody labelled in time are rows: a window of few labels is the one that is looked for.
+        let published = Published { window: Some(window("final", 10)), ..Published::default() };
+        let findings = judge(&rule("coverage = true\nbelow = 0.5\nmin_rows = 900"), "m", &published, &Past::new());
+        assert_eq!(
+            findings.iter().map(|finding| (finding.evidence.n, finding.is_bad)).collect::<Vec<_>>(),
+            [(1_000, true)]
+        );
     }
 }

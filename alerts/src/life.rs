@@ -1283,6 +1283,116 @@ mod tests {
     }
 
     #[test]
+    fn an_alert_that_is_raised_again_in_its_window_has_an_id_of_its_own_and_its_end_tells_the_good_window() {
+        let mut state = State::default();
+        let ids = |transitions: &[Transition]| transitions.iter().map(|t| (t.kind, t.id.clone())).collect::<Vec<_>>();
+        let first = ids(&state.take(&hours(), &[window(1, 1, 0.7)], 0));
+        let withdrawn = ids(&state.take(&hours(), &[window(1, 2, 0.9)], 1));
+        let again = ids(&state.take(&hours(), &[window(1, 3, 0.6)], 2));
+        assert_eq!(withdrawn, [(Kind::Withdrawn, first[0].1.clone())]);
+        assert!(again[0].0 == Kind::Firing && again[0].1 != first[0].1, "{again:?}");
+        let over = state.take(&hours(), &[window(2, 1, 0.95)], 3);
+        assert_eq!((over[0].kind, &over[0].id), (Kind::Resolved, &again[0].1));
+        assert_eq!((over[0].evidence.window_start, over[0].evidence.value), (2 * HOUR, 0.95));
+    }
+
+    #[test]
+    fn a_rule_that_pages_revisions_does_so_for_its_own_series_alone() {
+        let mut verdicts = window(1, 5, 0.7);
+        (verdicts.is_final, verdicts.was_final) = (true, true);
+        let mut other = verdicts.findings[0].clone();
+        (other.series.rule, other.page_revisions) = ("pages".into(), true);
+        verdicts.findings.push(other);
+        let mut state = State::default();
+        let transitions = state.take(&hours(), &[verdicts], 0);
+        let mut kinds: Vec<(&str, Kind)> = transitions.iter().map(|t| (t.series.rule.as_str(), t.kind)).collect();
+        kinds.sort();
+        assert_eq!(kinds, [("pages", Kind::Firing), ("r", Kind::Missed)]);
+    }
+
+    #[test]
+    fn an_end_is_as_loud_as_the_newest_finding_and_told_to_whom_that_says() {
+        let mut state = State::default();
+        state.take(&hours(), &[window(1, 1, 0.7)], 0);
+        let mut good = window(2, 1, 0.9);
+        (good.findings[0].severity, good.findings[0].sinks) = (Severity::Critical, vec!["ops".into()]);
+        let over = state.take(&hours(), &[good], 1).remove(0);
+        assert_eq!(
+            (over.kind, over.severity, over.sinks),
+            (Kind::Resolved, Severity::Critical, vec!["ops".to_owned()])
+        );
+    }
+
+    #[test]
+    fn a_window_is_pending_once_and_one_bad_window_ends_no_alert() {
+        let two_of_three = |hour, revision, value| with_for(window(hour, revision, value), 2, 3);
+        let mut state = State::default();
+        assert_eq!(take(&mut state, &[two_of_three(0, 1, 0.7)]), [Kind::Pending]);
+        assert_eq!(take(&mut state, &[two_of_three(0, 2, 0.6)]), [], "it was bad already");
+        assert_eq!(take(&mut state, &[two_of_three(1, 1, 0.7)]), [Kind::Firing]);
+        // Two windows say nothing. One of the last three is bad, and it is the newest.
+        assert_eq!(take(&mut state, &[two_of_three(4, 1, 0.7)]), [Kind::Pending]);
+        assert_eq!(state.series.values().next().expect("followed").episodes[0].status, Status::Firing);
+        assert_eq!(take(&mut state, &[two_of_three(5, 1, 0.9)]), [Kind::Resolved]);
+    }
+
+    #[test]
+    fn a_bad_window_of_long_ago_is_an_alert_of_its_own_and_a_stricter_rule_takes_nothing_back() {
+        let mut state = State::default();
+        assert_eq!(take(&mut state, &[window(50, 1, 0.7)]), [Kind::Firing]);
+        assert_eq!(take(&mut state, &[window(5, 1, 0.7)]), [Kind::Firing]);
+        let episodes = &state.series.values().next().expect("followed").episodes;
+        let windows: Vec<Vec<Micros>> =
+            episodes.iter().map(|episode| episode.windows.iter().map(|start| start / HOUR).collect()).collect();
+        assert_eq!(windows, [[50], [5]]);
+        // One of one was enough; two of three are asked for now. No truth has come: it was right, and is over.
+        let mut state = State::default();
+        assert_eq!(take(&mut state, &[window(1, 1, 0.7)]), [Kind::Firing]);
+        assert_eq!(take(&mut state, &[with_for(window(2, 1, 0.9), 2, 3)]), [Kind::Resolved]);
+    }
+
+    #[test]
+    fn what_is_over_is_not_over_again_when_nothing_is_heard_of_it() {
+        let mut state = State::default();
+        let order: Vec<Micros> = (0..1_000).map(|hour| hour * HOUR).collect();
+        state.take(&order[..10], &[window(1, 1, 0.7)], 0);
+        assert_eq!(state.take(&order[..10], &[window(2, 1, 0.9)], 1)[0].kind, Kind::Resolved);
+        let mut of_another = window(299, 1, 0.9);
+        of_another.findings[0].series.segment_value = Some("eu".into());
+        assert_eq!(state.take(&order[..300], &[of_another], 2), []);
+    }
+
+    #[test]
+    fn late_truth_takes_an_old_alert_back_as_long_as_its_windows_are_not_final() {
+        let order: Vec<Micros> = (0..1_000).map(|hour| hour * HOUR).collect();
+        let raised = |is_final: bool| {
+            let mut state = State::default();
+            let mut bad = window(1, 1, 0.7);
+            bad.is_final = is_final;
+            assert_eq!(state.take(&order[..10], &[bad], 0)[0].kind, Kind::Firing);
+            // It is over, and hundreds of windows follow.
+            for hour in 2..300 {
+                state.take(&order[..=hour as usize], &[window(hour, 1, 0.9)], 0);
+            }
+            state
+        };
+        let mut state = raised(false);
+        let back = state.take(&order[..300], &[window(1, 2, 0.9)], 0);
+        assert_eq!(back.iter().map(|transition| transition.kind).collect::<Vec<_>>(), [Kind::Withdrawn]);
+        assert_eq!(back[0].before.as_ref().map(|before| before.value), Some(0.7));
+        assert!(raised(true).series.is_empty(), "what is final is forgotten");
+        // An alert that fires for ever keeps the beginning that truth may still change.
+        let mut state = State::default();
+        for hour in 0..500 {
+            let mut bad = window(hour, 1, 0.7);
+            bad.is_final = hour > 0;
+            state.take(&order[..=hour as usize], &[bad], 0);
+        }
+        let episode = &state.series.values().next().expect("followed").episodes[0];
+        assert!(episode.windows.contains(&0) && episode.windows.len() > WINDOWS_KEPT, "{}", episode.windows.len());
+    }
+
+    #[test]
     fn an_alert_that_is_over_stays_over_when_late_truth_confirms_it() {
         let mut state = State::default();
         take(&mut state, &[window(1, 1, 0.7)]);

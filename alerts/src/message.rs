@@ -608,7 +608,7 @@ mod tests {
 
     #[test]
     fn a_webhook_speaks_as_alertmanager_does() {
-        let body = body(SinkKind::Webhook, &[transition(Kind::Firing), transition(Kind::Resolved)]);
+        let body = body(SinkKind::Webhook, &[transition(Kind::Firing), of_segment(Kind::Resolved, "us")]);
         assert_eq!(body["version"], "4");
         assert_eq!(body["status"], "firing");
         assert_eq!(body["groupLabels"]["model_name"], "fraud <eu>");
@@ -808,6 +808,55 @@ mod tests {
         let elsewhere = Series { rule: "other".into(), ..other };
         let of_other_rule = page(&[of_segment(Kind::Resolved, "1")], &holding(&elsewhere, Status::Firing));
         assert_eq!(of_other_rule["event_action"], "resolve");
+    }
+
+    #[test]
+    fn what_holds_for_another_receiver_holds_up_no_end_here() {
+        let of = Sink { group_by: vec!["rule".into()], ..sink(SinkKind::Pagerduty) };
+        let mut state = holding(&of_segment(Kind::Firing, "other").series, Status::Firing);
+        let over = of_segment(Kind::Resolved, "1");
+        let mut action = |sinks: &[&str]| -> Value {
+            let tracked = state.series.values_mut().next().expect("it holds");
+            tracked.sinks = sinks.iter().map(|sink| (*sink).to_owned()).collect();
+            let pages = messages(&of, "m", 1, 0, &[&over], &state, None);
+            serde_json::from_str::<Value>(&pages[0].body).expect("JSON")["event_action"].clone()
+        };
+        assert_eq!((action(&["elsewhere"]), action(&["elsewhere", "ops"])), (json!("resolve"), json!("trigger")));
+    }
+
+    #[test]
+    fn a_page_is_as_loud_as_the_loudest_of_its_alerts_and_of_one_model() {
+        let of = Sink { group_by: vec!["rule".into()], ..sink(SinkKind::Pagerduty) };
+        let page = |model: &str, severities: &[Severity]| -> Value {
+            let told: Vec<Transition> =
+                severities.iter().map(|severity| Transition { severity: *severity, ..example(Kind::Firing) }).collect();
+            let pages = messages(&of, model, 1, 0, &told.iter().collect::<Vec<_>>(), &State::default(), None);
+            serde_json::from_str(&pages[0].body).expect("JSON")
+        };
+        let severity = |severities: &[Severity]| page("m", severities)["payload"]["severity"].clone();
+        assert_eq!(severity(&[Severity::Info, Severity::Error, Severity::Warning]), "error");
+        assert_eq!(severity(&[Severity::Critical, Severity::Info]), "critical");
+        assert_ne!(page("m", &[Severity::Info])["dedup_key"], page("n", &[Severity::Info])["dedup_key"]);
+    }
+
+    #[test]
+    fn b1_what_people_read_is_cut_where_a_receiver_would_refuse_it() {
+        let mut long = example(Kind::Firing);
+        long.series.segment_value = Some("x".repeat(10_000));
+        let slack = body(SinkKind::Slack, &[long.clone()]);
+        let blocks = slack["blocks"].as_array().expect("blocks");
+        assert!(blocks.iter().all(|block| block["text"]["text"].as_str().is_some_and(|text| text.len() <= 3_000)));
+        let teams = body(SinkKind::Teams, &[long]);
+        let paragraphs = teams["attachments"][0]["content"]["body"].as_array().expect("paragraphs");
+        assert!(paragraphs.iter().all(|text| text["text"].as_str().is_some_and(|text| text.len() <= 3_000)));
+        // Alertmanager takes all, in parts; each has an id of its own.
+        let many: Vec<Transition> = (0..=2 * ALERTS_MAX).map(|at| of_segment(Kind::Firing, &at.to_string())).collect();
+        let told: Vec<&Transition> = many.iter().collect();
+        let parts = messages(&sink(SinkKind::Alertmanager), "m", 1, 0, &told, &State::default(), None);
+        let sizes: Vec<Option<usize>> =
+            parts.iter().map(|part| serde_json::from_str::<Value>(&part.body).ok()?.as_array().map(Vec::len)).collect();
+        assert_eq!(sizes, [Some(ALERTS_MAX), Some(ALERTS_MAX), Some(1)]);
+        assert_eq!(parts.iter().map(|part| part.id.as_str()).collect::<BTreeSet<_>>().len(), 3);
     }
 
     #[test]

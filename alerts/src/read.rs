@@ -18,6 +18,7 @@ use crate::Error;
 use crate::judge::{self, Past, Published};
 
 /// What no rule looks at is not kept, and tables of which nothing would be are not read.
+#[allow(clippy::struct_excessive_bools, reason = "each is one table")]
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Wanted {
     /// Names in `metrics` or `serving`: a rule need not know which of them has its metric.
@@ -201,4 +202,189 @@ pub async fn others(
         }
     }
     Ok(windows)
+}
+
+#[cfg(test)]
+mod tests {
+    use driftline_schemas::config::Config;
+    use driftline_schemas::tables::{
+        estimate_rows_to_batch, label_lag_rows_to_batch, metric_rows_to_batch, serving_rows_to_batch,
+    };
+    use parquet::arrow::ArrowWriter;
+
+    use super::*;
+
+    fn wanted(rules: &str) -> Wanted {
+        let config = Config::from_table(rules.parse().expect("TOML")).expect("a good file").alerts;
+        Wanted::of(&config, "m")
+    }
+
+    #[test]
+    fn what_is_read_is_what_the_models_rules_look_at() {
+        let rule = |lines: &str| format!("[[alerts.rules]]\nname = \"{}\"\n{lines}\n", lines.len());
+        assert_eq!(wanted(""), Wanted::default());
+        assert_eq!(wanted(&rule("drift = \"*\"\nmodels = [\"other\"]")), Wanted::default());
+        let metrics = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
+        for (lines, is_wanted) in [
+            ("drift = \"*\"", Wanted { drift: true, ..Wanted::default() }),
+            ("quality = \"missing_rate\"\nabove = 0.1", Wanted { quality: true, ..Wanted::default() }),
+            ("estimate = \"f1\"\nbelow = 0.5", Wanted { estimates: true, ..Wanted::default() }),
+            ("label_lag = \"1d\"\nbelow = 0.5", Wanted { label_lag: true, ..Wanted::default() }),
+            ("metric = \"f1\"\nbelow = 0.5", Wanted { metrics: metrics(&["f1"]), ..Wanted::default() }),
+            (
+                "metric = \"f1\"\nbelow = { previous_version = 0.1 }\nversions = true",
+                Wanted { metrics: metrics(&["f1"]), comparisons: true, ..Wanted::default() },
+            ),
+        ] {
+            assert_eq!(wanted(&rule(lines)), is_wanted, "{lines}");
+        }
+    }
+
+    async fn put(store: &Store, table: &str, batch: RecordBatch) {
+        let mut bytes = Vec::new();
+        let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), None).expect("a writer");
+        writer.write(&batch).expect("written");
+        writer.close().expect("closed");
+        store.put(&paths::table(table, "m", "1970-01-01", table), bytes.into()).await.expect("stored");
+    }
+
+    fn metric(metric: &str, value: f64) -> MetricRow {
+        MetricRow {
+            model: "m".into(),
+            model_version: Some("7".into()),
+            segment: None,
+            segment_value: None,
+            window_start: time_of(0),
+            window_end: time_of(60_000_000),
+            metric: metric.into(),
+            class: None,
+            value: Some(value),
+            reason: None,
+            ci_low: Some(value - 0.1),
+            ci_high: Some(value + 0.1),
+            ci_level: Some(0.95),
+            ci_method: None,
+            ci_warning: None,
+            baseline: None,
+            n: 100,
+            n_labelled: 60,
+            state: "sealed".into(),
+            revision: 3,
+            decided_at: time_of(1),
+            reference_version: None,
+        }
+    }
+
+    /// All four tables of one window, as the evaluator publishes them.
+    async fn published() -> Store {
+        let store = Store::in_memory();
+        put(&store, "metrics", metric_rows_to_batch(&[metric("accuracy", 0.8), metric("f1", 0.7)])).await;
+        let row = metric("", 0.2);
+        let serving = |metric: &str| ServingRow {
+            model: row.model.clone(),
+            model_version: row.model_version.clone(),
+            segment: None,
+            segment_value: None,
+            window_start: row.window_start,
+            window_end: row.window_end,
+            metric: metric.into(),
+            value: row.value,
+            reason: None,
+            ci_low: row.ci_low,
+            ci_high: row.ci_high,
+            ci_level: row.ci_level,
+            ci_method: None,
+            ci_warning: None,
+            n: 90,
+            state: row.state.clone(),
+            revision: row.revision,
+            decided_at: row.decided_at,
+        };
+        put(&store, "serving", serving_rows_to_batch(&[serving("error_rate"), serving("requests")])).await;
+        let estimate = |class: Option<&str>| EstimateRow {
+            model: row.model.clone(),
+            model_version: row.model_version.clone(),
+            segment: None,
+            segment_value: None,
+            window_start: row.window_start,
+            window_end: row.window_end,
+            metric: "f1".into(),
+            class: class.map(str::to_owned),
+            method: "cbpe".into(),
+            value: row.value,
+            ci_low: row.ci_low,
+            ci_high: row.ci_high,
+            ci_level: row.ci_level,
+            ci_warning: None,
+            realised: None,
+            n: 80,
+            n_labelled: 30,
+            reference_version: None,
+            reason: None,
+            state: row.state.clone(),
+            revision: row.revision,
+            decided_at: row.decided_at,
+        };
+        put(&store, "estimates", estimate_rows_to_batch(&[estimate(None), estimate(Some("a"))])).await;
+        let lag = |within_seconds: i64| LabelLagRow {
+            model: row.model.clone(),
+            model_version: row.model_version.clone(),
+            segment: None,
+            segment_value: None,
+            window_start: row.window_start,
+            window_end: row.window_end,
+            within_seconds,
+            share: row.value,
+            ci_low: row.ci_low,
+            ci_high: row.ci_high,
+            ci_level: row.ci_level,
+            known: 70,
+            median_seconds: Some(5_000.0),
+            n: 100,
+            n_labelled: 60,
+            coverage: None,
+            looked_at: None,
+            selection_column: None,
+            selection_method: None,
+            selection_statistic: None,
+            selection_p_value: None,
+            is_selective: None,
+            reason: None,
+            state: row.state.clone(),
+            revision: row.revision,
+            decided_at: row.decided_at,
+        };
+        put(&store, "label_lag", label_lag_rows_to_batch(&[lag(3_600), lag(86_400)])).await;
+        store
+    }
+
+    /// A rule need not know which table has its metric; what a row rests on comes along, and nothing that nobody asked for.
+    #[tokio::test]
+    async fn rows_of_every_table_are_metrics_that_rest_on_their_own_rows() {
+        let store = published().await;
+        let dates = dates([0]);
+        let read = async |wanted: &Wanted| -> Vec<(String, Option<String>, i64, i64, bool)> {
+            let past = metrics(&store, "m", &dates, wanted).await.expect("read");
+            let rows = past.into_values().flatten();
+            rows.map(|row| (row.metric, row.class, row.n, row.n_labelled, row.ci_low.is_some())).collect()
+        };
+        let of = |name: &str, n, n_labelled, is_sure| (name.to_owned(), None, n, n_labelled, is_sure);
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
+        let two = Wanted { metrics: names(&["f1", "error_rate"]), ..Wanted::default() };
+        assert_eq!(read(&two).await, [of("f1", 100, 60, true), of("error_rate", 90, 0, true)]);
+        let estimates = Wanted { estimates: true, ..Wanted::default() };
+        let of_class = ("f1 (cbpe)".to_owned(), Some("a".to_owned()), 80, 30, true);
+        assert_eq!(read(&estimates).await, [of("f1 (cbpe)", 80, 30, true), of_class]);
+        let lags = Wanted { label_lag: true, ..Wanted::default() };
+        let once = of(judge::LABEL_LAG_MEDIAN, 100, 60, false);
+        assert_eq!(
+            read(&lags).await,
+            [of("labelled_within_1h", 70, 60, true), once, of("labelled_within_1d", 70, 60, true)]
+        );
+        assert_eq!(read(&Wanted::default()).await, []);
+        // What stands beside the value is the row's own.
+        let past = metrics(&store, "m", &dates, &two).await.expect("read");
+        let row = &past[&0][1];
+        assert_eq!((row.model_version.as_deref(), row.revision, row.value), (Some("7"), 3, Some(0.2)));
+    }
 }

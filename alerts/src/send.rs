@@ -218,6 +218,20 @@ mod tests {
         }
     }
 
+    #[tokio::test]
+    async fn a_url_without_a_port_means_that_of_its_scheme() {
+        for (url, port) in [
+            ("smtps://127.0.0.1", 465),
+            ("smtp://127.0.0.1", 587),
+            ("https://127.0.0.1/a", 443),
+            ("http://127.0.0.1/a", 80),
+            ("smtp://127.0.0.1:25", 25),
+        ] {
+            let (_, addresses) = resolve(url, true).await.expect("an address");
+            assert_eq!(addresses.iter().map(SocketAddr::port).collect::<Vec<_>>(), [port], "{url}");
+        }
+    }
+
     #[test]
     fn receivers_may_say_when_to_come_again() {
         assert_eq!(retry_after("7"), Some(Duration::from_secs(7)));

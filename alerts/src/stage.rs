@@ -388,3 +388,6 @@ pub(crate) fn learned_from(
     }
     needed
 }
+
+#[cfg(test)]
+mod tests;

@@ -363,4 +363,21 @@ mod tests {
         let shown = arrow::util::pretty::pretty_format_batches(&read).unwrap().to_string();
         assert!(shown.contains("| 2          | late     | 3.5      |"), "{shown}");
     }
+
+    #[tokio::test]
+    async fn a_name_with_per_cent_signs_is_the_objects_own() {
+        let store = Store::in_memory();
+        let session = Sessions::new(store.clone(), 64 << 20, 2).open().unwrap();
+        let write = format!("COPY (SELECT 7 AS x) TO '{MOUNT}t/plain.parquet' STORED AS PARQUET");
+        session.sql(&write).await.unwrap().collect().await.unwrap();
+        let bytes = store.get("t/plain.parquet").await.unwrap().unwrap().bytes;
+        // Models' names are percent-encoded in the store.
+        store.put("u/model_name=a%20b/x.parquet", bytes).await.unwrap();
+        register_objects(&session, "named", &["u/model_name=a%20b/x.parquet".to_owned()]).await.unwrap();
+        assert!(register_folder(&session, "folder", "u/model_name=a%20b", &[]).await.unwrap());
+        for table in ["named", "folder"] {
+            let read = session.sql(&format!("SELECT x FROM {table}")).await.unwrap().collect().await.unwrap();
+            assert_eq!(read.iter().map(arrow::array::RecordBatch::num_rows).sum::<usize>(), 1, "{table}");
+        }
+    }
 }

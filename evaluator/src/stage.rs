@@ -482,6 +482,8 @@ mod tests {
                 reference_windows(&state, &job, &past).map(|record| record.window.start).collect()
             };
             assert_eq!(found(7 * DAY, 7 * DAY, false), starts[at - 14..at - 7], "{}", clock::show(starts[at]));
+            // Half a day of yesterday is left out, and so is the window that reaches into it.
+            assert_eq!(found(7 * DAY, DAY / 2, false), starts[at - 8..at - 1], "{}", clock::show(starts[at]));
             // Of the days of two weeks those of the same weekday.
             assert_eq!(found(14 * DAY, 0, true), [starts[at - 14], starts[at - 7]], "{}", clock::show(starts[at]));
         }

@@ -300,6 +300,24 @@ mod tests {
             next("30 * * * *", zone, "2026-10-25T00:00:00Z", 3),
             ["2026-10-25T00:30:00Z", "2026-10-25T01:30:00Z", "2026-10-25T02:30:00Z"]
         );
+        // `*/2` are hours that pass, too; so are days of `*/2`, and both they and the weekday have to fit.
+        assert_eq!(
+            next("30 */2 * * *", zone, "2026-10-24T22:45:00Z", 3),
+            ["2026-10-25T00:30:00Z", "2026-10-25T01:30:00Z", "2026-10-25T03:30:00Z"]
+        );
+        assert_eq!(
+            next("0 0 */2 * mon", Tz::UTC, "2026-11-01T00:00:00Z", 2),
+            ["2026-11-09T00:00:00Z", "2026-11-23T00:00:00Z"]
+        );
+        // In St. John's 00:01 became 23:01 of the day before, at 02:31 UTC: what follows midnight is the evening again.
+        let zone = Tz::America__St_Johns;
+        assert_eq!(
+            next("30 * * * *", zone, "2010-11-07T02:30:30Z", 2),
+            ["2010-11-07T03:00:00Z", "2010-11-07T04:00:00Z"]
+        );
+        let hourly = Cron::parse("0 * * * *").expect("good");
+        let last = hourly.last_until(zone, at("2010-11-07T02:45:00Z")).map(show);
+        assert_eq!(last.as_deref(), Some("2010-11-07T02:30:00Z"), "midnight is over in the evening");
         // Lord Howe's clocks move by half an hour.
         assert_eq!(
             next("45 1 * * *", Tz::Australia__Lord_Howe, "2026-04-04T00:00:00Z", 2),
@@ -312,6 +330,7 @@ mod tests {
         let zone = Tz::Europe__Amsterdam;
         assert_eq!(show(days_before(zone, at("2026-03-30T05:00:00Z"), 7)), "2026-03-23T06:00:00Z");
         assert_eq!(show(days_before(zone, at("2026-03-30T00:30:00Z"), 1)), "2026-03-29T01:00:00Z", "skipped");
+        assert_eq!(show(days_before(zone, at("2026-10-26T01:30:00Z"), 1)), "2026-10-25T00:30:00Z", "the first of two");
     }
 
     #[test]

@@ -263,6 +263,10 @@ mod tests {
         let days = calendar(WindowLength::Day, "Europe/Amsterdam");
         assert!(days.is_same_hour_of_week(at("2026-03-29T22:00:00Z"), at("2026-03-22T23:00:00Z")));
         assert!(!days.is_same_hour_of_week(at("2026-03-29T22:00:00Z"), at("2026-03-23T23:00:00Z")));
+        // London's Mondays begin on Sunday in UTC while it is summer, and on Monday otherwise.
+        let london = calendar(WindowLength::Day, "Europe/London");
+        assert!(london.is_same_hour_of_week(at("2026-03-29T23:00:00Z"), at("2026-03-23T00:00:00Z")));
+        assert!(!london.is_same_hour_of_week(at("2026-03-29T23:00:00Z"), at("2026-03-22T00:00:00Z")));
         let skipped = calendar(WindowLength::Day, "Africa/Cairo");
         let friday = skipped.window_of(at("2026-04-24T12:00:00Z")).start;
         assert_ne!(time_of(friday).with_timezone(&skipped.timezone).hour(), 0);

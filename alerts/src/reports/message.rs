@@ -301,9 +301,13 @@ mod tests {
     }
 
     async fn body(store: &Store, sink: &str) -> (Message, Value) {
-        let config = Config::from_table(FILE.parse().expect("TOML")).expect("a good file");
+        body_of(store, FILE, sink, &made()).await
+    }
+
+    async fn body_of(store: &Store, file: &str, sink: &str, made: &Made) -> (Message, Value) {
+        let config = Config::from_table(file.parse().expect("TOML")).expect("a good file");
         let sink = config.alerts.sinks.iter().find(|known| known.name == sink).expect("a sink");
-        let sent = messages(store, &config.reports[0], sink, 7 * DAY + 1, &made()).await.expect("messages");
+        let sent = messages(store, &config.reports[0], sink, 7 * DAY + 1, made).await.expect("messages");
         let [message] = sent.as_slice() else { panic!("{sent:?}") };
         (message.clone(), serde_json::from_str(&message.body).unwrap_or(Value::Null))
     }
@@ -325,6 +329,8 @@ mod tests {
         assert!(slack.to_string().contains("f1 &lt;is&gt; low &amp; so on"), "{slack}");
         let (_, teams) = body(&store, "teams").await;
         assert_eq!(teams["attachments"][0]["content"]["actions"][0]["url"], link, "the bad one comes first");
+        let later = Made { occurrence: 8 * DAY, ..made() };
+        assert_ne!(message.id, body_of(&store, FILE, "hook", &later).await.0.id, "another occurrence, another message");
         let (message, event) = body(&store, "events").await;
         assert_eq!((&event["type"], &event["id"]), (&json!("io.driftline.report.v1"), &json!(message.id)));
     }
@@ -343,6 +349,135 @@ mod tests {
         assert_eq!(message.body.matches("Content-Disposition: attachment").count(), 1, "the other one is too large");
         assert!(message.body.contains("filename=\"z%7Cbad.html\""));
         assert!(message.body.contains(&format!("Message-ID: <{}@example.org>", message.id)));
+    }
+
+    /// Models with so many findings of so many letters each, all of one severity.
+    fn many(models: usize, findings: usize, letters: usize) -> Made {
+        let name = |at: usize| format!("m{at:02}");
+        let filed = |at: usize| {
+            let finding = |of: usize| Told { severity: "fine".into(), text: format!("<{of}> {}", "x".repeat(letters)) };
+            let path = paths::report("weekly", "1970-01-08T0000Z", &name(at), "html");
+            let files = BTreeMap::from([("html".into(), path)]);
+            Filed { windows: 1, findings: (0..findings).map(finding).collect(), files }
+        };
+        Made { models: (0..models).map(|at| (name(at), filed(at))).collect(), ..made() }
+    }
+
+    fn texts(blocks: &Value) -> Vec<String> {
+        let text = |block: &Value| block["text"]["text"].as_str().or(block["text"].as_str()).map(str::to_owned);
+        blocks.as_array().expect("a list").iter().filter_map(text).collect()
+    }
+
+    #[tokio::test]
+    async fn b1_a_chat_is_told_what_fits_and_how_much_does_not() {
+        let store = Store::in_memory();
+        let (_, slack) = body_of(&store, FILE, "slack", &many(60, 8, 700)).await;
+        let blocks = texts(&slack["blocks"]);
+        // Slack takes 50 blocks of 3,000 characters.
+        assert!(blocks.len() <= 50 && blocks.iter().all(|text| text.chars().count() <= 3_000), "{}", blocks.len());
+        let remarks = blocks.last().expect("remarks");
+        let shown = blocks.iter().filter(|text| text.starts_with("<https://")).count();
+        for said in [
+            "10 more models are in the store.".to_owned(),
+            format!("{} models do not fit here.", 50 - shown),
+            "Without a window in this period: sleepy.".to_owned(),
+            "broken has no report: its table is no Parquet.".to_owned(),
+            "2 occurrence(s) before this one were missed".to_owned(),
+        ] {
+            assert!(remarks.contains(&said), "{said} is not in {remarks}");
+        }
+        let (_, slack) = body_of(&store, FILE, "slack", &many(1, 8, 10)).await;
+        let told = texts(&slack["blocks"]).remove(1);
+        assert!(told.contains("&lt;4&gt;") && !told.contains("&lt;5&gt;") && told.contains("and 3 more"), "{told}");
+        // Teams takes some 28 KB, and six buttons.
+        let (message, teams) = body_of(&store, FILE, "teams", &many(60, 5, 300)).await;
+        assert!(message.body.len() < 28_000, "{} bytes", message.body.len());
+        let card = &teams["attachments"][0]["content"];
+        assert_eq!(card["actions"].as_array().map(Vec::len), Some(6));
+        let shown = texts(&card["body"]).iter().filter(|text| text.len() == 3).count();
+        assert!((1..50).contains(&shown), "{shown}");
+        let left_out = format!("{} models do not fit here.", 50 - shown);
+        assert!(texts(&card["body"]).contains(&left_out), "{left_out}");
+    }
+
+    #[tokio::test]
+    async fn what_needs_attention_comes_first() {
+        let store = Store::in_memory();
+        let of = |severities: &[&str]| {
+            let finding = |severity: &&str| Told { severity: (*severity).into(), text: String::new() };
+            Filed { findings: severities.iter().map(finding).collect(), ..filed("fine", "reports/a.html") }
+        };
+        let models = [
+            ("a", of(&["fine", "fine"])),
+            ("b", of(&["notable", "notable", "notable"])),
+            ("c", of(&["bad"])),
+            ("d", of(&["bad", "notable"])),
+            ("e", of(&["notable"])),
+        ];
+        let made = Made { models: models.map(|(name, filed)| (name.to_owned(), filed)).into(), ..made() };
+        let (_, teams) = body_of(&store, FILE, "teams", &made).await;
+        let names: Vec<String> = texts(&teams["attachments"][0]["content"]["body"]);
+        let names: Vec<&str> = names.iter().map(String::as_str).filter(|text| text.len() == 1).collect();
+        assert_eq!(names, ["d", "c", "b", "e", "a"]);
+    }
+
+    /// Without an address of the store's folder there is nothing that a browser opens: names, no links.
+    #[tokio::test]
+    async fn what_is_no_address_is_no_link() {
+        let store = Store::in_memory();
+        let file = FILE.replace("link = ", "# link = ");
+        let (_, slack) = body_of(&store, &file, "slack", &made()).await;
+        assert!(texts(&slack["blocks"])[1].starts_with("*z|bad*\n"), "{slack}");
+        let (_, teams) = body_of(&store, &file, "teams", &made()).await;
+        assert_eq!(teams["attachments"][0]["content"]["actions"], json!([]));
+        let (_, hook) = body_of(&store, &file, "hook", &made()).await;
+        let link = hook["data"]["models"][1]["links"]["html"].as_str().expect("a name in the store");
+        assert!(link.ends_with("/reports/weekly/1970-01-08T0000Z/z%7Cbad.html") && !link.starts_with("http"), "{link}");
+        let config = Config::from_table(file.parse().expect("TOML")).expect("a good file");
+        let mail = draft(&store, &config.reports[0], &made()).await.expect("written");
+        assert!(mail.text.contains(link) && mail.html.contains(link) && !mail.html.contains("<a "), "{}", mail.html);
+    }
+
+    #[tokio::test]
+    async fn b1_pages_are_attached_as_far_as_all_of_them_fit_and_those_that_are_gone_are_still_told_of() {
+        let store = Store::in_memory();
+        let mut made = many(5, 1, 10);
+        let html = |model: &str, format: &str| paths::report("weekly", "1970-01-08T0000Z", model, format);
+        for (model, filed) in &mut made.models {
+            filed.files.insert("md".into(), html(model, "md"));
+        }
+        // Two halves are the whole, a third one is too much, and a small one does not fit either; `m04` has been deleted.
+        for (model, format, bytes) in [
+            ("m00", "html", ATTACHED_MAX / 2),
+            ("m01", "html", ATTACHED_MAX / 2 + 1),
+            ("m01", "md", ATTACHED_MAX / 2 - 1),
+            ("m02", "html", 1),
+            ("m02", "md", 1),
+            ("m03", "html", 0),
+        ] {
+            store.put(&html(model, format), vec![b'x'; bytes].into()).await.expect("put");
+        }
+        let config = Config::from_table(FILE.parse().expect("TOML")).expect("a good file");
+        let mail = draft(&store, &config.reports[0], &made).await.expect("written");
+        let attached: Vec<(&str, &str)> =
+            mail.attachments.iter().map(|file| (file.name.as_str(), file.media_type)).collect();
+        let (page, text) = ("text/html; charset=utf-8", "text/markdown; charset=utf-8");
+        assert_eq!(attached, [("m00.html", page), ("m01.md", text), ("m02.html", page), ("m03.html", page)]);
+        for said in ["\nm04\n* [fine] <0>", "/m04.html", "broken has no report", "2 occurrence(s)", "sleepy"] {
+            assert!(mail.text.contains(said), "{said} is not in {}", mail.text);
+        }
+        assert!(mail.html.contains("&lt;0&gt;") && !mail.html.contains("<0>"), "{}", mail.html);
+    }
+
+    #[tokio::test]
+    async fn every_name_is_text_and_no_markup() {
+        let store = Store::in_memory();
+        let models = BTreeMap::from([("<b>&\"".to_owned(), filed("bad", "reports/a.html"))]);
+        let made = Made { models, empty: vec!["<i>".into()], ..made() };
+        let config = Config::from_table(FILE.parse().expect("TOML")).expect("a good file");
+        let html = draft(&store, &config.reports[0], &made).await.expect("written").html;
+        assert!(html.contains("&lt;b&gt;&amp;&quot;</h2>") && html.contains("&lt;i&gt;"), "{html}");
+        assert!(!html.contains("<b>") && !html.contains("<i>"), "{html}");
     }
 
     #[test]

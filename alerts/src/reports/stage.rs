@@ -328,6 +328,8 @@ mod tests {
     #[derive(Default)]
     struct Counting {
         made: AtomicU64,
+        /// How often it was asked for a report, made or not.
+        asked: AtomicU64,
         fails: bool,
     }
 
@@ -344,6 +346,9 @@ mod tests {
             to: Micros,
             formats: &[ReportFormat],
         ) -> Result<Option<Written>, String> {
+            self.asked.fetch_add(1, Ordering::SeqCst);
+            // Others go on while it is made.
+            tokio::task::yield_now().await;
             if model == "idle" {
                 return Ok(None);
             }
@@ -500,5 +505,168 @@ mod tests {
         assert!(records(&store).await.iter().all(|record| record.made.is_none()), "it is not recorded");
         work(&parts(&store, "one", Counting::default()), START + SEVEN).await.expect("works");
         check(&store, 1).await;
+    }
+    #[tokio::test]
+    async fn what_was_made_is_not_made_again_and_what_fails_waits_for_its_next_try() {
+        let store = Store::in_memory();
+        work(&parts(&store, "one", Counting::default()), START).await.expect("works");
+        let maker = Arc::new(Counting { fails: true, ..Counting::default() });
+        let failing = Parts { maker: maker.clone(), ..parts(&store, "one", Counting::default()) };
+        let mut follower = Follower::open(&failing, &failing.reports[0]).await.expect("opened");
+        let asked = || maker.asked.load(Ordering::SeqCst);
+        let step = async |follower: &mut Follower<'_>| {
+            follower.step(&failing, START + SEVEN, &CancellationToken::new()).await.expect("works")
+        };
+        assert_eq!((step(&mut follower).await, asked()), (Step::Waiting, 3));
+        assert_eq!((step(&mut follower).await, asked()), (Step::Waiting, 3), "half a minute is not over");
+        // Its time has come: the one that is there already is not asked for again.
+        follower.again_at = Some(Instant::now());
+        assert_eq!((step(&mut follower).await, asked()), (Step::Waiting, 5));
+        // It has failed for an hour: the others are told without it.
+        let (since, why) = follower.failing.get_mut("fraud").expect("it fails");
+        assert_eq!(why, "its table is away");
+        *since = since.checked_sub(GIVEN_UP_AFTER).expect("a time");
+        follower.again_at = None;
+        assert_eq!((step(&mut follower).await, asked()), (Step::Done, 7));
+        let made = records(&store).await.pop().and_then(|record| record.made).expect("it is recorded");
+        assert_eq!(made.failed, BTreeMap::from([("fraud".to_owned(), "its table is away".to_owned())]));
+        assert_eq!((made.models.len(), made.empty, follower.failing.len()), (1, vec!["idle".to_owned()], 0));
+    }
+
+    #[tokio::test]
+    async fn another_zone_is_another_schedule_and_a_clock_that_is_behind_makes_nothing_twice() {
+        let store = Store::in_memory();
+        let mut one = parts(&store, "one", Counting::default());
+        work(&one, START).await.expect("works");
+        work(&one, START + SEVEN).await.expect("works");
+        check(&store, 1).await;
+        let west = "[[reports]]\nname = \"daily\"\ncron = \"0 7 * * *\"\ntime_zone = \"America/New_York\"\nformats = [\"html\", \"md\"]";
+        one.reports = Config::from_table(west.parse().expect("TOML")).expect("a good file").reports;
+        // Whoever sees the change has a clock that is hours behind: what is done stays done.
+        work(&one, START + SEVEN - 120 * MINUTE).await.expect("works");
+        let last = records(&store).await.pop().expect("the change");
+        assert_eq!((last.time_zone.as_str(), last.done_to, last.made), ("America/New_York", START + SEVEN, None));
+        // 7 o'clock is 11:00 or 12:00 UTC there.
+        work(&one, START + SEVEN + 3 * 60 * MINUTE).await.expect("works");
+        check(&store, 1).await;
+        work(&one, START + SEVEN + 5 * 60 * MINUTE).await.expect("works");
+        check(&store, 2).await;
+    }
+
+    #[tokio::test]
+    async fn advice_that_knows_more_than_the_chain_is_of_another_store_and_a_newer_format_is_not_guessed_at() {
+        let store = Store::in_memory();
+        work(&parts(&store, "one", Counting::default()), START).await.expect("works");
+        work(&parts(&store, "one", Counting::default()), START + SEVEN).await.expect("works");
+        let cursor = paths::reporting_cursor("daily");
+        assert_eq!(store.get(&cursor).await.expect("readable").expect("there").bytes.as_ref(), b"2");
+        store.put(&cursor, "7".into()).await.expect("put");
+        let log = Log::open(&store, "daily").await.expect("a chain");
+        assert_eq!((log.next, log.done_to()), (2, Some(START + SEVEN)));
+        let mut newer = log.last.expect("a record");
+        newer.format += 1;
+        let slot = format!("{}/{:020}.json", paths::reporting("daily"), 2);
+        store.put(&slot, serde_json::to_vec(&newer).expect("JSON").into()).await.expect("put");
+        assert!(matches!(Log::open(&store, "daily").await, Err(Error::Format { .. })));
+    }
+
+    /// A stage that ends by itself: what is due waits for the last windows, and only the report's own sinks are told.
+    #[tokio::test]
+    async fn a_run_that_ends_by_itself_makes_its_reports_last_and_tells_their_sinks() {
+        let (store, receiver) = (Store::in_memory(), crate::receiver::Receiver::default());
+        let url = receiver.start().await;
+        let sinks = ["ops", "others"]
+            .map(|name| format!("[[alerts.sinks]]\nname = \"{name}\"\ntype = \"webhook\"\nurl = \"{url}/{name}\"\n"));
+        let text = format!(
+            "[alerts]\nallow_local = true\n{}[[reports]]\nname = \"daily\"\ncron = \"0 7 * * *\"\nformats = [\"html\", \"md\"]\nsinks = [\"ops\"]",
+            sinks.concat()
+        );
+        let config = Config::from_table(text.parse().expect("TOML")).expect("a good file");
+        let evaluated = CancellationToken::new();
+        let parts = || Parts {
+            config: config.alerts.clone(),
+            reports: config.reports.clone(),
+            evaluated: Some(evaluated.clone()),
+            ..parts(&store, "one", Counting::default())
+        };
+        work(&parts(), clock::now_micros() - 2 * DAY).await.expect("works");
+        let running = tokio::spawn(run(parts(), CancellationToken::new()));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(records(&store).await.iter().all(|record| record.made.is_none()), "windows are still to come");
+        evaluated.cancel();
+        running.await.expect("no panic").expect("works");
+        let made: Vec<Made> = records(&store).await.into_iter().filter_map(|record| record.made).collect();
+        assert!((1..=2).contains(&made.len()), "{made:?}");
+        assert_eq!((receiver.at("/ops").len(), receiver.at("/others").len()), (made.len(), 0));
+        // Whoever comes after has nothing to tell.
+        run(parts(), CancellationToken::new()).await.expect("works");
+        assert_eq!(receiver.at("/ops").len(), made.len());
+    }
+
+    /// What is not delivered is given up after a day, and a mail has a date: both are those of the record, whenever it is sent.
+    #[tokio::test]
+    async fn a_message_is_as_old_as_its_record() {
+        let store = Store::in_memory();
+        let one = parts(&store, "one", Counting::default());
+        work(&one, START).await.expect("works");
+        work(&one, START + SEVEN).await.expect("works");
+        let sink = "[[alerts.sinks]]\nname = \"ops\"\ntype = \"webhook\"\nurl = \"https://example.org\"";
+        let config = Config::from_table(sink.parse().expect("TOML")).expect("a good file").alerts;
+        let follower = Follower::open(&one, &one.reports[0]).await.expect("opened");
+        let records = records(&store).await;
+        for (seq, count) in [(0, 0), (1, 1)] {
+            let told = follower.feed.messages(seq, &config.sinks[0]).await.expect("readable").expect("there");
+            assert_eq!((told.0, told.1.len()), (records[seq as usize].at, count));
+        }
+        assert_eq!(follower.feed.messages(2, &config.sinks[0]).await.expect("readable"), None);
+    }
+
+    #[tokio::test]
+    async fn a_shutdown_ends_a_making_before_its_next_model_and_another_process_makes_the_rest() {
+        let store = Store::in_memory();
+        let one = parts(&store, "one", Counting::default());
+        work(&one, START).await.expect("works");
+        let mut follower = Follower::open(&one, &one.reports[0]).await.expect("opened");
+        let shutdown = CancellationToken::new();
+        shutdown.cancel();
+        assert_eq!(follower.step(&one, START + SEVEN, &shutdown).await.expect("works"), Step::Waiting);
+        assert!(store.list("reports").await.expect("a list").is_empty());
+        work(&one, START + SEVEN).await.expect("works");
+        check(&store, 1).await;
+    }
+
+    /// Of two processes one makes a report and tells of it: two would tell everything twice.
+    #[tokio::test]
+    async fn a_report_is_made_by_the_one_process_that_it_falls_to() {
+        let store = Store::in_memory();
+        work(&parts(&store, "one", Counting::default()), clock::now_micros() - 2 * DAY).await.expect("works");
+        let names = ["one", "two", "three"];
+        let all: Vec<Arc<Members>> = names.iter().map(|name| Members::new(*name, vec![ROLE.into()])).collect();
+        for _ in 0..2 {
+            for members in &all {
+                members.beat(&store, &mut members.heartbeat()).await;
+            }
+        }
+        let (owner, others): (Vec<_>, Vec<_>) = all.iter().partition(|one| one.is_mine(ROLE, "reports/daily"));
+        assert_eq!((owner.len(), others.len()), (1, 2));
+        let is_made = async || records(&store).await.iter().any(|record| record.made.is_some());
+        let run_all = async |some: &[&Arc<Members>], at_most: Duration| {
+            let shutdown = CancellationToken::new();
+            let parts =
+                some.iter().map(|one| Parts { members: Arc::clone(one), ..parts(&store, "", Counting::default()) });
+            let running: Vec<_> = parts.map(|parts| tokio::spawn(run(parts, shutdown.clone()))).collect();
+            let begin = Instant::now();
+            while begin.elapsed() < at_most && !is_made().await {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            shutdown.cancel();
+            for one in running {
+                one.await.expect("no panic").expect("works");
+            }
+        };
+        run_all(&others, Duration::from_millis(300)).await;
+        assert!(!is_made().await, "it is not theirs");
+        run_all(&owner, Duration::from_secs(30)).await;
+        assert!(is_made().await);
     }
 }

@@ -217,6 +217,9 @@ mod tests {
         assert_eq!(two.moved(&errors(50, 1.0, 0.1)), Some((0.0, 1.0)));
         let (moved, p_value) = two.moved(&errors(50, 1.5, 0.5)).expect("rows");
         assert!(moved == 1.0 && p_value < 1e-6, "{moved} {p_value}");
+        // Rows that weigh differently say as much as so many equal ones.
+        let weighed = Errors { n: 5_000, ..errors(50, 1.5, 0.5) };
+        assert_eq!(two.moved(&weighed), Some((moved, p_value)));
         // Less of an error is a move too.
         assert_eq!(two.moved(&errors(50, 0.5, 0.5)), Some((moved, p_value)));
         for broken in [errors(50, f64::INFINITY, f64::NAN), errors(50, 1e308, f64::INFINITY), errors(50, f64::NAN, 1.0)]

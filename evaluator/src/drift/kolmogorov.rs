@@ -242,6 +242,23 @@ mod tests {
         assert_eq!(sf(7, 1.0), 0.0);
     }
 
+    /// A budget is compared with chances as small as these.
+    #[test]
+    fn tails_are_right_to_their_last_digits_however_small_they_are() {
+        // scipy 1.17.1: kstwo.sf(x, n).
+        for (rows, x, expected) in [
+            (100, 0.7, 1.2211404981217991e-49),
+            (200, 0.45, 1.7611929039602656e-37),
+            (1_000, 0.2, 1.5528629204250538e-35),
+        ] {
+            let found = sf(rows, x);
+            assert!((found / expected - 1.0).abs() < 1e-9, "{rows} {x}: {found}");
+        }
+        // Beyond a hundred thousand rows by the leading term.
+        let found = sf(100_001, 0.02);
+        assert!((found / 3.534442256426062e-35 - 1.0).abs() < 1e-2, "{found}");
+    }
+
     #[test]
     fn many_rows_approach_the_limit() {
         // Kolmogorov (1933): P(√n D ≥ 1.36) → 0.0494858767…

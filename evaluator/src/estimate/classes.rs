@@ -381,6 +381,100 @@ mod tests {
         }
     }
 
+    /// Intervals of the simulation may be too wide and still hold; what they are made of may not be wrong.
+    #[test]
+    fn slopes_are_the_derivatives_of_what_they_belong_to() {
+        let mut mass = Mass::default();
+        (0..100).for_each(|_| mass.push(Weight::ONE));
+        // So much more of one class is expected in rows that are predicted to be of it, or not.
+        let moved = |class: usize, by: f64, is_predicted: bool| {
+            let mut totals = Totals {
+                mass,
+                actual: vec![40.0, 35.0, 25.0],
+                predicted: vec![50.0, 30.0, 20.0],
+                both: vec![30.0, 20.0, 15.0],
+                unknown: 1,
+            };
+            totals.actual[class] += by;
+            totals.both[class] += if is_predicted { by } else { 0.0 };
+            totals
+        };
+        let step = 1e-4;
+        for (class, is_predicted) in (0..3).flat_map(|class| [(class, false), (class, true)]) {
+            let [less, at, more] = [-step, 0.0, step].map(|by| moved(class, by, is_predicted));
+            let check = |slope: &Slope, low: f64, high: f64| {
+                let slope = slope.if_predicted * f64::from(u8::from(is_predicted)) + slope.always;
+                let derivative = (high - low) / (2.0 * step);
+                assert!((slope - derivative).abs() < 1e-9, "{class} {is_predicted}: {slope} is not {derivative}");
+            };
+            for (metric, slopes) in at.slopes().iter().enumerate() {
+                check(&slopes[class], less.values()[metric], more.values()[metric]);
+            }
+            for of in 0..3 {
+                for (metric, slopes) in at.slopes_of(of).iter().enumerate() {
+                    let value = |totals: &Totals| totals.values_of(of)[metric].expect("defined");
+                    check(&slopes[class], value(&less), value(&more));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn b1_beyond_twenty_classes_all_together_are_estimated() {
+        for (count, outcomes) in [(20, METRICS.len() + 20 * CLASS_METRICS.len()), (21, METRICS.len())] {
+            let names: Vec<String> = (0..count).map(|class| format!("c{class:02}")).collect();
+            let of = |sure: usize| -> Vec<(&str, f64)> {
+                let p = |class: usize| if class == sure { 0.5 } else { 0.5 / (count - 1) as f64 };
+                names.iter().enumerate().map(|(class, name)| (name.as_str(), p(class))).collect()
+            };
+            let mut labelled = ClassRows::default();
+            for at in 0..4 * count {
+                labelled.push(Some(&names[at % count]), &of((at + at / count) % count), true, Weight::ONE);
+            }
+            let curves = one_vs_rest(&labelled).expect("many classes");
+            assert_eq!(estimate(&labelled, &curves).len(), outcomes, "{count}");
+        }
+    }
+
+    #[test]
+    fn where_no_curve_gives_anything_the_probabilities_themselves_are_taken() {
+        let mut labelled = ClassRows::default();
+        for at in 0..40 {
+            let (class, p) = if at % 2 == 0 { ("a", 0.9) } else { ("b", 0.1) };
+            labelled.push(Some(class), &[("a", p), ("b", 1.0 - p)], true, Weight::ONE);
+        }
+        let curves = one_vs_rest(&labelled).expect("two classes");
+        let accuracy = |a: f64, b: f64| {
+            let mut rows = ClassRows::default();
+            rows.push(Some("a"), &[("a", a), ("b", b)], false, Weight::ONE);
+            estimate(&rows, &curves)[0].2.map(|estimated| estimated.value)
+        };
+        // Neither has ever been right at so little.
+        assert!(
+            accuracy(0.08, 0.04).is_ok_and(|value| (value - 2.0 / 3.0).abs() < 1e-12),
+            "{:?}",
+            accuracy(0.08, 0.04)
+        );
+        assert!(accuracy(0.0, 0.0).is_ok_and(|value| (value - 0.5).abs() < 1e-12), "{:?}", accuracy(0.0, 0.0));
+    }
+
+    #[test]
+    fn probabilities_beyond_all_of_the_reference_bring_a_warning() {
+        let of = |a: f64| [("a", a), ("b", 1.0 - a)];
+        let mut labelled = ClassRows::default();
+        for at in 0..4_000 {
+            labelled.push(Some(["a", "b"][at % 2]), &of([0.75, 0.25][at % 2]), true, Weight::ONE);
+        }
+        let curves = one_vs_rest(&labelled).expect("two classes");
+        let warnings = |a: f64| -> BTreeSet<bool> {
+            let mut rows = ClassRows::default();
+            (0..4_000).for_each(|at| rows.push(Some("a"), &of([a, 0.25][at % 2]), false, Weight::ONE));
+            let known = estimate(&rows, &curves).into_iter().filter_map(|(_, _, outcome)| outcome.ok());
+            known.map(|estimated| estimated.warning == Some(crate::estimate::Warning::OutOfRange)).collect()
+        };
+        assert_eq!((warnings(0.75), warnings(1.0)), (BTreeSet::from([false]), BTreeSet::from([true])));
+    }
+
     #[test]
     fn e3_a_window_without_probabilities_has_a_reason() {
         let mut labelled = ClassRows::default();

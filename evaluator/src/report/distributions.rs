@@ -235,4 +235,49 @@ mod tests {
             "neither one that is rare nor one that is unknown"
         );
     }
+    #[tokio::test]
+    async fn a_bin_ends_with_its_edge_and_what_a_reference_does_not_keep_is_among_all_others() {
+        let session = SessionContext::new();
+        let table = "CREATE TABLE history AS SELECT * FROM (VALUES (0.1, 'a'), (9.9, 'a'), (9.91, 'b')) AS rows(x, c)";
+        session.sql(table).await.expect("a table").collect().await.expect("made");
+        let sample: Vec<f64> = (0..=100).map(|at| f64::from(at) / 10.0).collect();
+        let found = numbers(&session, "x", "true", &sample).await.expect("counted");
+        let rows: Vec<u64> = found.iter().map(|share| share.current_rows).collect();
+        assert_eq!((rows[0], rows[BINS], rows[BINS + 1]), (1, 1, 1), "{rows:?}");
+        // The reference had 100 rows, and keeps the names of 60 of them.
+        let known = BTreeMap::from([("a".to_owned(), 40), ("b".to_owned(), 20)]);
+        let found = categories_of(&session, "c", "true", 100, &known).await.expect("counted");
+        let named: Vec<(&str, f64)> = found.iter().map(|share| (share.name.as_str(), share.reference)).collect();
+        assert_eq!(named, [("a", 0.4), ("b", 0.2), ("all others", 0.4)]);
+    }
+
+    #[test]
+    fn b1_the_furthest_of_the_newest_window_that_was_measured_are_drawn() {
+        let point = |start: i64, column: &str, statistic: f64, drifted: Option<bool>| DriftPoint {
+            start,
+            column: column.into(),
+            method: "psi".into(),
+            statistic: Some(statistic),
+            p_value: None,
+            threshold: Some(0.1),
+            drifted,
+            reason: None,
+            reference_version: None,
+        };
+        let mut drift = vec![
+            point(1, "older", 9.0, Some(true)),
+            point(2, "near", 0.2, Some(true)),
+            point(2, "far", 0.5, Some(true)),
+            point(2, "still", 0.01, Some(false)),
+            point(2, ALL_FEATURES, 7.0, Some(true)),
+            point(3, "unmeasured", 8.0, None),
+        ];
+        let names = |drift: &[DriftPoint]| -> Vec<String> {
+            drifted(drift).into_iter().map(|point| point.column.clone()).collect()
+        };
+        assert_eq!(names(&drift), ["far", "near"]);
+        drift.extend((0..50).map(|at| point(2, &format!("c{at:02}"), 0.3, Some(true))));
+        let names = names(&drift);
+        assert_eq!((names.len(), names[0].as_str(), names[1].as_str()), (COLUMNS_MAX, "far", "c00"));
+    }
 }

@@ -435,4 +435,217 @@ mod tests {
             ("90 days".into(), "6 hours".into(), "90 seconds".into())
         );
     }
+    async fn put(store: &Store, path: &str, batch: &arrow::array::RecordBatch) {
+        let mut bytes = Vec::new();
+        let mut writer = parquet::arrow::ArrowWriter::try_new(&mut bytes, batch.schema(), None).expect("a writer");
+        writer.write(batch).expect("written");
+        writer.close().expect("closed");
+        store.put(path, bytes.into()).await.expect("put");
+    }
+
+    #[tokio::test]
+    async fn of_a_columns_methods_the_one_that_decides_is_reported_and_of_all_rows() {
+        use driftline_schemas::tables::{DriftRow, WindowRow, drift_rows_to_batch, window_rows_to_batch};
+        let store = Store::in_memory();
+        let time = |micros: i64| DateTime::from_timestamp_micros(micros).expect("a time");
+        let window = WindowRow {
+            model: "m".into(),
+            window_start: time(0),
+            window_end: time(60_000_000),
+            state: "sealed".into(),
+            revision: 1,
+            predictions: 9,
+            labelled: 0,
+            waiting: 9,
+            expired: 0,
+            failed: 0,
+            invalid: 0,
+            duplicates: 0,
+            after_final: 0,
+            label_coverage: Some(0.0),
+            late_predictions: 0,
+            decided_at: time(0),
+        };
+        put(&store, &paths::table("windows", "m", "1970-01-01", "windows"), &window_rows_to_batch(&[window])).await;
+        let drift = |method: &str, decides: Option<bool>, version: Option<&str>| DriftRow {
+            model: "m".into(),
+            model_version: version.map(str::to_owned),
+            segment: None,
+            segment_value: None,
+            window_start: time(0),
+            window_end: time(60_000_000),
+            column_name: "amount".into(),
+            method: method.into(),
+            statistic: Some(0.5),
+            p_value: None,
+            threshold: 0.1,
+            drifted: Some(true),
+            decides,
+            n: 9,
+            n_reference: 9,
+            reference_version: None,
+            reason: None,
+            state: "sealed".into(),
+            revision: 1,
+            decided_at: time(0),
+        };
+        let rows = [
+            drift("hellinger", Some(false), None),
+            drift("ks", Some(true), None),
+            drift("ks", Some(true), Some("7")),
+            drift("psi", None, None),
+        ];
+        put(&store, &paths::table("drift", "m", "1970-01-01", "drift"), &drift_rows_to_batch(&rows)).await;
+        let subject = Subject {
+            model: "m".into(),
+            task: Task::Binary,
+            positive_class: None,
+            from: None,
+            to: None,
+            levels: vec![],
+        };
+        let sessions = Sessions::new(store, 64 << 20, 1);
+        let report = gather(&sessions, &subject, time(0)).await.expect("read").expect("a window");
+        let methods: Vec<&str> = report.drift.iter().map(|point| point.method.as_str()).collect();
+        assert_eq!(methods, ["ks", "psi"], "an older build does not say which decides");
+        let nobody = Subject { model: "nobody".into(), ..subject };
+        assert_eq!(gather(&sessions, &nobody, time(0)).await.expect("read"), None);
+    }
+
+    const NOBODY: &str = "CAST(NULL AS VARCHAR) AS segment, CAST(NULL AS VARCHAR) AS segment_value";
+
+    #[tokio::test]
+    async fn a_period_has_the_windows_that_start_from_its_first_instant_to_before_its_last() {
+        let subject = Subject {
+            model: "m".into(),
+            task: Task::Binary,
+            positive_class: None,
+            from: Some(5),
+            to: Some(9),
+            levels: vec![],
+        };
+        let starts = async |subject: &Subject| -> Vec<i64> {
+            let of = tables("windows", "SELECT * FROM (VALUES (4), (5), (8), (9)) AS rows(window_start)").await;
+            let of = Tables { period: period(subject), ..of };
+            let rows: Vec<BTreeMap<String, i64>> =
+                of.rows("windows", "window_start", "ORDER BY 1").await.expect("read");
+            rows.into_iter().map(|row| row["window_start"]).collect()
+        };
+        assert_eq!(starts(&subject).await, [5, 8]);
+        assert_eq!(starts(&Subject { from: None, ..subject.clone() }).await, [4, 5, 8]);
+        assert_eq!(starts(&Subject { to: None, ..subject }).await, [5, 8, 9]);
+    }
+
+    #[tokio::test]
+    async fn versions_are_compared_as_the_newest_window_of_the_period_has_it() {
+        let rows = "SELECT *, 0.5 AS value_a, 0.6 AS value_b, 0.0 AS ci_low, 0.2 AS ci_high, CAST(NULL AS VARCHAR) AS ci_warning, \
+                    0.03 AS p_value, true AS paired, 10 AS n_a, 10 AS n_b FROM (VALUES (100, 'f1', '1', '2', 0.1), \
+                    (150, 'f1', '1', '2', 0.2), (150, 'recall', '1', '2', NULL), (300, 'f1', '1', '2', 0.3)) \
+                    AS rows(window_start, metric, version_a, version_b, difference)";
+        let found = tables("comparisons", rows).await.comparisons().await.expect("read");
+        let found: Vec<(i64, &str, f64)> =
+            found.iter().map(|pair| (pair.start, pair.metric.as_str(), pair.difference)).collect();
+        assert_eq!(found, [(150, "f1", 0.2)]);
+    }
+
+    #[tokio::test]
+    async fn one_version_is_that_of_all_rows_and_is_not_shown_beside_them() {
+        let metrics = async |versions: &str| {
+            let rows = format!(
+                "SELECT *, {NOBODY}, 'f1' AS metric, CAST(NULL AS VARCHAR) AS class, 0.5 AS value, 0.4 AS ci_low, 0.6 AS ci_high, \
+                 7 AS n_labelled FROM (VALUES {versions}) AS rows(window_start, model_version)"
+            );
+            let points = tables("metrics", &rows).await.versions().await.expect("read");
+            points.into_iter().map(|point| (point.group_value, point.start)).collect::<Vec<_>>()
+        };
+        assert_eq!(metrics("(100, '1'), (110, '1'), (100, NULL), (110, NULL)").await, []);
+        let two = [("1".to_owned(), 100), ("1".to_owned(), 110), ("2".to_owned(), 110)];
+        assert_eq!(metrics("(110, '2'), (100, '1'), (110, '1'), (110, NULL), (300, '3')").await, two);
+    }
+
+    #[tokio::test]
+    async fn curves_are_of_the_rows_of_the_period_that_count_and_have_score_and_label() {
+        let session = Sessions::detached(64 << 20, 1).expect("a session");
+        // In the period all positives score above all negatives; whatever else there is says the opposite.
+        let rows = "CREATE TABLE history AS SELECT score, label, window_start, error, CAST(NULL AS VARCHAR) AS invalid_reason, after_final \
+                    FROM (VALUES (100, 0.9, 'yes', NULL, false), (100, 0.8, 'yes', NULL, NULL), (110, 0.2, 'no', NULL, false), \
+                    (110, 0.1, 'no', NULL, false), (200, 0.1, 'yes', NULL, false), (200, 0.9, 'no', NULL, false), \
+                    (100, 0.0, 'yes', 'timeout', false), (100, 1.0, 'no', NULL, true), (100, 0.0, NULL, NULL, false), \
+                    (100, NULL, 'yes', NULL, false)) AS rows(window_start, score, label, error, after_final)";
+        session.sql(rows).await.expect("a table").collect().await.expect("made");
+        let of = Tables { session, there: vec!["history"], period: "CAST(window_start AS BIGINT) < 200".into() };
+        let mut subject = Subject {
+            model: "m".into(),
+            task: Task::Binary,
+            positive_class: Some("yes".into()),
+            from: None,
+            to: None,
+            levels: vec![],
+        };
+        let areas = |curves: &[PeriodCurve]| -> Vec<(String, Option<f64>)> {
+            let roc = curves.iter().filter(|curve| curve.curve.name == "roc");
+            roc.map(|curve| (curve.curve.name.clone(), curve.area)).collect()
+        };
+        assert_eq!(areas(&of.curves(&subject).await.expect("read")), [("roc".to_owned(), Some(1.0))]);
+        subject.positive_class = None;
+        assert_eq!(of.curves(&subject).await.expect("read"), [], "nobody knows which class is the positive one");
+    }
+
+    #[tokio::test]
+    async fn what_was_said_first_is_the_lowest_revision_that_is_kept_of_windows_that_were_revised() {
+        use driftline_schemas::tables::{MetricRow, metric_rows_to_batch};
+        let (store, hour) = (Store::in_memory(), 3_600_000_000);
+        let mut windows = Vec::new();
+        let example = crate::report::example::report(1, 2);
+        let time = |micros: i64| DateTime::from_timestamp_micros(micros).expect("a time");
+        // Of the last one the first revisions are deleted already, and a text would sort 10 before 9.
+        for (at, revisions) in [(0, vec![1]), (1, vec![1, 2]), (2, vec![9, 10, 12])] {
+            let window = Window { start: at * hour, end: (at + 1) * hour };
+            for revision in &revisions {
+                let row = |metric: &str, class: Option<&str>| MetricRow {
+                    model: "m".into(),
+                    model_version: None,
+                    segment: None,
+                    segment_value: None,
+                    window_start: time(window.start),
+                    window_end: time(window.end),
+                    metric: metric.into(),
+                    class: class.map(str::to_owned),
+                    value: Some(*revision as f64),
+                    reason: None,
+                    ci_low: None,
+                    ci_high: None,
+                    ci_level: None,
+                    ci_method: None,
+                    ci_warning: None,
+                    baseline: None,
+                    n: 1,
+                    n_labelled: 1,
+                    state: "sealed".into(),
+                    revision: *revision,
+                    decided_at: time(0),
+                    reference_version: None,
+                };
+                let batch = metric_rows_to_batch(&[row("f1", None), row("f1", Some("a")), row("specificity", None)]);
+                let name = format!("{}_r{revision}", window_name(window));
+                put(&store, &paths::table("metrics_log", "m", window.date(), &name), &batch).await;
+            }
+            let revision = revisions.last().copied().unwrap_or_default();
+            windows.push(WindowLine { start: window.start, end: window.end, revision, ..example.windows[0].clone() });
+        }
+        let session = Sessions::new(store.clone(), 64 << 20, 1).open().expect("a session");
+        let of = Tables { session, there: vec![], period: "true".into() };
+        let subject = Subject {
+            model: "m".into(),
+            task: Task::Binary,
+            positive_class: None,
+            from: None,
+            to: None,
+            levels: vec![],
+        };
+        let first = of.revisions(&store, &subject, &windows).await.expect("read");
+        let first: Vec<(i64, &str, i64, f64)> =
+            first.iter().map(|said| (said.start / hour, said.metric.as_str(), said.revision, said.value)).collect();
+        assert_eq!(first, [(1, "f1", 1, 1.0), (2, "f1", 9, 9.0)]);
+    }
 }

@@ -799,6 +799,7 @@ mod tests {
     fn one_rule_takes_back_its_alert_and_the_other_holds() {
         let mut report = crate::report::example::report(3, 2);
         let point = report.metrics[0].clone();
+        let example = report.alerts[0].clone();
         let alert = |alert_id: &str, transition: &str| AlertLine {
             start: point.start,
             alert_id: alert_id.into(),
@@ -806,7 +807,7 @@ mod tests {
             text: alert_id.into(),
             metric: point.metric.clone(),
             is_overall: true,
-            ..report.alerts[0].clone()
+            ..example.clone()
         };
         let told = vec![alert("low", "firing"), alert("falls", "firing"), alert("falls", "withdrawn")];
         let spans = [(point.start, point.start)];
@@ -815,5 +816,32 @@ mod tests {
         assert!(!stands.is_withdrawn && stands.text == "low", "{}", stands.text);
         report.alerts.remove(0);
         assert!(mark(&report, &point, &spans).is_some_and(|stands| stands.is_withdrawn));
+        // Whatever the order of their names.
+        report.alerts = vec![alert("a", "firing"), alert("b", "firing"), alert("b", "withdrawn")];
+        assert!(mark(&report, &point, &spans).is_some_and(|stands| !stands.is_withdrawn && stands.text == "a"));
+        // An alert of a segment is none of this metric over all, nor is one of another metric or window.
+        let raised = alert("a", "firing");
+        for elsewhere in [
+            AlertLine { is_overall: false, ..raised.clone() },
+            AlertLine { metric: "another".into(), ..raised.clone() },
+            AlertLine { start: point.start + 1, ..raised.clone() },
+        ] {
+            report.alerts = vec![elsewhere];
+            assert!(mark(&report, &point, &spans).is_none());
+        }
+        // A point that stands for several windows bears the alerts of all, its last one among them.
+        assert!(mark(&report, &point, &[(point.start - 5, point.start + 1)]).is_some());
+    }
+
+    #[test]
+    fn what_was_said_first_is_shown_where_it_was_something_else() {
+        let mut report = crate::report::example::report(3, 2);
+        let point = report.metrics.iter().find(|point| point.value.is_some()).expect("a value").clone();
+        let said = |value: f64| FirstSaid { start: point.start, metric: point.metric.clone(), revision: 1, value };
+        let value = point.value.expect("a value");
+        report.revisions = vec![said(value)];
+        assert_eq!(first_said(&report, &point), None);
+        report.revisions = vec![said(value + 0.1)];
+        assert_eq!(first_said(&report, &point).map(|said| said.value), Some(value + 0.1));
     }
 }

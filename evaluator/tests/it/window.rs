@@ -747,6 +747,109 @@ async fn what_features_added_to_scores_drifts_as_columns_do() {
 }
 
 #[tokio::test]
+async fn each_version_has_distances_and_values_of_another_type_of_its_own_and_a_single_one_those_of_all() {
+    let plain =
+        |name: &str| batch(vec![(name, doubles(&(0..256).map(|i| Some(f64::from(i % 16))).collect::<Vec<_>>()))]);
+    let reference = Reference::from_table(&session(&plain("feature_x"), 2), "rows", Task::Binary).await.expect("reads");
+    let mut context = context(Task::Binary);
+    context.reference = Some(Arc::new(reference));
+    // In the second half, that of another version, every other value is a text.
+    let rows = |versions: [&'static str; 2]| {
+        let is_text = |i: usize| i >= 128 && i % 2 == 1;
+        batch(vec![
+            ("feature_x", doubles(&(0..256).map(|i| (!is_text(i)).then_some((i % 16) as f64)).collect::<Vec<_>>())),
+            ("feature_x_text", texts(&(0..256).map(|i| is_text(i).then_some("many")).collect::<Vec<_>>())),
+            ("model_version", texts(&(0..256).map(|i| Some(versions[usize::from(i >= 128)])).collect::<Vec<_>>())),
+        ])
+    };
+    let found = |window: &EvaluatedWindow| -> Vec<(Option<String>, i64, Option<f64>)> {
+        let drift = window.drift.iter().filter(|row| row.column_name == "x" && row.method == "ks");
+        let rate = |version: &Option<String>| {
+            let is = |row: &&driftline_schemas::tables::QualityRow| {
+                row.column_name == "x" && row.check == "type_error_rate" && row.model_version == *version
+            };
+            window.quality.iter().find(is).and_then(|row| row.value)
+        };
+        drift.map(|row| (row.model_version.clone(), row.n, rate(&row.model_version))).collect()
+    };
+    let of = |version: Option<&str>, n: i64, rate: f64| (version.map(str::to_owned), n, Some(rate));
+    let two = evaluate_everywhere(&rows(["1", "2"]), &context).await;
+    assert_eq!(found(&two), [of(None, 192, 0.25), of(Some("1"), 128, 0.0), of(Some("2"), 64, 0.5)]);
+    let one = evaluate_everywhere(&rows(["1", "1"]), &context).await;
+    assert_eq!(found(&one), [of(None, 192, 0.25), of(Some("1"), 192, 0.25)]);
+}
+
+#[tokio::test]
+async fn b1_of_many_attributions_the_first_by_name_are_kept() {
+    let names: Vec<String> = (0..70).map(|at| format!("f{at:02}")).collect();
+    let of = |row: usize| Some(names.iter().map(|name| (name.as_str(), row as f64)).collect::<Vec<_>>());
+    let rows = batch(vec![("attributions", maps(&(0..8).map(of).collect::<Vec<_>>()))]);
+    let reference = Reference::from_table(&session(&rows, 2), "rows", Task::Binary).await.expect("reads");
+    let kept: Vec<&str> = reference.columns.iter().map(|kept| kept.column.name()).collect();
+    assert_eq!((kept.len(), kept[0], kept[63]), (64, "attributions.f00", "attributions.f63"));
+}
+
+/// 256 rows of two features that go together; `apart`: how far the second strays in each half of the rows.
+fn together(apart: [f64; 2], versions: [&'static str; 2], failed: Option<&'static str>) -> RecordBatch {
+    let half = |i: usize| usize::from(i >= 128);
+    let x = |i: usize| (i % 32) as f64 / 8.0;
+    let y = |i: usize| {
+        let stray = if i.is_multiple_of(2) { apart[half(i)] } else { -apart[half(i)] };
+        x(i) + [-0.1, 0.1, 0.2][i % 3] + stray
+    };
+    batch(vec![
+        ("feature_a", doubles(&(0..256).map(|i| Some(x(i))).collect::<Vec<_>>())),
+        ("feature_b", doubles(&(0..256).map(|i| Some(y(i))).collect::<Vec<_>>())),
+        ("model_version", texts(&(0..256).map(|i| Some(versions[half(i)])).collect::<Vec<_>>())),
+        ("error", texts(&(0..256).map(|i| failed.filter(|_| half(i) == 1)).collect::<Vec<_>>())),
+    ])
+}
+
+#[tokio::test]
+async fn what_features_have_in_common_is_of_the_rows_that_count_over_all_and_by_version() {
+    let frozen =
+        async |rows: &RecordBatch| Reference::from_table(&session(rows, 2), "rows", Task::Binary).await.expect("reads");
+    let mut reference = frozen(&together([0.0, 0.0], ["1", "1"], None)).await;
+    let mut context = context(Task::Binary);
+    context.reference = Some(Arc::new(reference.clone()));
+    let found = |window: &EvaluatedWindow| -> Vec<(Option<String>, i64, Option<bool>, Option<String>)> {
+        let rows = window.drift.iter().filter(|row| row.method == "pca_reconstruction");
+        rows.map(|row| (row.model_version.clone(), row.n, row.drifted, row.reason.clone())).collect()
+    };
+    let of = |version: Option<&str>, n: i64, drifted| (version.map(str::to_owned), n, Some(drifted), None);
+    // The second version's features have come apart; its rows are half of all.
+    let two = evaluate_everywhere(&together([0.0, 2.0], ["1", "2"], None), &context).await;
+    assert_eq!(found(&two), [of(None, 256, true), of(Some("1"), 128, false), of(Some("2"), 128, true)]);
+    // One version has all rows.
+    let one = evaluate_everywhere(&together([0.0, 2.0], ["2", "2"], None), &context).await;
+    assert_eq!(found(&one), [of(None, 256, true), of(Some("2"), 256, true)]);
+    // Requests that failed are no rows, in the window as in the reference.
+    let failed = together([0.0, 2.0], ["1", "1"], Some("timeout"));
+    assert_eq!(found(&evaluate_everywhere(&failed, &context).await)[0], of(None, 128, false));
+    assert_eq!(frozen(&failed).await.components.expect("two features").errors.n, 128);
+    // What cannot be measured says why.
+    let few = batch(vec![("feature_a", doubles(&[Some(1.0)])), ("feature_b", doubles(&[Some(1.0)]))]);
+    let without = |n: i64, reason: &str| (None, n, None, Some(reason.to_owned()));
+    assert_eq!(found(&evaluate_everywhere(&few, &context).await), [without(1, "too_few_rows")]);
+    assert_eq!(found(&evaluate_everywhere(&few.slice(0, 0), &context).await), [without(0, "no_rows")]);
+    reference.components.as_mut().expect("two features").errors.deviation = 0.0;
+    context.reference = Some(Arc::new(reference));
+    let same = evaluate_everywhere(&together([0.0, 2.0], ["2", "2"], None), &context).await;
+    assert_eq!(found(&same)[0], without(256, "constant"));
+}
+
+#[tokio::test]
+async fn b1_of_many_features_the_first_by_name_are_looked_at_together() {
+    let names: Vec<String> = (0..40).map(|at| format!("feature_f{at:02}")).collect();
+    let column = |at: usize| doubles(&(0..64).map(|row| Some((row * (at + 3) % 61) as f64)).collect::<Vec<_>>());
+    let rows = batch(names.iter().enumerate().map(|(at, name)| (name.as_str(), column(at))).collect());
+    let reference = Reference::from_table(&session(&rows, 2), "rows", Task::Binary).await.expect("reads");
+    let components = reference.components.expect("many features");
+    assert_eq!((components.features.len(), components.features[31].as_str()), (32, "f31"));
+    assert_eq!(reference.columns.len(), 40, "each has its own drift");
+}
+
+#[tokio::test]
 async fn the_method_that_decides_for_categories_has_the_p_value_of_its_test() {
     let words =
         |even: &'static str| texts(&(0..256).map(|i| Some(if i % 2 == 0 { even } else { "b" })).collect::<Vec<_>>());

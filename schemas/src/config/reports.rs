@@ -268,6 +268,11 @@ mod tests {
             assert!(all.contains(fault), "{fault} is not in\n{all}");
         }
         assert_eq!(faults.len(), 12, "{all}");
+        for period in ["59s", "11years"] {
+            let text = format!("[[reports]]\nname = \"a\"\ncron = \"@daily\"\nperiod = \"{period}\"");
+            let wrong = format!("reports[0].period: \"{period}\" is not within 1m and 3660d");
+            assert_eq!(read(&text).expect_err(period), [wrong]);
+        }
         let twice = "[[reports]]\nname = \"a\"\ncron = \"@daily\"\n".repeat(2);
         assert_eq!(read(&twice).expect_err("twice"), ["reports[1].name: \"a\" is listed twice"]);
     }
