@@ -554,7 +554,7 @@ fn misfits(rule: &Rule, judge: &JudgeConfig) -> Vec<(String, String)> {
     }
     // Reference windows that are too few for ever: at so many at least a level is learned.
     let Some((begin, end)) = from.between else { return found };
-    let needed = i64::from(from.windows).min(REFERENCE_WINDOWS_MIN).max(2);
+    let needed = i64::from(from.windows).clamp(2, REFERENCE_WINDOWS_MIN);
     for (name, settings) in &models {
         let most = windows_at_most(settings, end - begin, from.same_hour_of_week);
         if most < needed {
