@@ -50,6 +50,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether a query needed more memory than it may have.
+    pub fn is_out_of_memory(&self) -> bool {
+        matches!(self, Self::Query(error) if matches!(error.find_root(), DataFusionError::ResourcesExhausted(_)))
+    }
+
     /// Whether the same call may succeed later: the store does not answer, or an object was replaced while it was read.
     pub fn is_transient(&self) -> bool {
         match self {

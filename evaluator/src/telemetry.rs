@@ -170,6 +170,11 @@ pub fn published(figures: Vec<(String, Figures)>, state: &LedgerState) {
     exported().update(figures, state);
 }
 
+/// The accounts are not published this time.
+pub fn accounts_left(error: &crate::Error) {
+    tracing::warn!(%error, "the table `accounts` is as it was: labels cannot be counted within memory_max");
+}
+
 /// A step failed and will be repeated.
 pub fn step_failed(error: &crate::Error, pause: Duration) {
     tracing::warn!(%error, ?pause, "evaluation is interrupted; nothing is lost, trying again");

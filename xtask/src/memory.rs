@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use chrono::{DateTime, Utc};
+use chrono::DateTime;
 use rdkafka::config::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
@@ -98,7 +98,7 @@ impl Stream {
         let step = hours * HOUR / events as i64;
         ensure!(step > 0, "{events} events are too many for {hours} hours");
         // Nothing of it lies ahead: such a record would be refused.
-        let start = Utc::now() - chrono::Duration::microseconds(hours * HOUR + HOUR);
+        let start = driftline_schemas::clock::now() - chrono::Duration::microseconds(hours * HOUR + HOUR);
         Ok(Self { start: start.fixed_offset(), step, events, delay: events / 4 })
     }
 
