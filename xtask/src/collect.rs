@@ -89,6 +89,15 @@ pub(crate) async fn create(brokers: &str, topics: &[&str]) -> Result<()> {
     Ok(())
 }
 
+/// Deletes what a benchmark has published.
+pub(crate) async fn delete(brokers: &str, topics: &[&str]) -> Result<()> {
+    let admin: AdminClient<DefaultClientContext> = ClientConfig::new().set("bootstrap.servers", brokers).create()?;
+    for deleted in admin.delete_topics(topics, &AdminOptions::new()).await? {
+        deleted.map_err(|(topic, code)| anyhow::anyhow!("delete {topic}: {code}"))?;
+    }
+    Ok(())
+}
+
 /// Event number `number` of a stream: four features, a tag, a latency.
 pub(crate) fn event(time: chrono::DateTime<chrono::FixedOffset>, number: usize) -> String {
     let score = (number as f64 * 0.618_033_988_749).fract();

@@ -12,13 +12,15 @@ use chrono::DateTime;
 use rdkafka::config::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
-use crate::collect::{PARTITIONS, create, event};
+use crate::collect::{PARTITIONS, create, delete, event};
 
 const HOUR: i64 = 3_600_000_000;
 /// One event in so many gets a label; without a hint, so that its window has to be found.
 const LABELLED: usize = 10;
 /// How far the stream is ahead of the pipeline at most: more would pass through in one step, and nobody would see how.
 const AHEAD: usize = 500_000;
+/// Taken in by a pipeline that nobody watches any more.
+const OVER: usize = usize::MAX;
 /// Lines of the table.
 const LINES: usize = 20;
 /// A pipeline that takes nothing in for so long has stopped.
@@ -27,15 +29,23 @@ const STALLED: Duration = Duration::from_secs(180);
 /// A stream over twice as many hours as windows are open at a time: in the first half windows become more, in the second half an old one
 /// goes for each that comes, and memory must not grow any more.
 pub(crate) fn run(events: usize, windows: usize, brokers: &str) -> Result<()> {
-    let binary = std::env::current_exe()?.with_file_name("driftline");
-    ensure!(binary.exists(), "{} is missing: cargo build --release first", binary.display());
-    let folder = tempfile::tempdir().context("make a folder")?;
     let id = uuid::Uuid::new_v4().simple().to_string();
     let topics = [format!("memory-{id}"), format!("memory-labels-{id}")];
     let [predictions, labels] = topics.each_ref().map(String::as_str);
-    tokio::runtime::Runtime::new().context("start threads")?.block_on(create(brokers, &[predictions, labels]))?;
+    let runtime = tokio::runtime::Runtime::new().context("start threads")?;
+    runtime.block_on(create(brokers, &[predictions, labels]))?;
+    let measured = measure(events, windows, brokers, &topics, &id);
+    // Gigabytes lie in them.
+    let deleted = runtime.block_on(delete(brokers, &[predictions, labels]));
+    measured.and(deleted)
+}
+
+fn measure(events: usize, windows: usize, brokers: &str, topics: &[String; 2], id: &str) -> Result<()> {
+    let binary = std::env::current_exe()?.with_file_name("driftline");
+    ensure!(binary.exists(), "{} is missing: cargo build --release first", binary.display());
+    let folder = tempfile::tempdir().context("make a folder")?;
     let config = folder.path().join("driftline.toml");
-    std::fs::write(&config, configuration(brokers, &topics, &id, folder.path(), windows))?;
+    std::fs::write(&config, configuration(brokers, topics, id, folder.path(), windows))?;
     println!(
         "memory: {events} events over {} windows of an hour, {windows} of them open at a time, one label in {LABELLED} events",
         2 * windows
@@ -55,10 +65,10 @@ pub(crate) fn run(events: usize, windows: usize, brokers: &str) -> Result<()> {
     let all = events + stream.labels();
     let taken_in = AtomicUsize::new(0);
     std::thread::scope(|scope| -> Result<()> {
-        let producing = scope.spawn(|| stream.produce(brokers, &topics, &taken_in));
+        let producing = scope.spawn(|| stream.produce(brokers, topics, &taken_in));
         let watched = watch(&mut pipeline, &address, all, &taken_in);
-        // It waits for the pipeline, which has ended.
-        taken_in.store(usize::MAX / 2, Ordering::Relaxed);
+        // Whatever is not published yet need not be.
+        taken_in.store(OVER, Ordering::Relaxed);
         producing.join().map_err(|_| anyhow::anyhow!("the producer panicked"))??;
         watched
     })?;
@@ -127,8 +137,11 @@ impl Stream {
             producer.poll(Duration::ZERO);
         };
         for number in 0..self.events {
-            while number > taken_in.load(Ordering::Relaxed) + AHEAD {
+            while number > taken_in.load(Ordering::Relaxed).saturating_add(AHEAD) {
                 producer.poll(Duration::from_millis(20));
+            }
+            if taken_in.load(Ordering::Relaxed) == OVER {
+                break;
             }
             let time = self.start + chrono::Duration::microseconds(self.step * number as i64);
             send(predictions, number, &event(time, number));
