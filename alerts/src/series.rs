@@ -87,7 +87,7 @@ impl Series {
 }
 
 /// What one window says of a series at one revision.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Evidence {
     /// First instant of the window, microseconds.
     pub window_start: Micros,
@@ -152,28 +152,15 @@ mod tests {
     #[test]
     fn evidence_reads_as_what_it_is() {
         let of = |metric: &str, value: f64, level: f64, rest: Evidence| Evidence { value, level, ..rest }.show(metric);
-        let plain = || Evidence {
-            window_start: 0,
-            window_end: 1,
-            revision: 1,
-            state: "final".into(),
-            value: 0.0,
-            level: 0.0,
-            ci_low: None,
-            ci_high: None,
-            p_value: None,
-            n: 0,
-            n_labelled: 0,
-            ln_e: None,
-        };
-        let share = Evidence { ci_low: Some(0.68), ci_high: Some(0.74), n: 1_000, n_labelled: 412, ..plain() };
+        let share =
+            Evidence { ci_low: Some(0.68), ci_high: Some(0.74), n: 1_000, n_labelled: 412, ..Evidence::default() };
         assert_eq!(of("f1", 0.71, 0.8, share), "0.7100 [0.6800, 0.7400] against 0.8000, 1000 rows, 412 labelled");
-        assert_eq!(of("watermark_delay_seconds", 905.2, 300.0, plain()), "15m 5s against 5m");
-        assert_eq!(of("collectors", 0.0, 1.0, plain()), "0 against 1");
-        let drift = Evidence { p_value: Some(1e-12), n: 500, ..plain() };
+        assert_eq!(of("watermark_delay_seconds", 905.2, 300.0, Evidence::default()), "15m 5s against 5m");
+        assert_eq!(of("collectors", 0.0, 1.0, Evidence::default()), "0 against 1");
+        let drift = Evidence { p_value: Some(1e-12), n: 500, ..Evidence::default() };
         assert_eq!(of("ks", 0.3, 0.1, drift), "0.3000 (p = 1.00e-12) against 0.1000, 500 rows");
-        assert_eq!(of("mean_squared_error", 123_456.789, 1_000.5, plain()), "123456.8 against 1000.5");
-        assert_eq!(of("error_rate", 0.000_21, 0.0001, plain()), "2.10e-4 against 1.00e-4");
+        assert_eq!(of("mean_squared_error", 123_456.789, 1_000.5, Evidence::default()), "123456.8 against 1000.5");
+        assert_eq!(of("error_rate", 0.000_21, 0.0001, Evidence::default()), "2.10e-4 against 1.00e-4");
     }
 
     #[test]
