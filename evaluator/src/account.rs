@@ -115,15 +115,13 @@ pub fn window_row(model: &str, record: &WindowRecord) -> WindowRow {
 pub async fn labels(sessions: &Sessions, state: &LedgerState, model: &str) -> Result<Vec<AccountRow>, Error> {
     let mut terms: BTreeMap<&str, u64> =
         ["duplicate", "withdrawn", "joined", "superseded", "too_late", "unmatched", "pending"].map(|t| (t, 0)).into();
-    let session = sessions.open()?;
-    let sources = register_labels(&session, state).await?;
-    if !sources.is_empty() {
-        let folder = format!("history/model_name={}", encode_segment(model));
-        let has_history = register_folder(&session, "history", &folder, &["date"]).await?;
-        register_small_tables(&session, state, model)?;
-        let sql = labels_sql(model, &sources, &state.horizons(model), has_history);
-        for batch in session.sql(&sql).await?.collect().await? {
-            add_terms(&batch, &mut terms);
+    // The join holds all labels that it looks up. Where these are more than memory holds, it takes longer share by share.
+    let mut shares = vec![(0, "TRUE".to_owned())];
+    while let Some((depth, share)) = shares.pop() {
+        let session = if depth == 0 { sessions.open()? } else { sessions.open_greedy()? };
+        match look_up(&session, state, model, &share, &mut terms).await {
+            Err(error) if error.is_out_of_memory() && depth < DEPTH_MAX => shares.extend(shares_of(depth, &share)),
+            found => found?,
         }
     }
     // What lies behind a boundary was settled when it was given up; what was taken out cannot be looked up.
@@ -138,6 +136,48 @@ pub async fn labels(sessions: &Sessions, state: &LedgerState, model: &str) -> Re
     }
     terms.extend([("retired", retired), ("forgotten", forgotten)].into_iter().filter(|(_, count)| *count > 0));
     Ok(terms.into_iter().map(|(term, count)| row(model, "model", model, term, count)).collect())
+}
+
+/// How often shares of ids are divided again. Each time there are up to seventeen times as many, of which each reads all labels.
+const DEPTH_MAX: usize = 4;
+/// Characters of ids, each list a share: spread evenly in decimal and hexadecimal numbers, UUIDs, ULIDs and base 64.
+const SHARES: [&str; 16] = [
+    "0gwM", "1hxN", "2iyO", "3jzP", "4kAQ", "5lBR", "6mCS", "7nDT", "8oEU", "9pFV", "aqGW", "brHX", "csIY", "dtJZ",
+    "euK", "fvL",
+];
+
+/// Divides a share of the ids, a condition of SQL, by the character that lies so far from their end. All rows of an id are in one.
+fn shares_of(depth: usize, share: &str) -> Vec<(usize, String)> {
+    let one_of = |characters: &str| {
+        let behind = "_".repeat(depth);
+        let each = characters.chars().map(|character| format!("prediction_id LIKE '%{character}{behind}'"));
+        format!("({})", each.collect::<Vec<_>>().join(" OR "))
+    };
+    let others = format!("NOT {}", one_of(&SHARES.concat()));
+    let parts = SHARES.map(one_of).into_iter().chain([others]);
+    parts.map(|part| (depth + 1, format!("{share} AND {part}"))).collect()
+}
+
+/// Counts the labels that are kept and whose id is of a share: all of these, or none if it fails.
+async fn look_up(
+    session: &SessionContext,
+    state: &LedgerState,
+    model: &str,
+    share: &str,
+    terms: &mut BTreeMap<&str, u64>,
+) -> Result<(), Error> {
+    let sources = register_labels(session, state).await?;
+    if sources.is_empty() {
+        return Ok(());
+    }
+    let folder = format!("history/model_name={}", encode_segment(model));
+    let has_history = register_folder(session, "history", &folder, &["date"]).await?;
+    register_small_tables(session, state, model)?;
+    let sql = labels_sql(model, &sources, &state.horizons(model), has_history, share);
+    for batch in session.sql(&sql).await?.collect().await? {
+        add_terms(&batch, terms);
+    }
+    Ok(())
 }
 
 fn add_terms(batch: &RecordBatch, terms: &mut BTreeMap<&str, u64>) {
@@ -200,7 +240,13 @@ fn register_small_tables(session: &SessionContext, state: &LedgerState, model: &
     Ok(())
 }
 
-fn labels_sql(model: &str, sources: &[(String, i64, i64)], horizons: &Horizons, has_history: bool) -> String {
+fn labels_sql(
+    model: &str,
+    sources: &[(String, i64, i64)],
+    horizons: &Horizons,
+    has_history: bool,
+    share: &str,
+) -> String {
     let horizon = horizon_sql(horizons);
     let columns = "topic, partition, \"offset\", \"index\", prediction_id, CAST(event_time AS BIGINT) AS at, label, \
                    CAST(prediction_timestamp AS BIGINT) AS hint";
@@ -209,7 +255,7 @@ fn labels_sql(model: &str, sources: &[(String, i64, i64)], horizons: &Horizons, 
         .map(|(table, kept_from, applied_to)| {
             format!(
                 "SELECT {columns} FROM {table} WHERE reason IS NULL AND model_name = {} AND \"offset\" >= {kept_from} \
-                 AND \"offset\" < {applied_to}",
+                 AND \"offset\" < {applied_to} AND {share}",
                 sql_text(model)
             )
         })
@@ -218,11 +264,13 @@ fn labels_sql(model: &str, sources: &[(String, i64, i64)], horizons: &Horizons, 
                 CAST(NULL AS BIGINT) AS h_end, CAST(NULL AS BOOLEAN) AS after_final, CAST(NULL AS BIGINT) AS w_at, \
                 CAST(NULL AS VARCHAR) AS w_topic, CAST(NULL AS BIGINT) AS w_partition, CAST(NULL AS BIGINT) AS w_offset, \
                 CAST(NULL AS BIGINT) AS w_index WHERE false";
-    let some = "SELECT prediction_id AS h_id, CAST(event_time AS BIGINT) AS h_at, CAST(window_start AS BIGINT) AS h_start, \
+    let some = format!(
+        "SELECT prediction_id AS h_id, CAST(event_time AS BIGINT) AS h_at, CAST(window_start AS BIGINT) AS h_start, \
                 CAST(window_end AS BIGINT) AS h_end, after_final, CAST(label_time AS BIGINT) AS w_at, \
                 label_topic AS w_topic, label_partition AS w_partition, label_offset AS w_offset, label_index AS w_index \
-                FROM history";
-    let history = if has_history { some } else { none };
+                FROM history WHERE {share}"
+    );
+    let history = if has_history { some.as_str() } else { none };
     // 5 joined · 4 withdrawn · 3 superseded · 2 not judged yet · 1 too late · 0 no prediction of that id
     format!(
         "WITH l AS ({labels}), h AS ({history}),

@@ -12,7 +12,7 @@ use datafusion::catalog::MemoryCatalogProviderList;
 use datafusion::datasource::MemTable;
 use datafusion::datasource::file_format::parquet::ParquetFormat;
 use datafusion::datasource::listing::{ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl};
-use datafusion::execution::memory_pool::FairSpillPool;
+use datafusion::execution::memory_pool::{FairSpillPool, GreedyMemoryPool, MemoryPool};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::prelude::{SessionConfig, SessionContext};
@@ -54,8 +54,16 @@ impl Sessions {
 
     /// A session that sees one version of each object: what it has once looked at is pinned by its ETag.
     pub fn open(&self) -> Result<SessionContext, Error> {
-        let runtime =
-            RuntimeEnvBuilder::new().with_memory_pool(Arc::new(FairSpillPool::new(self.memory_bytes))).build_arc()?;
+        self.open_with(Arc::new(FairSpillPool::new(self.memory_bytes)))
+    }
+
+    /// The same, whose memory goes to whoever asks first: for a query of many operators of which few hold anything.
+    pub(crate) fn open_greedy(&self) -> Result<SessionContext, Error> {
+        self.open_with(Arc::new(GreedyMemoryPool::new(self.memory_bytes)))
+    }
+
+    fn open_with(&self, memory: Arc<dyn MemoryPool>) -> Result<SessionContext, Error> {
+        let runtime = RuntimeEnvBuilder::new().with_memory_pool(memory).build_arc()?;
         // Building all functions anew costs more than judging a small window: sessions share them, and nothing else.
         let template = self.template();
         let state = SessionStateBuilder::new_from_existing(template.state())

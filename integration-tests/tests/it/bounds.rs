@@ -1,12 +1,16 @@
 //! B1: a stream that puts an id which never comes again into everything that has a name: every cap holds, says so, and no account
 //! is wrong by it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use driftline_evaluator::account;
+use driftline_evaluator::session::Sessions;
 use driftline_integration_tests::kafka::{Broker, Topics};
+use driftline_ledger::Replica;
+use driftline_store::Store;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use rdkafka::producer::FutureRecord;
 use serde::Deserialize;
@@ -156,4 +160,43 @@ async fn b1_an_id_in_every_name_is_bounded_says_so_and_adds_up() -> Result<()> {
         ensure!(logs.contains(word), "nobody says: {word}\n{}", crate::sandbox::tail(&logs));
     }
     Ok(())
+}
+
+/// More labels than memory holds are counted all the same: the account is what the rest is believed by.
+#[tokio::test(flavor = "multi_thread")]
+async fn a1_labels_are_counted_in_little_memory() -> Result<()> {
+    const EVENTS: usize = 200_000;
+    // What an evaluation has of the smallest `memory_max`.
+    const LITTLE: usize = 64_000_000 / 3;
+    let sandbox = Sandbox::with_config("")?;
+    let (mut predictions, mut labels) = (String::new(), String::new());
+    for number in 0..EVENTS {
+        let (id, minute) = (format!("{number:0>100}"), number / 4_000);
+        let event = format!("\"prediction_id\":\"{id}\",\"model_name\":\"m\"");
+        predictions += &format!("{{{event},\"timestamp\":\"2026-01-05T10:{minute:02}:00Z\",\"score\":0.5}}\n");
+        for _ in 0..copies(number) {
+            labels += &format!("{{{event},\"timestamp\":\"2026-01-05T11:{minute:02}:00Z\",\"label\":1}}\n");
+        }
+    }
+    std::fs::write(sandbox.path("predictions.jsonl"), predictions)?;
+    std::fs::write(sandbox.path("labels.jsonl"), labels)?;
+    let files = ["--predictions", "predictions.jsonl", "--labels", "labels.jsonl"];
+    sandbox.succeed(&[&["evaluate"], &files[..], &["--out", "out", "--format", "csv"]].concat()).await?;
+    let store = Store::open(&sandbox.path("out").display().to_string(), &BTreeMap::new())?;
+    let replica = Replica::open(&store, "test").await?;
+    let count = async |memory: usize| -> Result<BTreeMap<String, i64>> {
+        let rows = account::labels(&Sessions::new(store.clone(), memory, 2), &replica.state, "m").await?;
+        Ok(rows.into_iter().map(|row| (row.term, row.count)).collect())
+    };
+    let in_plenty = count(1 << 30).await?;
+    let of = |wanted: usize| (0..EVENTS).filter(|number| copies(*number) >= wanted).count() as i64;
+    ensure!(in_plenty["joined"] == of(1) && in_plenty["duplicate"] == of(2), "{in_plenty:?}");
+    let in_little = count(LITTLE).await?;
+    ensure!(in_plenty == in_little, "{in_plenty:?}, and in little memory {in_little:?}");
+    Ok(())
+}
+
+/// One in seven has no label, and one in eleven says it twice.
+fn copies(number: usize) -> usize {
+    if number.is_multiple_of(7) { 0 } else { 1 + usize::from(number.is_multiple_of(11)) }
 }
