@@ -212,6 +212,7 @@ mod tests {
             ci_method: None,
             ci_warning: None,
             baseline: None,
+            error_bound: None,
             n: 5_000,
             n_labelled: 5_000,
             state: "sealed".into(),

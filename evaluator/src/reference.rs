@@ -17,12 +17,14 @@ use crate::{
         deviation, ks_of_samples, mean_and_deviation, population_stability_index, wasserstein,
     },
     estimate::Calibration,
-    metrics::{Undefined, Weight},
+    metrics::{Undefined, Weight, binned::Limit},
     window::calibrate::calibrate,
-    window::columns::{Categories, Columns, attributions, count_rows, read_categories, read_numbers},
+    window::columns::{Categories, Columns, NumberReader, attributions, count_rows, read_categories},
     window::components::fit,
 };
 
+/// What sums of two doubles each may lose, beside one.
+const ROUNDING: f64 = 1e-14;
 /// Values kept of a numeric column. A larger sample is thinned to evenly spaced order statistics, which moves a
 /// Kolmogorov–Smirnov statistic by at most one part in this.
 const SAMPLE_MAX: usize = 1_000_000;
@@ -159,13 +161,16 @@ impl Reference {
         let mut kept: BTreeMap<Column, ReferenceColumn> = BTreeMap::new();
         let mut moments = BTreeMap::new();
         let numeric: Vec<_> = read.numeric(task).into_iter().chain(attributions(context, &read).await?).collect();
-        for (column, by_group) in read_numbers(context, &read, &numeric, None).await? {
-            let sample = Sample::merged(by_group.values().flat_map(BTreeMap::values));
-            if let (Column::Feature(name), Some(found)) = (&column, mean_and_deviation(sample.as_ref())) {
-                moments.insert(name.clone(), found);
-            }
-            if let Some(values) = ReferenceValues::numeric(sample) {
-                kept.insert(column.clone(), ReferenceColumn { column, values });
+        let mut reader = NumberReader::new(&read, &numeric, (None, 1), None);
+        while let Some(samples) = reader.next(context).await? {
+            for (column, by_group) in samples {
+                let sample = Sample::merged(by_group.values().flat_map(BTreeMap::values));
+                if let (Column::Feature(name), Some(found)) = (&column, mean_and_deviation(sample.as_ref())) {
+                    moments.insert(name.clone(), found);
+                }
+                if let Some(values) = ReferenceValues::numeric(sample) {
+                    kept.insert(column.clone(), ReferenceColumn { column, values });
+                }
             }
         }
         for (column, text) in read.categorical(task) {
@@ -238,7 +243,7 @@ impl Reference {
 impl ReferenceValues {
     /// From a sorted sample; `None` if empty.
     pub fn numeric(sample: Sample) -> Option<Self> {
-        let (n, bins) = (sample.values().len() as u64, Bins::of_sample(sample.as_ref()));
+        let (n, bins) = (sample.as_ref().rows(), Bins::of_sample(sample.as_ref()));
         let (sample, weights) = sample.thinned(SAMPLE_MAX).into_parts();
         (n > 0).then_some(Self::Numeric { n, bins, sample, weights })
     }
@@ -253,6 +258,14 @@ impl ReferenceValues {
         });
         let counts = categories.counts.into_iter().map(|(category, tally)| (category, tally.rows)).collect();
         (all.rows > 0).then_some(Self::Categorical { n: all.rows, categories: counts, weighed })
+    }
+
+    /// A limit on a window's numbers under which nothing is lost that is counted by the reference's own edges: its deciles, its smallest
+    /// and its largest value.
+    pub(crate) fn with_cuts(&self, limit: Limit) -> Limit {
+        let Self::Numeric { sample, bins, .. } = self else { return limit };
+        let ends = bins.edges().iter().copied().chain(sample.last().copied());
+        limit.with_cuts(ends).with_starts(sample.first().copied())
     }
 
     /// The share of its own values that would count as strange: texts beyond its most frequent ones.
@@ -298,6 +311,21 @@ pub struct Distance {
     pub threshold: f64,
     /// The statistic and the p-value of the test that goes with it.
     pub outcome: Result<(f64, f64), Undefined>,
+    /// How far the statistic may lie from that of the rows as they are, where they are in bins; none if it is that.
+    pub bound: Option<f64>,
+}
+
+impl Distance {
+    /// Of rows as they are.
+    pub fn exact(method: Method, threshold: f64, outcome: Result<(f64, f64), Undefined>) -> Self {
+        Self { method, threshold, outcome, bound: None }
+    }
+
+    fn within(self, bound: f64) -> Self {
+        // What is larger than any number says as little as the largest one.
+        let bound = (bound > 0.0 && self.outcome.is_ok()).then(|| (bound + ROUNDING * (1.0 + bound)).min(f64::MAX));
+        Self { bound, ..self }
+    }
 }
 
 impl ReferenceValues {
@@ -316,22 +344,16 @@ impl ReferenceValues {
             wasserstein(sample, current).ok_or(reason)
         };
         let with_p = |statistic: Result<f64, Undefined>| Ok((statistic?, ks_p?));
+        // A distribution function is off by no more than the bin that it is asked in has; a row has been moved to the middle of its bin.
+        let (share, reach) = (current.share_bound(), current.reach_bound().unwrap_or(f64::INFINITY));
+        let scale = spread.unwrap_or(1.0);
+        let normed = moved().and_then(|distance| Ok(distance / spread.ok_or(Undefined::Constant)?));
+        let of = |method: Method, threshold, outcome| Distance::exact(method, threshold, outcome);
         let mut distances = vec![
-            Distance {
-                method: Method::Ks,
-                threshold: Method::Ks.effect_min(),
-                outcome: test.map(|test| (test.statistic, test.p_value)),
-            },
-            Distance {
-                method: Method::Wasserstein,
-                threshold: spread.unwrap_or(0.0) * Method::Wasserstein.effect_min(),
-                outcome: with_p(moved()),
-            },
-            Distance {
-                method: Method::WassersteinNormed,
-                threshold: Method::WassersteinNormed.effect_min(),
-                outcome: with_p(moved().and_then(|distance| Ok(distance / spread.ok_or(Undefined::Constant)?))),
-            },
+            of(Method::Ks, Method::Ks.effect_min(), test.map(|test| (test.statistic, test.p_value))).within(share),
+            of(Method::Wasserstein, spread.unwrap_or(0.0) * Method::Wasserstein.effect_min(), with_p(moved()))
+                .within(reach),
+            of(Method::WassersteinNormed, Method::WassersteinNormed.effect_min(), with_p(normed)).within(reach / scale),
         ];
         distances.extend(over_bins(&bins.weigh(sample), &bins.weigh(current)));
         distances
@@ -344,9 +366,15 @@ impl ReferenceValues {
     }
 
     /// The share of numbers below the smallest or above the largest of the reference. `current` ascending.
-    pub(crate) fn out_of_range(&self, current: &[f64]) -> Option<u64> {
+    pub(crate) fn out_of_range(&self, current: SampleRef<'_>) -> Option<u64> {
         let Self::Numeric { sample, .. } = self else { return None };
         let (low, high) = (sample.first()?, sample.last()?);
+        if !current.bins().is_empty() {
+            // No bin reaches across the ends of the reference.
+            let outside = current.bins().iter().filter(|bin| bin.largest() < *low || bin.smallest() > *high);
+            return Some(outside.map(|bin| bin.mass.rows()).sum());
+        }
+        let current = current.values();
         let below = current.partition_point(|x| x < low);
         let above = current.len() - current.partition_point(|x| x <= high);
         Some((below + above) as u64)
@@ -375,10 +403,9 @@ fn over_bins(reference: &Counts, current: &Counts) -> Vec<Distance> {
     let shares = Shares::of(reference, current).ok_or(Undefined::NoRows);
     let test = chi_square(reference, current).ok_or(Undefined::NoRows);
     let psi = population_stability_index(reference, current).ok_or(Undefined::NoRows);
-    let of = |method: Method, statistic: Result<f64, Undefined>| Distance {
-        method,
-        threshold: method.effect_min(),
-        outcome: statistic.and_then(|statistic| Ok((statistic, test?.p_value))),
+    let of = |method: Method, statistic: Result<f64, Undefined>| {
+        let outcome = statistic.and_then(|statistic| Ok((statistic, test?.p_value)));
+        Distance::exact(method, method.effect_min(), outcome)
     };
     let by = |of: fn(&Shares) -> f64| shares.as_ref().map(of).map_err(|reason| *reason);
     let rows = test.map_or(0.0, |test| test.rows);
@@ -389,16 +416,18 @@ fn over_bins(reference: &Counts, current: &Counts) -> Vec<Distance> {
         of(Method::TotalVariation, by(Shares::total_variation)),
         of(Method::LInfinity, by(Shares::l_infinity)),
         of(Method::Kl, by(Shares::kl)),
-        Distance {
-            method: Method::Chi2,
-            threshold: crate::drift::ChiSquare::statistic_of(rows, Method::Chi2.effect_min()),
-            outcome: test.map(|test| (test.statistic, test.p_value)),
-        },
+        Distance::exact(
+            Method::Chi2,
+            crate::drift::ChiSquare::statistic_of(rows, Method::Chi2.effect_min()),
+            test.map(|test| (test.statistic, test.p_value)),
+        ),
     ]
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::window::columns::Tally;
 
@@ -440,7 +469,71 @@ mod tests {
         assert!(psi(&distances(&[4.0])).is_ok_and(|psi| psi > 9.0));
         let normed = distances(&[4.0]).into_iter().find(|d| d.method == Method::WassersteinNormed);
         assert_eq!(normed.map(|distance| distance.outcome), Some(Err(Undefined::Constant)));
-        assert_eq!(reference.out_of_range(&[2.0, 3.0, 3.0, 4.0, 5.0]), Some(3));
+        assert_eq!(reference.out_of_range(SampleRef::new(&[2.0, 3.0, 3.0, 4.0, 5.0], &[])), Some(3));
         assert_eq!(reference.ks(SampleRef::new(&[], &[])), Err(Undefined::NoRows));
+    }
+
+    fn number() -> impl Strategy<Value = f64> {
+        prop_oneof![
+            6 => 0.0..1.0_f64,
+            2 => prop::sample::select(vec![0.0, 0.5, 0.25, -1.0, 2.0]),
+            1 => -1e3..1e3_f64,
+            1 => 0.5..0.5001_f64,
+        ]
+    }
+
+    fn held(rows: &[(f64, f64)], limit: Option<Limit>) -> Sample {
+        let mut sample = Sample::held_to(limit);
+        for (value, rate) in rows {
+            sample.push(*value, Weight::of_rate(Some(*rate)));
+            sample.hold();
+        }
+        sample
+    }
+
+    proptest! {
+        #[test]
+        fn distances_over_bins_are_within_their_bounds(
+            reference in prop::collection::vec(number(), 1..100),
+            rows in prop::collection::vec((number(), prop_oneof![3 => Just(1.0), 1 => 0.1..1.0_f64]), 1..300),
+            bins in 1_usize..40, cut in 0_usize..300,
+        ) {
+            let mut sorted = reference;
+            sorted.sort_unstable_by(f64::total_cmp);
+            let reference = ReferenceValues::numeric(Sample::of_sorted(sorted)).expect("rows");
+            let limit = reference.with_cuts(Limit::of(bins));
+            let exact = held(&rows, None).sorted();
+            // Two partitions, one after the other and the other way round, through their encoding.
+            let cut = cut.min(rows.len());
+            let parts = [held(&rows[..cut], Some(limit.clone())), held(&rows[cut..], Some(limit.clone()))];
+            let merged = |order: [usize; 2]| {
+                let mut whole = Sample::held_to(Some(limit.clone()));
+                for part in order {
+                    let mut bytes = Vec::new();
+                    parts[part].encode(&mut bytes);
+                    whole.merge_encoded(&mut crate::metrics::wire::Reader::new(&bytes)).expect("whole state");
+                    whole.hold();
+                }
+                whole.sorted()
+            };
+            let binned = merged([0, 1]);
+            prop_assert_eq!(&binned, &merged([1, 0]));
+            prop_assert_eq!(&binned, &held(&rows, Some(limit.clone())).sorted());
+            prop_assert_eq!(binned.as_ref().mass(), exact.as_ref().mass());
+            prop_assert_eq!(reference.out_of_range(binned.as_ref()), reference.out_of_range(exact.as_ref()));
+            let both = reference.distances_of_numbers(exact.as_ref()).into_iter();
+            for (one, other) in both.zip(reference.distances_of_numbers(binned.as_ref())) {
+                prop_assert_eq!(one.bound, None);
+                match (one.outcome, other.outcome) {
+                    (Ok((value, _)), Ok((found, _))) => {
+                        let bound = other.bound.unwrap_or(0.0) + 1e-10 * value.abs().max(1.0);
+                        prop_assert!((value - found).abs() <= bound, "{:?} {:?}", one, other);
+                    }
+                    (one, other) => prop_assert_eq!(one.err(), other.err()),
+                }
+                let is_over_bins = !matches!(one.method, Method::Ks | Method::Wasserstein | Method::WassersteinNormed);
+                prop_assert!(!is_over_bins || other.bound.is_none(), "{:?}", other);
+            }
+        }
     }
 }

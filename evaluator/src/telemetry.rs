@@ -14,6 +14,7 @@ const POOLED_TOLD_MAX: usize = 1_000;
 
 struct Instruments {
     pooled: Counter<u64>,
+    binned: Counter<u64>,
     evaluations: Counter<u64>,
     unreadable: Counter<u64>,
     duration: Histogram<f64>,
@@ -38,6 +39,10 @@ impl Instruments {
                 .with_description(
                     "evaluations in which a segment, or the version, had more values than get rows of their own",
                 )
+                .build(),
+            binned: meter
+                .u64_counter("driftline_windows_binned")
+                .with_description("evaluations of windows with more rows than memory holds, whose metrics have a bound on their error")
                 .build(),
             evaluations: meter
                 .u64_counter("driftline_evaluations")
@@ -69,6 +74,26 @@ pub(crate) fn values_pooled(model: &str, name: &str, max: usize) {
             "more values than get rows of their own; the rarest are `__other__` together"
         );
     }
+}
+
+/// A window has more rows than the memory of a query holds: values that need all of them say how far they may be off.
+pub(crate) fn window_binned(model: &str, rows: u64) {
+    instruments().binned.add(1, &[]);
+    tracing::warn!(model, rows, "more rows than memory_max holds; what needs all of them at once has an error_bound");
+}
+
+/// A query needed more memory than was planned for it.
+pub(crate) fn out_of_memory(model: &str, error: &crate::Error) {
+    tracing::warn!(
+        model,
+        error = error as &dyn std::error::Error,
+        "a query was refused its memory; asked again with less"
+    );
+}
+
+/// Versions share more rows than the memory of a query holds.
+pub(crate) fn not_paired(model: &str, rows: u64) {
+    tracing::warn!(model, rows, "more rows than memory_max holds; versions are compared as if they shared no ids");
 }
 
 fn exported() -> MutexGuard<'static, Exported> {

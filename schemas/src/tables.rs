@@ -209,6 +209,8 @@ table! {
     ci_warning: Option<String> = "ci_warning",
     /// What the best constant prediction would have reached on the same rows.
     baseline: Option<f64> = "baseline",
+    /// How far the value may lie from that of all rows as they are, where there were more than memory holds; none where it is that.
+    error_bound: Option<f64> = "error_bound",
     /// Valid predictions in the group.
     n: i64 = "n",
     /// Those with a label.
@@ -377,6 +379,8 @@ table! {
     method: String = "method",
     /// The distance, or none with a reason.
     statistic: Option<f64> = "statistic",
+    /// How far the statistic may lie from that of all rows as they are, where there were more than memory holds; none where it is that.
+    error_bound: Option<f64> = "error_bound",
     /// The p-value of the method's test: of those that are tests themselves, and of the one that decides.
     p_value: Option<f64> = "p_value",
     /// The statistic from which on a column counts as drifted, if the test rejects too.
@@ -467,6 +471,8 @@ table! {
     ci_method: Option<String> = "ci_method",
     /// Why it may not hold.
     ci_warning: Option<String> = "ci_warning",
+    /// How far the value may lie from that of all rows as they are, where there were more than memory holds; none where it is that.
+    error_bound: Option<f64> = "error_bound",
     /// Rows in the group.
     n: i64 = "n",
     /// `open`, `sealed` or `final`.
@@ -727,6 +733,7 @@ mod tests {
             ci_method: None,
             ci_warning: None,
             baseline: None,
+            error_bound: None,
             n: 3,
             n_labelled: 0,
             state: "open".to_owned(),

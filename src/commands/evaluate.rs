@@ -19,9 +19,11 @@ use driftline_collector::memory::{MemoryLog, MemorySource, Script};
 use driftline_collector::source::PartitionRef;
 use driftline_collector::{CollectorStatus, Until};
 use driftline_evaluator::publish::{Published, publish};
+use driftline_evaluator::reference::{Terms, path_of};
 use driftline_evaluator::session::Sessions;
-use driftline_evaluator::{EvaluationContext, evaluate};
-use driftline_schemas::config::{AlertsConfig, Config};
+use driftline_evaluator::stage::ReferenceFiles;
+use driftline_evaluator::{EvaluationContext, Reference, evaluate};
+use driftline_schemas::config::{AlertsConfig, Config, ReferenceSpec};
 use driftline_schemas::ledger::Shape;
 use driftline_schemas::tables::{ScoreKind, Task, WindowRow};
 use driftline_schemas::window::Window;
@@ -34,7 +36,7 @@ use crate::commands::sql;
 use crate::config;
 use crate::output::render;
 use crate::pipeline::{self, Plan};
-use crate::reference::{fetch, is_parquet, json_lines};
+use crate::reference::{Files, fetch, is_parquet, json_lines};
 
 const PREDICTIONS: &str = "predictions";
 const LABELS: &str = "labels";
@@ -186,7 +188,7 @@ async fn through_the_pipeline(
 
 async fn print_results(config: &Config, store: &Store, args: &EvaluateArgs) -> Result<()> {
     let rejected = "SELECT reason, count(*) AS events, min(detail) AS example FROM dead_letters GROUP BY 1 ORDER BY 1";
-    let query = "SELECT model_name, window_start, metric, class, value, reason, ci_low, ci_high, n, n_labelled FROM metrics \
+    let query = "SELECT model_name, window_start, metric, class, value, error_bound, reason, ci_low, ci_high, n, n_labelled FROM metrics \
                  WHERE segment IS NULL AND model_version IS NULL ORDER BY model_name, window_start, metric, class";
     let session = sql::open(&pipeline::sessions(config, store), store, &[rejected, query].concat()).await?;
     if let Ok(frame) = session.sql(rejected).await {
@@ -214,8 +216,7 @@ async fn in_place(config: &Config, args: &EvaluateArgs, file: &Path, columns: &[
             columns.join(", ")
         );
     }
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let session = Sessions::detached((config.memory_max / 2) as usize, cores)?;
+    let session = detached(config)?;
     let path = file.display().to_string();
     session.register_parquet("file", &path, ParquetReadOptions::default()).await.context("open the file")?;
     let settings = config.judge.model(&args.model);
@@ -232,6 +233,14 @@ async fn in_place(config: &Config, args: &EvaluateArgs, file: &Path, columns: &[
         }
         set => set.clone(),
     };
+    let reference = match &settings.reference {
+        Some(ReferenceSpec::File(location)) => {
+            let terms = Terms { task, positive_class: positive_class.clone() };
+            Some(Arc::new(frozen(config, location, terms).await.with_context(|| format!("reference {location}"))?))
+        }
+        // A file has no past of its own.
+        Some(ReferenceSpec::Past { .. }) | None => None,
+    };
     let context = EvaluationContext {
         model: args.model.clone(),
         task,
@@ -242,7 +251,7 @@ async fn in_place(config: &Config, args: &EvaluateArgs, file: &Path, columns: &[
         segments: settings.segments.clone(),
         segment_values_max: config.judge.max_segment_values,
         segments_min_rows: settings.segments_min_rows,
-        reference: None,
+        reference,
         cost: settings.cost,
         ranking: settings.ranking.clone(),
         window_start: DateTime::<Utc>::UNIX_EPOCH,
@@ -253,6 +262,10 @@ async fn in_place(config: &Config, args: &EvaluateArgs, file: &Path, columns: &[
     };
     let evaluated = evaluate(&session, "rows", &context).await.context("evaluate the file")?;
     let store = pipeline::open_store(config).await?;
+    if let Some(reference) = &context.reference {
+        let document = serde_json::to_vec(reference.as_ref()).context("write the reference")?;
+        store.create(&path_of(&args.model, &reference.version), document.into()).await.context("keep the reference")?;
+    }
     let overall = evaluated.metrics.iter().find(|row| row.segment.is_none() && row.model_version.is_none());
     let (n, labelled) = overall.map_or((0, 0), |row| (row.n, row.n_labelled));
     let invalid = if refuses { count(&session, "SELECT count(invalid_reason) FROM rows").await? } else { 0 };
@@ -277,6 +290,24 @@ async fn in_place(config: &Config, args: &EvaluateArgs, file: &Path, columns: &[
     let window = Window { start: 0, end: 0 };
     publish(&store, &[Published { model: &args.model, window, revision: 1, evaluated: &evaluated, row: &row }]).await?;
     print_results(config, &store, args).await
+}
+
+/// What a reference file says, frozen before or now.
+async fn frozen(config: &Config, location: &str, terms: Terms) -> Result<Reference> {
+    let files = Files::new(config);
+    if let Some(frozen) = files.read_frozen(location).await.map_err(anyhow::Error::msg)? {
+        return Ok(frozen);
+    }
+    let rows = files.read(location).await.map_err(anyhow::Error::msg)?;
+    let session = detached(config)?;
+    session.register_batch("reference", rows).context("read the reference")?;
+    Reference::from_table(&session, "reference", terms).await.context("freeze the reference")
+}
+
+/// A session for a file, within half of the memory: the reader of the file takes the rest.
+fn detached(config: &Config) -> Result<SessionContext> {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    Ok(Sessions::detached((config.memory_max / 2) as usize, cores)?)
 }
 
 async fn infer_task(session: &SessionContext, has: &dyn Fn(&str) -> bool) -> Result<Task> {

@@ -74,7 +74,7 @@ impl Bins {
         let ends = self.edges.iter().map(|edge| values.partition_point(|value| value <= edge)).chain([values.len()]);
         let mut start = 0;
         // Integers, so that no order of rows shows.
-        let masses: Vec<Mass> = ends.map(|end| sample.rows(std::mem::replace(&mut start, end)..end).mass()).collect();
+        let masses: Vec<Mass> = ends.map(|end| sample.part(std::mem::replace(&mut start, end)..end).mass()).collect();
         let all = masses.iter().fold(Mass::default(), |all, mass| all.with(*mass));
         Counts { bins: masses.iter().map(Mass::weight).collect(), effective_rows: all.effective_rows() }
     }

@@ -4,15 +4,24 @@ use std::ops::Range;
 
 use crate::metrics::{
     Mass, Weight,
+    binned::{Bin, Bins, Limit, largest_share},
+    exact_sum::DoubledSum,
+    scores::to_key,
     wire::{Reader, put_f64s, put_u64s},
 };
 
-/// Ascending values, none of them NaN. Eight bytes a row, sixteen where rows weigh differently.
+/// Ascending values, none of them NaN. Eight bytes a row, sixteen where rows weigh differently, or what its limit allows: then a value
+/// stands for the rows of a bin.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Sample {
     values: Vec<f64>,
     /// The weight of each, or nothing if all stand for themselves.
     weights: Vec<Weight>,
+    /// Rows that are in bins. Once the sample is sorted all rows are, or none.
+    bins: Bins,
+    /// A value for each bin, once the sample is sorted.
+    middles: Vec<f64>,
+    limit: Option<Limit>,
 }
 
 /// A sample that is held elsewhere.
@@ -20,22 +29,55 @@ pub struct Sample {
 pub struct SampleRef<'a> {
     values: &'a [f64],
     weights: &'a [Weight],
+    /// The rows that each value stands for, or nothing if each is of one row.
+    bins: &'a [Bin],
 }
 
 impl Sample {
     /// Rows that stand for themselves. `values`: ascending, without NaN.
     pub fn of_sorted(values: Vec<f64>) -> Self {
-        Self { values, weights: Vec::new() }
+        Self { values, ..Self::default() }
+    }
+
+    /// Rows in bins, ascending.
+    pub fn of_bins(bins: Vec<Bin>) -> Self {
+        let middles = bins.iter().map(Bin::middle).collect();
+        Self { middles, bins: Bins::from_list(bins), ..Self::default() }
+    }
+
+    /// An empty sample that keeps no more than this, as long as [`hold`](Self::hold) is called.
+    pub fn held_to(limit: Option<Limit>) -> Self {
+        Self { limit, ..Self::default() }
+    }
+
+    /// Puts values into bins, if the limit asks for it.
+    pub fn hold(&mut self) {
+        let Some(limit) = &self.limit else { return };
+        if self.values.len() >= limit.bins {
+            self.settle();
+        }
+        if let Some(limit) = &self.limit {
+            self.bins.hold_to(limit);
+        }
+    }
+
+    fn settle(&mut self) {
+        let keys = std::mem::take(&mut self.values).into_iter().map(to_key).collect();
+        let cuts = self.limit.as_ref().map_or(&[][..], |limit| limit.cuts.as_slice());
+        self.bins.absorb(keys, std::mem::take(&mut self.weights), cuts);
     }
 
     /// The rows of all of these, sorted.
     pub fn merged<'a>(samples: impl Iterator<Item = &'a Self>) -> Self {
-        let (mut all, mut parts) = (Self::default(), 0);
+        let samples: Vec<&Self> = samples.collect();
+        if let [one] = samples.as_slice() {
+            return (*one).clone();
+        }
+        let mut all = Self::default();
         for sample in samples {
             all.merge(sample);
-            parts += 1;
         }
-        if parts > 1 { all.sorted() } else { all }
+        all.sorted()
     }
 
     /// Adds a row; a NaN is no value. The sample is one again once it is [`sorted`](Self::sorted).
@@ -53,6 +95,13 @@ impl Sample {
 
     /// Adds all rows of another one, and is to be sorted again.
     pub fn merge(&mut self, other: &Self) {
+        if self.limit.is_none() {
+            self.limit.clone_from(&other.limit);
+        }
+        if !other.bins.is_empty() {
+            let cuts = self.limit.as_ref().map_or(&[][..], |limit| limit.cuts.as_slice());
+            self.bins.merge(&other.bins, cuts);
+        }
         let before = self.values.len();
         self.values.extend_from_slice(&other.values);
         self.extend_weights(before, &other.weights);
@@ -61,6 +110,14 @@ impl Sample {
     /// Ascending again; rows of one value by weight, so that no order of rows shows.
     #[must_use]
     pub fn sorted(mut self) -> Self {
+        if !self.bins.is_empty() {
+            self.settle();
+            if let Some(limit) = &self.limit {
+                self.bins.hold_to(limit);
+            }
+            self.middles = self.bins.list().iter().map(Bin::middle).collect();
+            return self;
+        }
         if self.weights.is_empty() {
             self.values.sort_unstable_by(f64::total_cmp);
             return self;
@@ -68,13 +125,16 @@ impl Sample {
         let mut pairs: Vec<(f64, Weight)> = self.values.into_iter().zip(self.weights).collect();
         pairs.sort_unstable_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
         let (values, weights) = pairs.into_iter().unzip();
-        Self { values, weights }
+        Self { values, weights, ..self }
     }
 
     /// At most so many values, both ends among them: evenly spaced ones where rows stand for themselves. Where they weigh differently
     /// as many as rows of equal weight would say the same, by equal steps of weight, each of one weight.
     #[must_use]
     pub fn thinned(self, max: usize) -> Self {
+        if !self.bins.is_empty() {
+            return self.thinned_bins(max);
+        }
         if self.values.len() <= max {
             return self;
         }
@@ -100,14 +160,36 @@ impl Sample {
         Self::of_sorted(values)
     }
 
-    /// To look at.
-    pub fn as_ref(&self) -> SampleRef<'_> {
-        SampleRef { values: &self.values, weights: &self.weights }
+    /// The same of bins, a value each: by equal steps of weight, and both ends as they are.
+    fn thinned_bins(self, max: usize) -> Self {
+        let list = self.bins.list();
+        let points = (self.as_ref().effective_rows() as usize).clamp(2, max);
+        let all = self.as_ref().all_bits();
+        let (mut at, mut below) = (0, self.as_ref().bits(0));
+        let mut values = Vec::with_capacity(points);
+        for point in 0..points as u128 {
+            while at + 1 < list.len() && below * (points as u128 - 1) < point * all {
+                at += 1;
+                below += self.as_ref().bits(at);
+            }
+            values.push(list[at].middle());
+        }
+        if let (Some(first), Some(last)) = (list.first(), list.last()) {
+            values[0] = first.smallest();
+            values[points - 1] = last.largest();
+        }
+        Self::of_sorted(values)
     }
 
-    /// The values, ascending.
+    /// To look at.
+    pub fn as_ref(&self) -> SampleRef<'_> {
+        let values = if self.bins.is_empty() { &self.values } else { &self.middles };
+        SampleRef { values, weights: &self.weights, bins: self.bins.list() }
+    }
+
+    /// The values, ascending; those of bins stand for several rows.
     pub fn values(&self) -> &[f64] {
-        &self.values
+        self.as_ref().values()
     }
 
     /// The values, ascending, and the weight of each; no weights if all rows stand for themselves.
@@ -117,12 +199,17 @@ impl Sample {
 
     /// Memory held beyond the struct, bytes.
     pub fn size(&self) -> usize {
-        self.values.capacity() * size_of::<f64>() + self.weights.capacity() * size_of::<Weight>()
+        (self.values.capacity() + self.middles.capacity()) * size_of::<f64>()
+            + self.weights.capacity() * size_of::<Weight>()
+            + self.bins.size()
     }
 
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         put_f64s(out, &self.values);
         put_u64s(out, &self.weights.iter().map(|weight| weight.bits()).collect::<Vec<u64>>());
+        // Bins that only a cut keeps apart must stay apart wherever they are merged.
+        put_u64s(out, self.limit.as_ref().map_or(&[][..], |limit| limit.cuts.as_slice()));
+        self.bins.encode(out);
     }
 
     pub(crate) fn merge_encoded(&mut self, reader: &mut Reader<'_>) -> Option<()> {
@@ -131,6 +218,13 @@ impl Sample {
         let mut weights = Vec::new();
         reader.extend_u64s(&mut weights)?;
         self.extend_weights(before, &weights.into_iter().map(Weight::from_bits).collect::<Vec<_>>());
+        let mut cuts = Vec::new();
+        reader.extend_u64s(&mut cuts)?;
+        let bins = Bins::decode(reader)?;
+        if !bins.is_empty() {
+            let limit = self.limit.get_or_insert_with(|| Limit { bins: usize::MAX, cuts, pivots: Vec::new() });
+            self.bins.merge(&bins, &limit.cuts);
+        }
         Some(())
     }
 
@@ -150,7 +244,7 @@ impl<'a> SampleRef<'a> {
     /// # Inputs
     /// `values`: ascending, without NaN. `weights`: of each, or nothing if all rows stand for themselves.
     pub fn new(values: &'a [f64], weights: &'a [Weight]) -> Self {
-        Self { values, weights }
+        Self { values, weights, bins: &[] }
     }
 
     /// The values, ascending.
@@ -160,7 +254,52 @@ impl<'a> SampleRef<'a> {
 
     /// Whether every row stands for itself.
     pub fn is_plain(self) -> bool {
-        self.weights.is_empty()
+        self.weights.is_empty() && self.bins.is_empty()
+    }
+
+    /// The rows that each value stands for; nothing if each is of one row.
+    pub fn bins(self) -> &'a [Bin] {
+        self.bins
+    }
+
+    /// Rows, whatever they weigh.
+    pub fn rows(self) -> u64 {
+        if self.bins.is_empty() { self.values.len() as u64 } else { self.bins.iter().map(|bin| bin.mass.rows()).sum() }
+    }
+
+    /// The smallest and the largest number.
+    pub fn ends(self) -> Option<(f64, f64)> {
+        match (self.bins.first(), self.bins.last()) {
+            (Some(first), Some(last)) => Some((first.smallest(), last.largest())),
+            _ => self.values.first().copied().zip(self.values.last().copied()),
+        }
+    }
+
+    /// The number of a row in ascending order, from 0; of a bin's rows all have its largest.
+    pub fn at_row(self, row: u64) -> Option<f64> {
+        if self.bins.is_empty() {
+            return self.values.get(usize::try_from(row).ok()?).copied();
+        }
+        let mut through = 0;
+        let bin = self.bins.iter().find(|bin| {
+            through += bin.mass.rows();
+            through > row
+        });
+        bin.map(Bin::largest)
+    }
+
+    /// How far a distribution function may be off; 0 where each value is of one row.
+    pub(crate) fn share_bound(self) -> f64 {
+        largest_share(self.bins)
+    }
+
+    /// How far rows may lie from the value that stands for them, on the average; `None` where that is no number.
+    pub(crate) fn reach_bound(self) -> Option<f64> {
+        if self.bins.is_empty() {
+            return Some(0.0);
+        }
+        let reach = self.bins.iter().map(|bin| bin.mass.weight() * bin.reach()).collect::<DoubledSum>().value();
+        Some(reach / self.mass().weight()).filter(|reach| reach.is_finite())
     }
 
     /// Whether there are no rows.
@@ -170,9 +309,10 @@ impl<'a> SampleRef<'a> {
 
     /// Some of the rows, in their order.
     #[must_use]
-    pub(super) fn rows(self, range: Range<usize>) -> Self {
-        let weights = if self.is_plain() { self.weights } else { &self.weights[range.clone()] };
-        Self { values: &self.values[range], weights }
+    pub(super) fn part(self, range: Range<usize>) -> Self {
+        let weights = if self.weights.is_empty() { self.weights } else { &self.weights[range.clone()] };
+        let bins = if self.bins.is_empty() { self.bins } else { &self.bins[range.clone()] };
+        Self { values: &self.values[range], weights, bins }
     }
 
     /// The weight of all rows, in the unit of [`bits`](Self::bits).
@@ -184,13 +324,19 @@ impl<'a> SampleRef<'a> {
     /// power of two.
     #[inline]
     pub(super) fn bits(self, row: usize) -> u128 {
-        u128::from(self.weight(row).bits())
+        match self.bins.get(row) {
+            Some(bin) => bin.mass.weight_bits(),
+            None => u128::from(self.weights.get(row).copied().unwrap_or(Weight::ONE).bits()),
+        }
     }
 
-    /// What a row stands for.
+    /// What a value stands for.
     #[inline]
-    pub(super) fn weight(self, row: usize) -> Weight {
-        self.weights.get(row).copied().unwrap_or(Weight::ONE)
+    pub(super) fn weight(self, row: usize) -> f64 {
+        match self.bins.get(row) {
+            Some(bin) => bin.mass.weight(),
+            None => self.weights.get(row).copied().unwrap_or(Weight::ONE).value(),
+        }
     }
 
     /// What all rows stand for.
@@ -200,6 +346,7 @@ impl<'a> SampleRef<'a> {
         }
         let mut mass = Mass::default();
         self.weights.iter().for_each(|weight| mass.push(*weight));
+        self.bins.iter().for_each(|bin| mass.merge(&bin.mass));
         mass
     }
 

@@ -51,7 +51,7 @@ pub fn deviation(sample: SampleRef<'_>) -> Option<f64> {
 pub fn mean_and_deviation(sample: SampleRef<'_>) -> Option<(f64, f64)> {
     let all = sample.mass().weight();
     let weighed = |of: &dyn Fn(f64) -> f64| {
-        let terms = sample.values().iter().enumerate().map(|(row, x)| sample.weight(row).value() * of(*x));
+        let terms = sample.values().iter().enumerate().map(|(row, x)| sample.weight(row) * of(*x));
         terms.collect::<DoubledSum>().value() / all
     };
     let mean = weighed(&|x| x);

@@ -3,11 +3,14 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Estimated, Outcome};
-use crate::metrics::{
-    Undefined,
-    exact_sum::DoubledSum,
-    interval::ROWS_MIN,
-    scores::{Side, runs},
+use crate::{
+    drift::SampleRef,
+    metrics::{
+        Undefined,
+        exact_sum::DoubledSum,
+        interval::ROWS_MIN,
+        scores::{Side, runs},
+    },
 };
 
 /// Every metric that is estimated, in published order.
@@ -63,11 +66,12 @@ impl Loss {
 /// Ascending, without NaN.
 /// # Returns
 /// Strictly ascending; fewer where values repeat, none for a constant.
-pub fn edges(sorted: &[f64]) -> Vec<f64> {
-    let bins = (sorted.len() / ROWS_PER_BIN).clamp(1, BINS_MAX);
-    let mut edges: Vec<f64> = (1..bins).map(|bin| sorted[bin * sorted.len() / bins - 1]).collect();
+pub fn edges(sorted: SampleRef<'_>) -> Vec<f64> {
+    let rows = sorted.rows();
+    let bins = (rows / ROWS_PER_BIN as u64).clamp(1, BINS_MAX as u64);
+    let mut edges: Vec<f64> = (1..bins).filter_map(|bin| sorted.at_row(bin * rows / bins - 1)).collect();
     edges.dedup();
-    edges.retain(|edge| sorted.last().is_some_and(|last| edge < last));
+    edges.retain(|edge| sorted.ends().is_some_and(|(_, last)| *edge < last));
     edges
 }
 
@@ -131,6 +135,10 @@ mod tests {
     use super::{super::binary::tests::Chance, *};
     use crate::{estimate::Warning, metrics::Weight};
 
+    fn of(values: &[f64]) -> SampleRef<'_> {
+        SampleRef::new(values, &[])
+    }
+
     fn side(values: &[f64]) -> Side {
         let mut side = Side::default();
         values.iter().for_each(|value| side.push_score(*value, Weight::ONE));
@@ -165,12 +173,12 @@ mod tests {
     #[test]
     fn edges_are_strict_and_leave_no_bin_empty() {
         let distinct: Vec<f64> = (0..1_000).map(f64::from).collect();
-        assert_eq!((edges(&distinct).len(), edges(&distinct)[0]), (19, 49.0));
-        assert_eq!(edges(&[1.0; 500]), [] as [f64; 0]);
+        assert_eq!((edges(of(&distinct)).len(), edges(of(&distinct))[0]), (19, 49.0));
+        assert_eq!(edges(of(&[1.0; 500])), [] as [f64; 0]);
         let two: Vec<f64> = (0..500).map(|i| f64::from(u8::from(i >= 100))).collect();
-        assert_eq!(edges(&two), [0.0]);
-        assert_eq!(edges(&distinct[..99]), [] as [f64; 0]);
-        assert_eq!(edges(&[]), [] as [f64; 0]);
+        assert_eq!(edges(of(&two)), [0.0]);
+        assert_eq!(edges(of(&distinct[..99])), [] as [f64; 0]);
+        assert_eq!(edges(of(&[])), [] as [f64; 0]);
     }
 
     #[test]
@@ -192,7 +200,7 @@ mod tests {
                 let mut seen: Vec<(f64, f64)> = (0..reference).map(|_| draw(&mut chance)).collect();
                 seen.sort_by(|a, b| a.0.total_cmp(&b.0));
                 let predictions: Vec<f64> = seen.iter().map(|(prediction, _)| *prediction).collect();
-                let edges = edges(&predictions);
+                let edges = edges(of(&predictions));
                 let mut bins = vec![(0.0, 0.0, 0.0, 0.0); edges.len() + 1];
                 for (prediction, error) in &seen {
                     let bin = &mut bins[edges.partition_point(|edge| edge < prediction)];

@@ -2,19 +2,37 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use crate::metrics::{
-    Weight,
-    scores::Side,
-    wire::{Reader, put_f64s, put_text, put_u64, put_u64s},
+use crate::{
+    drift::Sample,
+    metrics::{
+        Weight,
+        binned::{Limit, hold_to},
+        scores::Side,
+        wire::{Reader, put_f64s, put_text, put_u64, put_u64s},
+    },
 };
 
-/// Values in four lists, by two flags. Eight bytes a row, sixteen where rows weigh differently.
+/// Values in four lists, by two flags. Eight bytes a row, sixteen where rows weigh differently, or what the limit allows.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct FlaggedValues {
     lists: [[Side; 2]; 2],
+    limit: Option<Limit>,
 }
 
 impl FlaggedValues {
+    /// An empty state that keeps no more than this, as long as [`hold`](Self::hold) is called.
+    pub fn held_to(limit: Option<Limit>) -> Self {
+        Self { limit, ..Self::default() }
+    }
+
+    /// Puts values into bins, if the limit asks for it; `is_last`: no row follows.
+    pub fn hold(&mut self, is_last: bool) {
+        if let Some(limit) = &self.limit {
+            let [[first, second], [third, fourth]] = &mut self.lists;
+            hold_to(limit, &mut [first, second, third, fourth], is_last);
+        }
+    }
+
     /// Adds a row; a NaN is no value.
     #[inline]
     pub fn push(&mut self, first: bool, second: bool, value: f64, weight: Weight) {
@@ -47,9 +65,14 @@ impl FlaggedValues {
         all.sorted()
     }
 
-    /// The values of these.
-    pub fn values_by_first(&self, first: bool) -> Vec<f64> {
-        self.by_first(first).values().collect()
+    /// The values of these, each of one row: those of a bin are taken for one another.
+    pub fn sample_by_first(&self, first: bool) -> Sample {
+        let side = self.by_first(first);
+        if side.bins().is_empty() {
+            Sample::of_sorted(side.values().collect())
+        } else {
+            Sample::of_bins(side.into_bins())
+        }
     }
 
     /// Memory held, bytes.
@@ -79,6 +102,8 @@ pub struct ClassRows {
     probabilities: Vec<f64>,
     /// Rows of each class without and with a label, those without probabilities too.
     counts: BTreeMap<u32, [u64; 2]>,
+    /// Whether rows are only counted: there is no memory for their probabilities.
+    is_counted_only: bool,
 }
 
 /// The rows of a [`ClassRows`] over a fixed list of classes, in an order of their own content.
@@ -108,6 +133,16 @@ impl Table {
 }
 
 impl ClassRows {
+    /// An empty state. With a limit, rows are counted and not kept: probabilities of several classes fall into no few bins.
+    pub fn held_to(limit: Option<Limit>) -> Self {
+        Self { is_counted_only: limit.is_some(), ..Self::default() }
+    }
+
+    /// Whether rows were counted and not kept.
+    pub fn is_counted_only(&self) -> bool {
+        self.is_counted_only
+    }
+
     /// Adds a row. Without a class, the most probable one stands for it, the first in text order if several are; probabilities
     /// with a NaN among them are no probabilities, and a row without any only counts for [`ClassRows::counts`].
     pub fn push(&mut self, class: Option<&str>, probabilities: &[(&str, f64)], is_labelled: bool, weight: Weight) {
@@ -118,7 +153,7 @@ impl ClassRows {
         let Some(class) = class.or(best.map(|(class, _)| *class)) else { return };
         let place = self.place(class);
         self.counts.entry(place).or_default()[usize::from(is_labelled)] += 1;
-        if probabilities.is_empty() {
+        if probabilities.is_empty() || self.is_counted_only {
             return;
         }
         self.class_of.push(place);
@@ -133,6 +168,7 @@ impl ClassRows {
 
     /// Adds all rows of another state.
     pub fn merge(&mut self, other: &Self) {
+        self.is_counted_only |= other.is_counted_only;
         let places: Vec<u32> = other.names.iter().map(|name| self.place(name)).collect();
         let before = self.probabilities.len() as u64;
         self.class_of.extend(other.class_of.iter().map(|class| places[*class as usize]));
@@ -206,6 +242,7 @@ impl ClassRows {
     }
 
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        put_u64(out, u64::from(self.is_counted_only));
         put_u64(out, self.names.len() as u64);
         self.names.iter().for_each(|name| put_text(out, name));
         let wide = |narrow: &[u32]| narrow.iter().map(|place| u64::from(*place)).collect::<Vec<u64>>();
@@ -219,7 +256,7 @@ impl ClassRows {
     }
 
     pub(crate) fn merge_encoded(&mut self, reader: &mut Reader<'_>) -> Option<()> {
-        let mut other = Self::default();
+        let mut other = Self { is_counted_only: reader.u64()? == 1, ..Self::default() };
         for _ in 0..reader.u64()? {
             other.place(&reader.text()?);
         }

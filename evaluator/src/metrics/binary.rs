@@ -2,7 +2,9 @@
 
 use super::{
     Cell, Report, Undefined,
+    binned::{Limit, hold_to},
     confusion::Confusion,
+    likelihood::StreamedLikelihood,
     mass::Weight,
     one_vs_rest::{OneVsRest, Rate},
     scores::{ScoreMetrics, Scores},
@@ -14,14 +16,41 @@ pub const POSITIVE: &str = "true";
 /// See [`POSITIVE`].
 pub const NEGATIVE: &str = "false";
 
-/// Hits and misses, and the scores of labelled rows. About eight bytes a row.
+/// Hits and misses, and the scores of labelled rows: about eight bytes a row, or what its limit allows.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct BinaryState {
     counts: OneVsRest,
     scores: Scores,
+    held: Option<Box<Held>>,
+}
+
+/// What a state with a limit has besides.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Held {
+    limit: Limit,
+    likelihood: StreamedLikelihood,
+    /// Listed scores of either class that the likelihood has seen.
+    seen: [usize; 2],
 }
 
 impl BinaryState {
+    /// An empty state that keeps no more than this, as long as [`hold`](Self::hold) is called.
+    pub fn held_to(limit: Limit) -> Self {
+        Self { held: Some(Box::new(Held { limit, ..Held::default() })), ..Self::default() }
+    }
+
+    /// Puts scores into bins, if the limit asks for it; `is_last`: no row follows.
+    pub fn hold(&mut self, is_last: bool) {
+        let Some(held) = self.held.as_deref_mut() else { return };
+        let mut sides = self.scores.sides_mut();
+        for ((side, is_positive), seen) in sides.iter().zip([true, false]).zip(&mut held.seen) {
+            side.listed(*seen).for_each(|(score, weight)| held.likelihood.push(score, is_positive, weight));
+            *seen = side.waiting();
+        }
+        hold_to(&held.limit, &mut sides, is_last);
+        held.seen = sides.map(|side| side.waiting());
+    }
+
     /// Adds a labelled row. `predicted` and `score` may be missing, each on its own.
     #[inline]
     pub fn push(&mut self, actual: bool, predicted: Option<bool>, score: Option<f64>, weight: Weight) {
@@ -45,8 +74,13 @@ impl BinaryState {
 
     /// Adds all rows of another state.
     pub fn merge(&mut self, other: &Self) {
+        self.hold(false);
         self.counts.merge(&other.counts);
         self.scores.merge(&other.scores);
+        if let (Some(mine), Some(theirs)) = (&mut self.held, &other.held) {
+            mine.likelihood.merge(&theirs.likelihood);
+            mine.seen = self.scores.sides_mut().map(|side| side.waiting());
+        }
     }
 
     /// Every metric of the task. Confusion cells carry [`POSITIVE`] and [`NEGATIVE`].
@@ -65,6 +99,8 @@ impl BinaryState {
         report.confusion = self.cells();
         let (ranked, curves) = if scored == 0 {
             (ScoreMetrics::undefined(nothing), Vec::new())
+        } else if let Some(held) = self.held.filter(|_| self.scores.is_binned()) {
+            self.scores.value_of_bins(&held.likelihood, scores_are_probabilities)
         } else {
             self.scores.value_and_curves(scores_are_probabilities)
         };
@@ -90,11 +126,20 @@ impl BinaryState {
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         self.counts.encode(out);
         self.scores.encode(out);
+        if let Some(held) = &self.held {
+            held.likelihood.encode(out);
+        }
     }
 
     pub(crate) fn merge_encoded(&mut self, reader: &mut Reader<'_>) -> Option<()> {
+        self.hold(false);
         self.counts.merge(&OneVsRest::decode(reader)?);
-        self.scores.merge_encoded(reader)
+        self.scores.merge_encoded(reader)?;
+        if let Some(mine) = &mut self.held {
+            mine.likelihood.merge(&StreamedLikelihood::decode(reader)?);
+            mine.seen = self.scores.sides_mut().map(|side| side.waiting());
+        }
+        Some(())
     }
 
     fn confusion(&self) -> Confusion {

@@ -64,6 +64,7 @@ pub fn business_value(cells: &[Cell], cost: &CostMatrix) -> [(&'static str, Outc
         interval: estimate.interval.map(|interval| interval.map(|end| end * weight)),
         baseline: estimate.baseline.map(|baseline| baseline * weight),
         error: None,
+        bound: None,
     };
     [(TOTAL, Ok(total)), (MEAN, Ok(estimate))]
 }

@@ -3,11 +3,12 @@
 use super::{
     Estimate, Outcome,
     curves::{Point, reliability_point},
-    exact_sum::DoubledSum,
+    exact_sum::{DoubledSum, ExactSum},
     interval::wilson,
-    mass::Mass,
-    moments,
+    mass::{Mass, Weight},
+    moments::{self, Moments},
     scores::Run,
+    wire::{Reader, put_u64},
 };
 
 /// Bins of the calibration error. More bins show finer miscalibration and hold fewer rows each, which biases the error up.
@@ -99,6 +100,110 @@ impl Likelihood {
             Ok(mean(&self.squares).with_baseline(share * (1.0 - share))),
             Ok(Estimate::bare(gaps.value() / all.weight()).with_baseline(0.0)),
         ]
+    }
+}
+
+/// The same figures, row by row in any order: where rows are not kept, these sums are, and nothing is lost by that.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct StreamedLikelihood {
+    loss: Moments,
+    squares: Moments,
+    bins: [StreamedBin; CALIBRATION_BINS],
+    out_of_range: u64,
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+struct StreamedBin {
+    positives: Mass,
+    rows: Mass,
+    probabilities: ExactSum,
+}
+
+impl StreamedLikelihood {
+    /// Adds a row; the score is no NaN.
+    pub fn push(&mut self, p: f64, is_positive: bool, weight: Weight) {
+        if !(0.0..=1.0).contains(&p) {
+            self.out_of_range += 1;
+            return;
+        }
+        let of_label = if is_positive { p } else { 1.0 - p };
+        self.loss.push(negative_log(of_label), weight);
+        self.squares.push((1.0 - of_label) * (1.0 - of_label), weight);
+        let bin = &mut self.bins[calibration_bin(p)];
+        bin.rows.push(weight);
+        bin.probabilities.push(weight.value() * p);
+        if is_positive {
+            bin.positives.push(weight);
+        }
+    }
+
+    /// Adds all rows of another state.
+    pub fn merge(&mut self, other: &Self) {
+        self.loss.merge(&other.loss);
+        self.squares.merge(&other.squares);
+        self.out_of_range += other.out_of_range;
+        for (mine, theirs) in self.bins.iter_mut().zip(&other.bins) {
+            mine.positives.merge(&theirs.positives);
+            mine.rows.merge(&theirs.rows);
+            mine.probabilities.merge(&theirs.probabilities);
+        }
+    }
+
+    /// Whether some score is no probability.
+    pub fn is_out_of_range(&self) -> bool {
+        self.out_of_range > 0
+    }
+
+    /// As [`Likelihood::reliability`].
+    pub fn reliability(&self) -> Vec<Point> {
+        let bins = self.bins.iter().enumerate().filter(|(_, bin)| bin.rows.rows() > 0);
+        bins.map(|(at, bin)| {
+            let weight = bin.rows.weight();
+            let share = (bin.positives.weight() / weight).clamp(0.0, 1.0);
+            let interval = wilson(share, bin.rows.effective_rows());
+            reliability_point(calibration_edge(at), bin.probabilities.value() / weight, share, interval, weight)
+        })
+        .collect()
+    }
+
+    /// As [`Likelihood::values`].
+    pub fn values(&self, positives: &Mass, negatives: &Mass) -> [Outcome; 3] {
+        let all = positives.with(*negatives);
+        let share = positives.weight() / all.weight();
+        let scarcest = positives.effective_rows().min(negatives.effective_rows());
+        let gaps = self.bins.iter().map(|bin| (bin.positives.weight() - bin.probabilities.value()).abs());
+        let gaps: ExactSum = gaps.collect();
+        let entropy = |share: f64| if share > 0.0 { -share * share.ln() } else { 0.0 };
+        [
+            Ok(self.loss.mean(scarcest).with_baseline(entropy(share) + entropy(1.0 - share))),
+            Ok(self.squares.mean(scarcest).with_baseline(share * (1.0 - share))),
+            Ok(Estimate::bare(gaps.value() / all.weight()).with_baseline(0.0)),
+        ]
+    }
+
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        put_u64(out, self.out_of_range);
+        self.loss.encode(out);
+        self.squares.encode(out);
+        for bin in &self.bins {
+            bin.positives.encode(out);
+            bin.rows.encode(out);
+            bin.probabilities.encode(out);
+        }
+    }
+
+    pub(crate) fn decode(reader: &mut Reader<'_>) -> Option<Self> {
+        let out_of_range = reader.u64()?;
+        let (loss, squares) = (Moments::decode(reader)?, Moments::decode(reader)?);
+        let mut read = Self { out_of_range, loss, squares, ..Self::default() };
+        for bin in &mut read.bins {
+            *bin = StreamedBin {
+                positives: Mass::decode(reader)?,
+                rows: Mass::decode(reader)?,
+                probabilities: ExactSum::decode(reader)?,
+            };
+        }
+        Some(read)
     }
 }
 

@@ -105,6 +105,11 @@ impl Mass {
         self.weight as f64 / ONE as f64
     }
 
+    /// Σw in units of 2⁻⁴⁰.
+    pub(crate) fn weight_bits(&self) -> u128 {
+        self.weight
+    }
+
     /// Σw².
     pub fn squares(&self) -> f64 {
         self.squares as f64 / ONE as f64

@@ -7,11 +7,15 @@
 //!         PairedValues ────────────► mean_absolute_error, r2, …        exact sums
 //! requests ─► ServingState ──► requests, error_rate, latency_p95_ms, …  exact over all rows
 //! two versions ─► PairedScores … ─► Comparison                          the difference, paired or not
+//! more rows than memory holds ─► Bins ─► the same sweeps, each value with a bound on its error
 //!         Mass, Moments ─► how much rows count, means                   interval ─► ci_low, ci_high, ci_method
 //! ```
 
 pub mod average_precision;
 pub mod binary;
+pub mod binned;
+mod binned_pairs;
+mod binned_scores;
 pub mod business;
 pub mod comparison;
 pub mod confusion;
@@ -67,6 +71,8 @@ pub enum Undefined {
     NotProbability,
     /// Nothing has the value that the figure is of: no row a latency, or no query a relevant row.
     NoValues,
+    /// There are more rows than memory holds, and of these figures no smaller state is known.
+    BeyondMemory,
     /// A value lies where the metric is not defined: the logarithm of a target or prediction of −1 or less, or squares beyond
     /// the largest float.
     OutOfDomain,
@@ -86,6 +92,7 @@ impl Undefined {
             Self::NoReference => "no_reference",
             Self::NotProbability => "not_probability",
             Self::NoValues => "no_values",
+            Self::BeyondMemory => "beyond_memory",
             Self::OutOfDomain => "out_of_domain",
         }
     }
@@ -102,6 +109,8 @@ pub struct Estimate {
     pub baseline: Option<f64>,
     /// Of an area under the ROC curve and of a mean: what a difference of two is judged by.
     pub error: Option<StandardError>,
+    /// How far the value may lie from that of the rows as they are, where they were held in bins; none if it is that value.
+    pub bound: Option<f64>,
 }
 
 /// A standard error and the rows that it rests on.
@@ -116,7 +125,7 @@ pub struct StandardError {
 impl Estimate {
     /// A value alone.
     pub fn bare(value: f64) -> Self {
-        Self { value, interval: None, baseline: None, error: None }
+        Self { value, interval: None, baseline: None, error: None, bound: None }
     }
 
     /// With a standard error, if it is one.
@@ -135,6 +144,23 @@ impl Estimate {
     #[must_use]
     pub fn with_baseline(self, baseline: f64) -> Self {
         Self { baseline: Some(baseline), ..self }
+    }
+
+    /// With a bound on how far it is off, and with an interval that is so much wider; 0 says that it is exact.
+    #[must_use]
+    pub fn within(self, bound: f64) -> Self {
+        if bound == 0.0 {
+            return self;
+        }
+        let interval = self.interval.map(|i| Interval { low: i.low - bound, high: i.high + bound, ..i });
+        Self { interval, bound: Some(bound), ..self }
+    }
+
+    /// With an interval that stays where the metric itself does.
+    #[must_use]
+    pub fn between(self, low: f64, high: f64) -> Self {
+        let interval = self.interval.map(|i| i.map(|end| end.clamp(low, high)));
+        Self { interval, ..self }
     }
 
     /// With a warning if the interval rests on too few rows.

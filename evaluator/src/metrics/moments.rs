@@ -44,6 +44,21 @@ impl Moments {
         estimate(&self.rows, sums, scarcest)
     }
 
+    /// Over n.
+    pub(crate) fn variance(&self) -> f64 {
+        let weight = self.rows.weight();
+        (self.sums[1].value() / weight - (self.sums[0].value() / weight).powi(2)).max(0.0)
+    }
+
+    /// A mean of any sign, not below `floor`, and a warning where the values have too long a tail for so many rows.
+    ///
+    /// # Inputs
+    /// At least one value was pushed.
+    pub(crate) fn mean_above(&self, floor: f64) -> Estimate {
+        let sums = [self.sums[0].value(), self.sums[1].value(), self.sums[2].value()];
+        mean_of_sums(&self.rows, sums, 0.0, floor)
+    }
+
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         self.rows.encode(out);
         for sum in &self.sums {
@@ -70,6 +85,24 @@ pub(crate) fn estimate(all: &Mass, sums: [f64; 3], scarcest: f64) -> Estimate {
     let third = third - 3.0 * value * second + 2.0 * value.powi(3);
     let skewness = if variance > 0.0 { third / variance.powf(1.5) } else { 0.0 };
     of_moments(value, variance, skewness, rows, 0.0).with_rows(scarcest)
+}
+
+/// A mean, not below `floor`, from the weighted sums of the first three powers of what values are above a pivot.
+pub(crate) fn mean_of_sums(all: &Mass, sums: [f64; 3], pivot: f64, floor: f64) -> Estimate {
+    let (weight, rows) = (all.weight(), all.effective_rows());
+    let [first, second, third] = sums.map(|sum| sum / weight);
+    let variance = second - first * first;
+    if all.rows() < 2 || rows <= 1.0 || !variance.is_finite() {
+        return Estimate::bare(pivot + first);
+    }
+    let variance = if variance < 1e-13 * first * first { 0.0 } else { variance };
+    let third = third - 3.0 * first * second + 2.0 * first.powi(3);
+    let skewness = if variance > 0.0 { third / variance.powf(1.5) } else { 0.0 };
+    if !skewness.is_finite() {
+        return Estimate::bare(pivot + first);
+    }
+    let estimate = of_moments(pivot + first, variance, skewness, rows, floor).with_rows(rows);
+    Estimate { interval: estimate.interval.map(|interval| interval.on_skewness(skewness, rows)), ..estimate }
 }
 
 /// A mean, not below `floor`, from the variance over n and the skewness.

@@ -4,11 +4,14 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::{
     Estimate, ExactSum, Report, Undefined,
+    binned::{Limit, hold_to},
+    binned_scores::roc_auc_of_bins,
     confusion::Confusion,
     interval::{Interval, Method, Warning, Z_95},
     likelihood::{CALIBRATION_BINS, calibration_bin, negative_log},
     mass::{Mass, Weight},
     moments::Moments,
+    roc_auc::RocAuc,
     scores::{Side, roc_auc},
     wire::{Reader, put_text, put_u64},
 };
@@ -28,6 +31,7 @@ pub struct MulticlassState {
     loss: Moments,
     squares: Moments,
     bins: [CalibrationBin; CALIBRATION_BINS],
+    limit: Option<Limit>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -57,6 +61,18 @@ impl PartialEq for MulticlassState {
 }
 
 impl MulticlassState {
+    /// An empty state that keeps no more than this, as long as [`hold`](Self::hold) is called.
+    pub fn held_to(limit: Limit) -> Self {
+        Self { limit: Some(limit), ..Self::default() }
+    }
+
+    /// Puts the scores of all classes into bins, if the limit asks for it; `is_last`: no row follows.
+    pub fn hold(&mut self, is_last: bool) {
+        let Some(limit) = &self.limit else { return };
+        let sides = self.classes.iter_mut().flat_map(|class| class.scores.values_mut());
+        hold_to(limit, &mut sides.collect::<Vec<_>>(), is_last);
+    }
+
     /// Adds a labelled row: its prediction, if it has one, and its probabilities by class (empty if it has none).
     ///
     /// Without a prediction the most probable class stands for it, the first in text order if several are.
@@ -275,28 +291,30 @@ impl MulticlassState {
             for (label, side) in &sorted[&place] {
                 if *label == place { &mut own } else { &mut rest }.merge(side);
             }
-            let auc = roc_auc(&own, &rest.sorted());
+            let (auc, bound) = area(&own, &rest.sorted());
             let outcome = auc.value();
             if self.is_label(place) {
                 let value = outcome.map_or(0.0, |estimate| estimate.value);
-                plain.push(value, auc.standard_error(), 1.0, auc.scarcest());
-                weighted.push(value, auc.standard_error(), self.classes[place].scored_labels.weight(), auc.scarcest());
+                plain.push(value, auc.standard_error(), 1.0, auc.scarcest(), bound);
+                let weight = self.classes[place].scored_labels.weight();
+                weighted.push(value, auc.standard_error(), weight, auc.scarcest(), bound);
             }
-            report.add("roc_auc", Some(class), outcome);
+            let within =
+                |estimate: Estimate| if bound > 0.0 { estimate.within(bound).between(0.0, 1.0) } else { estimate };
+            report.add("roc_auc", Some(class), outcome.map(within));
         }
         let (mut pairs, mut weighted_pairs) = (Mean::default(), Mean::default());
         for (at, one) in labels.iter().enumerate() {
             for other in &labels[at + 1..] {
-                let (first, second) = (
-                    roc_auc(&sorted[one][one], &sorted[one][other]),
-                    roc_auc(&sorted[other][other], &sorted[other][one]),
-                );
+                let ((first, off_first), (second, off_second)) =
+                    (area(&sorted[one][one], &sorted[one][other]), area(&sorted[other][other], &sorted[other][one]));
+                let bound = f64::midpoint(off_first, off_second);
                 let (Ok(a), Ok(b)) = (first.value(), second.value()) else { continue };
                 let error = first.standard_error().zip(second.standard_error()).map(|(a, b)| f64::midpoint(a, b));
                 let value = f64::midpoint(a.value, b.value);
                 let weight = self.classes[*one].scored_labels.with(self.classes[*other].scored_labels).weight();
-                pairs.push(value, error, 1.0, first.scarcest());
-                weighted_pairs.push(value, error, weight, first.scarcest());
+                pairs.push(value, error, 1.0, first.scarcest(), bound);
+                weighted_pairs.push(value, error, weight, first.scarcest(), bound);
             }
         }
         let several = labels.len() > 1;
@@ -374,29 +392,42 @@ struct Mean {
     values: ExactSum,
     errors: ExactSum,
     weights: ExactSum,
+    bounds: ExactSum,
     has_error: bool,
     scarcest: Option<f64>,
 }
 
 impl Mean {
-    fn push(&mut self, value: f64, error: Option<f64>, weight: f64, scarcest: f64) {
+    fn push(&mut self, value: f64, error: Option<f64>, weight: f64, scarcest: f64, bound: f64) {
         self.has_error = error.is_some() && (self.has_error || self.scarcest.is_none());
         self.values.push(value * weight);
         self.errors.push(error.unwrap_or(0.0) * weight);
         self.weights.push(weight);
+        self.bounds.push(bound * weight);
         self.scarcest = Some(self.scarcest.map_or(scarcest, |rows| rows.min(scarcest)));
     }
 
     fn value(&self) -> Estimate {
         let weight = self.weights.value();
         let (value, spread) = (self.values.value() / weight, Z_95 * self.errors.value() / weight);
+        let bound = self.bounds.value() / weight;
         let estimate = Estimate::bare(value).with_baseline(0.5);
         if !self.has_error {
-            return estimate;
+            return estimate.within(bound);
         }
         let interval = Interval::new(((value - spread).max(0.0), (value + spread).min(1.0)), Method::DelongSum);
-        estimate.with_interval(interval.on_rows(self.scarcest.unwrap_or(0.0)).warned(Warning::Conservative))
+        let interval = interval.on_rows(self.scarcest.unwrap_or(0.0)).warned(Warning::Conservative);
+        let estimate = estimate.with_interval(interval);
+        if bound > 0.0 { estimate.within(bound).between(0.0, 1.0) } else { estimate }
     }
+}
+
+/// The area under the ROC curve of two sorted sides, and how far it may be off where rows are in bins.
+fn area(positives: &Side, negatives: &Side) -> (RocAuc, f64) {
+    if positives.bins().is_empty() && negatives.bins().is_empty() {
+        return (roc_auc(positives, negatives), 0.0);
+    }
+    roc_auc_of_bins(positives, negatives)
 }
 
 /// The most probable class, the first in text order among equals.

@@ -2,6 +2,8 @@
 
 use super::{
     Estimate, ExactSum, Outcome, Report, Undefined,
+    binned::Limit,
+    binned_pairs::BinnedPairs,
     interval::{Interval, Method, Z_95},
     mass::{Mass, Weight},
     moments::of_moments,
@@ -25,6 +27,8 @@ pub struct PairedValues {
     predicted: Vec<f64>,
     /// The weight of each, or nothing if all stand for themselves.
     weights: Vec<Weight>,
+    /// In the place of the rows, where memory does not hold them.
+    held: Option<Box<BinnedPairs>>,
 }
 
 impl PartialEq for PairedValues {
@@ -36,7 +40,7 @@ impl PartialEq for PairedValues {
             bits.sort_unstable();
             bits
         };
-        sorted(self) == sorted(other)
+        sorted(self) == sorted(other) && self.held == other.held
     }
 }
 
@@ -149,6 +153,14 @@ impl RegressionMetric {
         }
     }
 
+    /// Which quantile it is, of errors or of their sizes.
+    pub(super) fn quantile(self) -> Option<f64> {
+        match self.kind() {
+            Kind::Quantile(_, quantile) => Some(quantile),
+            _ => None,
+        }
+    }
+
     fn kind(self) -> Kind {
         match self {
             Self::MeanAbsoluteError => Kind::Mean(|y, p| (p - y).abs()),
@@ -180,10 +192,26 @@ fn huber(error: f64) -> f64 {
 }
 
 impl PairedValues {
+    /// An empty state that keeps sums and bins in the place of rows, as long as [`hold`](Self::hold) is called.
+    pub fn held_to(limit: Limit) -> Self {
+        Self { held: Some(Box::new(BinnedPairs::held_to(limit))), ..Self::default() }
+    }
+
+    /// Puts errors and truths into bins, if there is a limit that asks for it; `is_last`: no row follows.
+    pub fn hold(&mut self, is_last: bool) {
+        if let Some(held) = &mut self.held {
+            held.hold(is_last);
+        }
+    }
+
     /// Adds one pair. A NaN on either side is a missing value: the row is left out.
     #[inline]
     pub fn push(&mut self, truth: f64, predicted: f64, weight: Weight) {
         if truth.is_nan() || predicted.is_nan() {
+            return;
+        }
+        if let Some(held) = &mut self.held {
+            held.push(truth, predicted, weight);
             return;
         }
         if weight != Weight::ONE && self.weights.is_empty() {
@@ -202,11 +230,20 @@ impl PairedValues {
         self.truth.extend_from_slice(&other.truth);
         self.predicted.extend_from_slice(&other.predicted);
         self.extend_weights(before, &other.weights);
+        if let (Some(mine), Some(theirs)) = (&mut self.held, &other.held) {
+            mine.merge(theirs);
+        }
     }
 
     /// Every metric of the task.
     pub fn report(&self) -> Report {
         let mut report = Report::default();
+        if let Some(held) = self.held.as_ref().filter(|held| held.rows() > 0) {
+            for (metric, outcome) in held.outcomes() {
+                report.add(metric.name(), None, outcome);
+            }
+            return report;
+        }
         if self.truth.is_empty() {
             for metric in RegressionMetric::ALL {
                 report.add(metric.name(), None, Err(Undefined::NoRows));
@@ -261,12 +298,16 @@ impl PairedValues {
     /// Memory held, bytes.
     pub fn size(&self) -> usize {
         (self.truth.capacity() + self.predicted.capacity() + self.weights.capacity()) * size_of::<f64>()
+            + self.held.as_ref().map_or(0, |held| size_of::<BinnedPairs>() + held.size())
     }
 
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         put_f64s(out, &self.truth);
         put_f64s(out, &self.predicted);
         put_u64s(out, &self.weights.iter().map(|weight| weight.bits()).collect::<Vec<u64>>());
+        if let Some(held) = &self.held {
+            held.encode(out);
+        }
     }
 
     pub(crate) fn merge_encoded(&mut self, reader: &mut Reader<'_>) -> Option<()> {
@@ -276,6 +317,9 @@ impl PairedValues {
         let mut weights = Vec::new();
         reader.extend_u64s(&mut weights)?;
         self.extend_weights(before, &weights.into_iter().map(Weight::from_bits).collect::<Vec<_>>());
+        if let Some(held) = &mut self.held {
+            held.merge_encoded(reader)?;
+        }
         (self.truth.len() == self.predicted.len()).then_some(())
     }
 
@@ -431,13 +475,13 @@ struct Constants {
 }
 
 /// A mean of squares as its root, the ends of its interval too.
-fn root(squares: Estimate) -> Estimate {
+pub(super) fn root(squares: Estimate) -> Estimate {
     let interval = squares.interval.map(|interval| {
         let mut interval = interval.map(|end| end.max(0.0).sqrt());
         interval.method = Method::HallTRoot;
         interval
     });
-    Estimate { value: squares.value.sqrt(), interval, baseline: None, error: None }
+    Estimate { value: squares.value.sqrt(), interval, baseline: None, error: None, bound: None }
 }
 
 #[cfg(test)]

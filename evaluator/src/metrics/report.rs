@@ -25,6 +25,9 @@ pub struct ReportRow {
     pub ci_warning: Option<Warning>,
     /// What the best constant prediction would have reached.
     pub baseline: Option<f64>,
+    /// How far the value may lie from that of the rows as they are; none if it is that value.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error_bound: Option<f64>,
     /// The standard error of a value whose differences are judged by it; it is not published.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<StandardError>,
@@ -71,12 +74,14 @@ impl Report {
             ci_method: None,
             ci_warning: None,
             baseline: None,
+            error_bound: None,
             error: None,
         };
         match outcome {
             Ok(estimate) => {
                 row.value = Some(finite(estimate.value));
                 row.error = estimate.error;
+                row.error_bound = estimate.bound.map(finite);
                 row.baseline = estimate.baseline.filter(|baseline| !baseline.is_nan()).map(finite);
                 if let Some(Interval { low, high, method, warning }) =
                     estimate.interval.filter(|i| !(i.low + i.high).is_nan())

@@ -4,10 +4,12 @@
 //! push(score, is_positive) ─► two lists of sortable keys ─► sort ─► runs of equal scores, ascending ─► every metric
 //! ```
 //! Eight bytes a row, sixteen where rows weigh differently. A tie is a run, so every metric is exact with ties by construction.
+//! Where memory does not suffice for that, rows are held in bins (see [`super::binned`]), and a bin is a run.
 
 use super::{
     Outcome, Undefined,
     average_precision::AveragePrecision,
+    binned::{Bin, Bins},
     curves::{Curve, Curves},
     likelihood::Likelihood,
     mass::{Mass, Weight},
@@ -33,6 +35,8 @@ pub struct Side {
     weights: Vec<Weight>,
     /// Rows of score 0 that are counted, not listed.
     zeros: Mass,
+    /// Rows that are in bins, not listed; none unless memory asks for it.
+    bins: Bins,
 }
 
 /// All rows that share one score, by the sums of their weights and of the squares of these.
@@ -75,7 +79,7 @@ impl PartialEq for Side {
     /// Equal as multisets: order is not part of the state.
     fn eq(&self, other: &Self) -> bool {
         let (mine, theirs) = (self.clone().sorted(), other.clone().sorted());
-        mine.keys == theirs.keys && mine.zeros == theirs.zeros && {
+        mine.keys == theirs.keys && mine.zeros == theirs.zeros && mine.bins == theirs.bins && {
             let pairs = |side: &Self| -> Vec<(u64, Weight)> {
                 let weights = side.weights.iter().copied().chain(std::iter::repeat(Weight::ONE));
                 side.keys.iter().copied().zip(weights).collect()
@@ -113,6 +117,9 @@ impl Side {
         let before = self.keys.len();
         self.keys.extend_from_slice(&other.keys);
         self.zeros.merge(&other.zeros);
+        if !other.bins.is_empty() {
+            self.bins.merge(&other.bins, &[]);
+        }
         if self.weights.is_empty() && other.weights.is_empty() {
             return;
         }
@@ -130,10 +137,11 @@ impl Side {
 
     /// Rows and their weight.
     pub fn mass(&self) -> Mass {
+        let counted = self.zeros.with(self.bins.mass());
         if self.weights.is_empty() {
-            return self.zeros.with(Mass::of_rows(self.keys.len() as u64));
+            return counted.with(Mass::of_rows(self.keys.len() as u64));
         }
-        let mut mass = self.zeros;
+        let mut mass = counted;
         self.weights.iter().for_each(|weight| mass.push(*weight));
         mass
     }
@@ -156,15 +164,61 @@ impl Side {
         self.keys.iter().map(|key| from_key(*key))
     }
 
+    /// Rows that are in bins.
+    pub fn bins(&self) -> &Bins {
+        &self.bins
+    }
+
+    pub(super) fn bins_mut(&mut self) -> &mut Bins {
+        &mut self.bins
+    }
+
+    /// Rows that are listed.
+    pub(super) fn waiting(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// The listed keys from a place on, with the weight of each.
+    pub(super) fn listed(&self, from: usize) -> impl Iterator<Item = (f64, Weight)> + '_ {
+        let weights = self.weights.iter().copied().skip(from).chain(std::iter::repeat(Weight::ONE));
+        self.keys[from..].iter().map(|key| from_key(*key)).zip(weights)
+    }
+
+    /// Puts the listed rows into bins.
+    pub(super) fn settle(&mut self, cuts: &[u64]) {
+        self.bins.absorb(std::mem::take(&mut self.keys), std::mem::take(&mut self.weights), cuts);
+    }
+
+    /// The listed values and their weights, in the order they came.
+    pub(super) fn into_listed(self) -> (Vec<f64>, Vec<Weight>) {
+        (self.keys.into_iter().map(from_key).collect(), self.weights)
+    }
+
+    /// Every row in a bin.
+    pub fn into_bins(self) -> Vec<Bin> {
+        self.binned().into_list()
+    }
+
+    /// Every row in a bin, the counted zeros too.
+    pub(super) fn binned(&self) -> Bins {
+        let mut all = self.bins.clone();
+        all.absorb(self.keys.clone(), self.weights.clone(), &[]);
+        if self.zeros.rows() > 0 {
+            all.merge(&Bins::of(Bin::of(ZERO_KEY, self.zeros)), &[]);
+        }
+        all
+    }
+
     /// Memory held, bytes.
     pub fn size(&self) -> usize {
-        (self.keys.capacity() + self.weights.capacity()) * size_of::<u64>()
+        (self.keys.capacity() + self.weights.capacity()) * size_of::<u64>() + self.bins.size()
     }
 
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         self.zeros.encode(out);
         put_u64s(out, &self.keys);
         put_u64s(out, &self.weights.iter().map(|weight| weight.bits()).collect::<Vec<u64>>());
+        self.bins.encode(out);
     }
 
     pub(crate) fn merge_encoded(&mut self, reader: &mut Reader<'_>) -> Option<()> {
@@ -173,6 +227,10 @@ impl Side {
         reader.extend_u64s(&mut self.keys)?;
         let mut weights = Vec::new();
         reader.extend_u64s(&mut weights)?;
+        let bins = Bins::decode(reader)?;
+        if !bins.is_empty() {
+            self.bins.merge(&bins, &[]);
+        }
         if self.weights.is_empty() && weights.is_empty() {
             return Some(());
         }
@@ -222,8 +280,57 @@ impl Cursor<'_> {
     }
 }
 
-/// Runs of equal scores of two sorted sides, ascending.
+/// Runs of equal scores of two sorted sides, ascending; of rows that are in bins, the bins.
 pub fn runs<'a>(positives: &'a Side, negatives: &'a Side) -> impl Iterator<Item = Run> + 'a {
+    let (listed, binned) = if positives.bins.is_empty() && negatives.bins.is_empty() {
+        (Some(listed_runs(positives, negatives)), None)
+    } else {
+        (None, Some(binned_runs(positives, negatives).map(|binned| binned.run)))
+    };
+    listed.into_iter().flatten().chain(binned.into_iter().flatten())
+}
+
+/// A bin as a run.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct BinnedRun {
+    /// Its rows; the score is the smallest among them.
+    pub run: Run,
+    /// Whether all have that score.
+    pub is_one_value: bool,
+}
+
+/// The bins of two sides, ascending, those that have rows of both as one.
+pub fn binned_runs(positives: &Side, negatives: &Side) -> impl Iterator<Item = BinnedRun> + use<> {
+    let dropped = positives.bins.dropped().max(negatives.bins.dropped());
+    let bins = |side: &Side| {
+        let mut bins = side.binned();
+        bins.drop_bits(dropped, &[]);
+        bins.into_list().into_iter().peekable()
+    };
+    let (mut positives, mut negatives) = (bins(positives), bins(negatives));
+    std::iter::from_fn(move || {
+        let (mine, theirs) = match (positives.peek(), negatives.peek()) {
+            (Some(p), Some(n)) if p.shares_bin(n, dropped) => (positives.next(), negatives.next()),
+            (Some(p), Some(n)) if n.low < p.low => (None, negatives.next()),
+            (Some(_), _) => (positives.next(), None),
+            (None, _) => (None, negatives.next()),
+        };
+        let low = mine.iter().chain(&theirs).map(|bin| bin.low).min()?;
+        let is_one_value = mine.iter().chain(&theirs).all(|bin| bin.low == low && bin.is_one_value());
+        let (positive, negative) =
+            (mine.map_or_else(Mass::default, |bin| bin.mass), theirs.map_or_else(Mass::default, |bin| bin.mass));
+        let run = Run {
+            score: from_key(low),
+            positives: positive.weight(),
+            negatives: negative.weight(),
+            positive_squares: positive.squares(),
+            negative_squares: negative.squares(),
+        };
+        Some(BinnedRun { run, is_one_value })
+    })
+}
+
+fn listed_runs<'a>(positives: &'a Side, negatives: &'a Side) -> impl Iterator<Item = Run> + 'a {
     let (mut positives, mut negatives) = (positives.cursor(), negatives.cursor());
     std::iter::from_fn(move || {
         let key = match (positives.next(), negatives.next()) {
@@ -268,7 +375,16 @@ impl Scores {
 
     /// Rows of the positive and of the negative class.
     pub fn counts(&self) -> (u64, u64) {
-        (self.positives.keys.len() as u64, self.negatives.keys.len() as u64)
+        (self.positives.mass().rows(), self.negatives.mass().rows())
+    }
+
+    /// Rows of the positive and of the negative class.
+    pub fn sides(&self) -> (&Side, &Side) {
+        (&self.positives, &self.negatives)
+    }
+
+    pub(super) fn sides_mut(&mut self) -> [&mut Side; 2] {
+        [&mut self.positives, &mut self.negatives]
     }
 
     /// Sorts once and computes everything in one ascending sweep.
@@ -295,7 +411,7 @@ impl Scores {
         let mut curves = with_curves.then(|| Curves::new(&positives, &negatives));
         let are_probabilities = are_probabilities && sorted.lie_in_unit_interval();
         let all_positives = positives.weight();
-        for run in runs(&sorted.positives, &sorted.negatives) {
+        for run in listed_runs(&sorted.positives, &sorted.negatives) {
             auc.add(&run, all_positives);
             let precision = precision.add(&run);
             if are_probabilities {
@@ -373,12 +489,12 @@ impl ScoreMetrics {
 
 /// A key that sorts as unsigned like the float does: the sign bit flipped, and all others too if it was set.
 /// −0 becomes +0, because the two are one score.
-fn to_key(score: f64) -> u64 {
+pub(crate) fn to_key(score: f64) -> u64 {
     let bits = (score + 0.0).to_bits();
     bits ^ (((bits as i64 >> 63) as u64) | 1 << 63)
 }
 
-fn from_key(key: u64) -> f64 {
+pub(crate) fn from_key(key: u64) -> f64 {
     f64::from_bits(if key >> 63 == 1 { key ^ 1 << 63 } else { !key })
 }
 

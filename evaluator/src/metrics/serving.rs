@@ -2,11 +2,13 @@
 
 use super::{
     Estimate, ExactSum, Outcome, Report, Undefined,
+    binned::{Limit, hold_to},
     interval::{Interval, Method, wilson},
     mass::{Mass, Weight},
-    moments::of_moments,
-    sorted::SortedValues,
-    wire::{Reader, put_f64s, put_u64s},
+    moments::{Moments, of_moments},
+    scores::Side,
+    sorted::{SortedBins, SortedValues},
+    wire::{Reader, put_f64s, put_u64, put_u64s},
 };
 
 /// Name of the number of requests.
@@ -43,6 +45,17 @@ pub struct ServingState {
     latencies: Vec<f64>,
     /// The weight of each latency, or nothing if all stand for themselves.
     weights: Vec<Weight>,
+    held: Option<Box<Held>>,
+}
+
+/// What a state with a limit has in the place of latencies.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Held {
+    limit: Limit,
+    latencies: Side,
+    /// Of all latencies, in bins or not.
+    moments: Moments,
+    is_negative: bool,
 }
 
 impl PartialEq for ServingState {
@@ -54,11 +67,31 @@ impl PartialEq for ServingState {
             pairs.sort_unstable();
             pairs
         };
-        self.requests == other.requests && self.failed == other.failed && sorted(self) == sorted(other)
+        self.requests == other.requests
+            && self.failed == other.failed
+            && sorted(self) == sorted(other)
+            && self.held == other.held
     }
 }
 
 impl ServingState {
+    /// An empty state that keeps no more than this, as long as [`hold`](Self::hold) is called.
+    pub fn held_to(limit: Limit) -> Self {
+        Self { held: Some(Box::new(Held { limit, ..Held::default() })), ..Self::default() }
+    }
+
+    /// Puts latencies into bins, if there is a limit; `is_last`: no row follows.
+    pub fn hold(&mut self, is_last: bool) {
+        let Some(held) = self.held.as_deref_mut() else { return };
+        let weights = std::mem::take(&mut self.weights).into_iter().chain(std::iter::repeat(Weight::ONE));
+        for (latency, weight) in std::mem::take(&mut self.latencies).into_iter().zip(weights) {
+            held.moments.push(latency, weight);
+            held.is_negative |= latency < 0.0;
+            held.latencies.push_score(latency, weight);
+        }
+        hold_to(&held.limit, &mut [&mut held.latencies], is_last);
+    }
+
     /// Adds a request; `latency` in milliseconds.
     pub fn push(&mut self, has_failed: bool, latency: Option<f64>, weight: Weight) {
         self.requests.push(weight);
@@ -98,10 +131,21 @@ impl ServingState {
         let before = self.latencies.len();
         self.latencies.extend_from_slice(&other.latencies);
         self.extend_weights(before, &other.weights);
+        if let (Some(mine), Some(theirs)) = (&mut self.held, &other.held) {
+            mine.latencies.merge(&theirs.latencies);
+            mine.moments.merge(&theirs.moments);
+            mine.is_negative |= theirs.is_negative;
+        }
     }
 
     /// Every figure but [`REQUESTS_PER_SECOND`].
-    pub fn report(self) -> Report {
+    pub fn report(mut self) -> Report {
+        if let Some(held) = &mut self.held
+            && held.latencies.bins().is_empty()
+        {
+            // Few enough to be judged as they are.
+            (self.latencies, self.weights) = std::mem::take(&mut held.latencies).into_listed();
+        }
         let mut report = Report::default();
         report.add(REQUESTS, None, Ok(Estimate::bare(self.requests.weight())));
         report.add(ERROR_COUNT, None, Ok(Estimate::bare(self.failed.weight())));
@@ -109,6 +153,10 @@ impl ServingState {
         let mut names = vec!["latency_mean_ms"];
         names.extend(QUANTILES.iter().map(|(name, _)| *name));
         names.push("latency_max_ms");
+        if let Some(held) = self.held.take().filter(|held| !held.latencies.bins().is_empty()) {
+            held.report(&mut report);
+            return report;
+        }
         if self.latencies.is_empty() {
             let reason = if self.requests.rows() == 0 { Undefined::NoRows } else { Undefined::NoValues };
             names.iter().for_each(|name| report.add(name, None, Err(reason)));
@@ -127,6 +175,7 @@ impl ServingState {
     /// Memory held beyond the struct, bytes.
     pub fn size(&self) -> usize {
         (self.latencies.capacity() + self.weights.capacity()) * size_of::<f64>()
+            + self.held.as_ref().map_or(0, |held| size_of::<Held>() + held.latencies.size())
     }
 
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
@@ -134,6 +183,11 @@ impl ServingState {
         self.failed.encode(out);
         put_f64s(out, &self.latencies);
         put_u64s(out, &self.weights.iter().map(|weight| weight.bits()).collect::<Vec<u64>>());
+        if let Some(held) = &self.held {
+            held.latencies.encode(out);
+            held.moments.encode(out);
+            put_u64(out, u64::from(held.is_negative));
+        }
     }
 
     pub(crate) fn merge_encoded(&mut self, reader: &mut Reader<'_>) -> Option<()> {
@@ -144,6 +198,11 @@ impl ServingState {
         let mut weights = Vec::new();
         reader.extend_u64s(&mut weights)?;
         self.extend_weights(before, &weights.into_iter().map(Weight::from_bits).collect::<Vec<_>>());
+        if let Some(mine) = &mut self.held {
+            mine.latencies.merge_encoded(reader)?;
+            mine.moments.merge(&Moments::decode(reader)?);
+            mine.is_negative |= reader.u64()? == 1;
+        }
         Some(())
     }
 
@@ -190,6 +249,22 @@ impl ServingState {
         let floor = if self.latencies.iter().all(|ms| *ms >= 0.0) { 0.0 } else { f64::NEG_INFINITY };
         let estimate = of_moments(mean, variance, skewness, rows, floor).with_rows(rows);
         Estimate { interval: estimate.interval.map(|interval| interval.on_skewness(skewness, rows)), ..estimate }
+    }
+}
+
+impl Held {
+    fn report(&self, report: &mut Report) {
+        let floor = if self.is_negative { f64::NEG_INFINITY } else { 0.0 };
+        report.add("latency_mean_ms", None, Ok(self.moments.mean_above(floor)));
+        let sorted = SortedBins::of(self.latencies.bins().list());
+        for (name, quantile) in QUANTILES {
+            report.add(name, None, Ok(sorted.quantile_estimate(quantile)));
+        }
+        report.add(
+            "latency_max_ms",
+            None,
+            sorted.ends().map(|(_, last)| Estimate::bare(last)).ok_or(Undefined::NoValues),
+        );
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::{
     Estimate, Interval, Method,
+    binned::Bin,
     interval::order_statistics,
     mass::{Mass, Weight},
 };
@@ -85,5 +86,63 @@ impl SortedValues {
         };
         let bounds = (bounds.0.min(estimate.value), bounds.1.max(estimate.value));
         estimate.with_interval(Interval::new(bounds, Method::OrderStatistics))
+    }
+}
+
+/// Rows in ascending bins, one or more. No bin reaches into another, so the rank of a row is exact, and its number lies in its bin.
+#[derive(Debug)]
+pub(crate) struct SortedBins<'a> {
+    bins: &'a [Bin],
+    all: Mass,
+}
+
+impl<'a> SortedBins<'a> {
+    /// # Inputs
+    /// At least one bin.
+    pub(crate) fn of(bins: &'a [Bin]) -> Self {
+        Self { bins, all: bins.iter().fold(Mass::default(), |all, bin| all.with(bin.mass)) }
+    }
+
+    /// The smallest and the largest number.
+    pub(crate) fn ends(&self) -> Option<(f64, f64)> {
+        Some((self.bins.first()?.smallest(), self.bins.last()?.largest()))
+    }
+
+    /// Where a quantile lies for sure.
+    fn range(&self, quantile: f64) -> (f64, f64) {
+        let last = self.bins.len() - 1;
+        let wanted = self.all.weight_bits() as f64 * quantile;
+        let mut below = 0_u128;
+        for (at, bin) in self.bins.iter().enumerate() {
+            below += bin.mass.weight_bits();
+            if below as f64 > wanted || at == last {
+                return (bin.smallest(), bin.largest());
+            }
+            if below as f64 == wanted {
+                let next = &self.bins[at + 1];
+                // Between the last row of the one and the first of the other, which are known.
+                let middle = f64::midpoint(bin.largest(), next.smallest());
+                return (middle, middle);
+            }
+        }
+        (self.bins[last].smallest(), self.bins[last].largest())
+    }
+
+    /// The middle of where the quantile lies, with half of its width as the bound.
+    pub(crate) fn quantile(&self, quantile: f64) -> Estimate {
+        let (low, high) = self.range(quantile);
+        let value = if low == high { low } else { f64::midpoint(low, high) };
+        Estimate::bare(value).within(if low == high { 0.0 } else { (high - value).max(value - low) })
+    }
+
+    /// With the order statistics around it, as far out as their bins reach.
+    pub(crate) fn quantile_estimate(&self, quantile: f64) -> Estimate {
+        let estimate = self.quantile(quantile);
+        let effective = self.all.effective_rows().floor() as u64;
+        let Some((low, high)) = order_statistics(effective, quantile) else { return estimate };
+        let share = |place: u64| (place as f64 + 0.5) / effective as f64;
+        let bounds = (self.range(share(low)).0.min(estimate.value), self.range(share(high)).1.max(estimate.value));
+        let interval = Interval::new(bounds, Method::OrderStatistics);
+        Estimate { bound: estimate.bound, ..Estimate::bare(estimate.value).with_interval(interval) }
     }
 }

@@ -21,7 +21,7 @@ use datafusion::{
     scalar::ScalarValue,
 };
 
-use crate::metrics::wire::Reader;
+use crate::metrics::{binned::Limit, wire::Reader};
 
 /// What a function needs of its state.
 pub(super) trait State: Debug + Send + Sync + 'static {
@@ -61,6 +61,18 @@ pub(super) fn literal_text(arguments: &AccumulatorArgs<'_>, position: usize) -> 
         Ok(text)
     } else {
         exec_err!("argument {} of {} must be a text literal", position + 1, arguments.name)
+    }
+}
+
+/// How much a state may keep: a literal behind the arguments that a function has without it, and behind the sampling rate if there is
+/// one. `None`: everything.
+pub(super) fn limit(arguments: &AccumulatorArgs<'_>, behind: usize) -> Result<Option<Limit>> {
+    let Some(last) = arguments.exprs.len().checked_sub(1).filter(|last| *last >= behind) else { return Ok(None) };
+    let literal = arguments.exprs[last].downcast_ref::<datafusion::physical_expr::expressions::Literal>();
+    let Some(text) = literal.and_then(|literal| literal.value().try_as_str().flatten()) else { return Ok(None) };
+    match serde_json::from_str::<Limit>(text) {
+        Ok(limit) if limit.bins > 0 => Ok(Some(limit)),
+        _ => exec_err!("{} may keep {{\"bins\": n}} with n above 0, not {text}", arguments.name),
     }
 }
 

@@ -17,6 +17,11 @@ impl<'a> Weights<'a> {
         Self(rates.map(doubles).filter(|rates| rates.null_count() < rates.len()))
     }
 
+    /// Of the rates in an argument; one that is a text is a state's limit, and says nothing of rows.
+    pub(super) fn at(columns: &'a [ArrayRef], argument: usize) -> Self {
+        Self::of(rates(columns, argument))
+    }
+
     /// Whether every row stands for itself.
     pub(super) fn are_one(&self) -> bool {
         self.0.is_none()
@@ -26,6 +31,11 @@ impl<'a> Weights<'a> {
     pub(super) fn of_row(&self, row: usize) -> Weight {
         Weight::of_rate(self.0.filter(|rates| rates.is_valid(row)).map(|rates| rates.value(row)))
     }
+}
+
+/// The argument of sampling rates, if there is one: a text in its place is a state's limit.
+pub(super) fn rates(columns: &[ArrayRef], argument: usize) -> Option<&ArrayRef> {
+    columns.get(argument).filter(|column| column.data_type().is_numeric() || column.data_type().is_null())
 }
 
 /// A Double column.

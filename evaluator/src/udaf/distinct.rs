@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use datafusion::{
     arrow::{
-        array::{Array, ArrayRef, AsArray, Float64Array, StringArray},
+        array::{Array, ArrayRef, AsArray, Float64Array, Int64Builder, StringArray},
         compute::cast,
         datatypes::{DataType, Field},
     },
     error::Result,
-    logical_expr::{AggregateUDF, Signature, Volatility},
+    logical_expr::{AggregateUDF, ColumnarValue, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility},
     scalar::ScalarValue,
 };
 use xxhash_rust::xxh3::xxh3_64;
@@ -73,18 +73,54 @@ impl Plain {
     }
 }
 
+/// Calls `each` with the hash of every row; with none of one without a value.
+fn for_each_hash(columns: &[ArrayRef], mut each: impl FnMut(Option<u64>)) -> Result<()> {
+    let plain = columns.iter().map(Plain::of).collect::<Result<Vec<_>>>()?;
+    let mut bytes = Vec::new();
+    for row in 0..columns.first().map_or(0, Array::len) {
+        bytes.clear();
+        let has_value = plain.iter().fold(false, |any, column| column.write(row, &mut bytes) | any);
+        each(has_value.then(|| xxh3_64(&bytes)));
+    }
+    Ok(())
+}
+
+/// `row_hash(a, b, …)`: the hash by which `distinct_rows` tells rows apart, as an integer; null of a row without a value.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub(super) struct RowHash {
+    signature: Signature,
+}
+
+impl RowHash {
+    pub(super) fn new() -> Self {
+        Self { signature: Signature::variadic_any(Volatility::Immutable) }
+    }
+}
+
+impl ScalarUDFImpl for RowHash {
+    fn name(&self) -> &'static str {
+        "row_hash"
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+
+    fn return_type(&self, _arguments: &[DataType]) -> Result<DataType> {
+        Ok(DataType::Int64)
+    }
+
+    fn invoke_with_args(&self, arguments: ScalarFunctionArgs) -> Result<ColumnarValue> {
+        let columns = ColumnarValue::values_to_arrays(&arguments.args)?;
+        let mut hashes = Int64Builder::with_capacity(arguments.number_rows);
+        for_each_hash(&columns, |hash| hashes.append_option(hash.map(u64::cast_signed)))?;
+        Ok(ColumnarValue::Array(Arc::new(hashes.finish())))
+    }
+}
+
 impl State for RowsState {
     fn update(&mut self, columns: &[ArrayRef]) -> Result<()> {
-        let plain = columns.iter().map(Plain::of).collect::<Result<Vec<_>>>()?;
-        let mut bytes = Vec::new();
-        for row in 0..columns.first().map_or(0, Array::len) {
-            bytes.clear();
-            let has_value = plain.iter().fold(false, |any, column| column.write(row, &mut bytes) | any);
-            if has_value {
-                self.hashes.push(xxh3_64(&bytes));
-            }
-        }
-        Ok(())
+        for_each_hash(columns, |hash| self.hashes.extend(hash))
     }
 
     fn encode(&self, out: &mut Vec<u8>) {

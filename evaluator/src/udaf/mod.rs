@@ -2,7 +2,9 @@
 //!
 //! A state crosses threads (or machines) as one binary value, and arguments other than columns are SQL literals, so a
 //! plan that names these functions can run anywhere they are registered. Rows with a null in any argument are skipped,
-//! except where a function says otherwise. What is undefined is SQL null; the reports carry the reason.
+//! except where a function says otherwise. Functions that keep all rows take a literal behind all else, as `'{"bins": 65536}'`
+//! ([`crate::metrics::binned::Limit`]): they then keep no more than that, and say how far they may be off.
+//! Without it nothing bounds them but the memory of the query. What is undefined is SQL null; the reports carry the reason.
 //!
 //! | function | returns |
 //! |---|---|
@@ -20,6 +22,7 @@
 //! | `paired_binary(actual, predicted_a, score_a, predicted_b, score_b, 'probability')`, `paired_regression(y, predicted_a, predicted_b)`, `paired_hits(hit_a, hit_b)`, with a sampling rate behind if rows have one | JSON text: rows, and a [`crate::metrics::comparison::Comparison`] of each metric |
 //! | `ranked_query(score, relevance, 'k')`: the metrics of [`crate::metrics::ranking`] of one query's rows, or none | List of Double |
 //! | `distinct_rows(a, b, …)`: rows with a value in any column, and different ones among them | List of two Int64 |
+//! | `row_hash(a, b, …)`, of one row: what `distinct_rows` tells rows apart by; null of one without a value | Int64 |
 //! | `feature_products('scaling', rate, a, b, …)`: Σw, then Σ w zᵢzⱼ of each two features on one scale, i ≤ j; a null is taken for the mean | List of Double |
 //! | `reconstruction_errors('components', rate, a, b, …)`: rows, effective rows, Σw, Σwe and Σwe² of the errors e of [`crate::drift::components`] | List of Double |
 //! | `total_weight(sampling_rate)`, `total_squared_weight(sampling_rate)`: what rows stand for, and its squares; every row counts, nulls too | Double |
@@ -41,7 +44,10 @@ mod scores;
 mod serving;
 mod sums;
 
-use datafusion::{logical_expr::AggregateUDF, prelude::SessionContext};
+use datafusion::{
+    logical_expr::{AggregateUDF, ScalarUDF},
+    prelude::SessionContext,
+};
 
 /// Every aggregate function of Driftline.
 pub fn all() -> Vec<AggregateUDF> {
@@ -68,9 +74,10 @@ pub fn all() -> Vec<AggregateUDF> {
     .collect()
 }
 
-/// Makes every aggregate function known to a session.
+/// Makes every function known to a session.
 pub fn register(context: &SessionContext) {
     for function in all() {
         context.register_udaf(function);
     }
+    context.register_udf(ScalarUDF::from(distinct::RowHash::new()));
 }

@@ -71,7 +71,7 @@ impl State for Binary {
         let actual = booleans(&columns[0]);
         let predicted = [booleans(&columns[1]), booleans(&columns[3])];
         let scores = [doubles(&columns[2]), doubles(&columns[4])];
-        let weights = Weights::of(columns.get(6));
+        let weights = Weights::at(columns, 6);
         for row in (0..actual.len()).filter(|row| actual.is_valid(*row)) {
             let predicted = predicted.map(|column| column.is_valid(row).then(|| column.value(row)));
             let scores = scores.map(|column| column.is_valid(row).then(|| column.value(row)));
@@ -105,7 +105,7 @@ struct Regression {
 impl State for Regression {
     fn update(&mut self, columns: &[ArrayRef]) -> Result<()> {
         let values = [doubles(&columns[0]), doubles(&columns[1]), doubles(&columns[2])];
-        let weights = Weights::of(columns.get(3));
+        let weights = Weights::at(columns, 3);
         for row in (0..values[0].len()).filter(|row| values.iter().all(|column| column.is_valid(*row))) {
             let [truth, first, second] = values.map(|column| column.value(row));
             self.state.push(truth, [first, second], weights.of_row(row));
@@ -138,7 +138,7 @@ struct Hits {
 impl State for Hits {
     fn update(&mut self, columns: &[ArrayRef]) -> Result<()> {
         let hits = [booleans(&columns[0]), booleans(&columns[1])];
-        let weights = Weights::of(columns.get(2));
+        let weights = Weights::at(columns, 2);
         for row in (0..hits[0].len()).filter(|row| hits.iter().all(|column| column.is_valid(*row))) {
             self.state.push(hits.map(|column| column.value(row)), weights.of_row(row));
         }

@@ -52,7 +52,7 @@ pub(super) fn functions() -> Vec<AggregateUDF> {
 /// Adds two Double columns to a state, pairwise, each row with the weight of its sampling rate if there is such a column.
 pub(super) fn push_pairs(pairs: &mut PairedValues, columns: &[ArrayRef]) {
     let (truth, predicted) = (doubles(&columns[0]), doubles(&columns[1]));
-    let weights = Weights::of(columns.get(2));
+    let weights = Weights::at(columns, 2);
     for_each_complete_row(&columns[0], &columns[1], |row| {
         pairs.push(truth.value(row), predicted.value(row), weights.of_row(row));
     });

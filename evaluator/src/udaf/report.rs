@@ -15,8 +15,8 @@ use datafusion::{
 };
 
 use super::{
-    adapter::{State, function_of, literal_text},
-    columns::{Weights, booleans, doubles},
+    adapter::{State, function_of, limit, literal_text},
+    columns::{Weights, booleans, doubles, rates},
     pairs::push_pairs,
 };
 use crate::metrics::{
@@ -34,28 +34,31 @@ pub(super) fn functions() -> Vec<AggregateUDF> {
                 "any" => false,
                 other => return exec_err!("score kind is probability or any, not {other}"),
             };
-            Ok(Box::new(Binary { state: BinaryState::default(), probabilities }))
+            let state = limit(arguments, 4)?.map_or_else(BinaryState::default, BinaryState::held_to);
+            Ok(Box::new(Binary { state, probabilities }))
         }),
-        function_of("regression_report", with_rate(vec![double.clone(), double]), DataType::Utf8, |_| {
-            Ok(Box::new(Regression { pairs: PairedValues::default() }))
+        function_of("regression_report", with_rate(vec![double.clone(), double]), DataType::Utf8, |arguments| {
+            let pairs = limit(arguments, 2)?.map_or_else(PairedValues::default, PairedValues::held_to);
+            Ok(Box::new(Regression { pairs }))
         }),
         // A map's type names its fields, and writers name them differently: any type is taken, and cast when read.
-        function_of("multiclass_report", any_with_rate(), DataType::Utf8, |_| {
-            Ok(Box::new(Multiclass { state: MulticlassState::default() }))
+        function_of("multiclass_report", any_with_rate(), DataType::Utf8, |arguments| {
+            let state = limit(arguments, 3)?.map_or_else(MulticlassState::default, MulticlassState::held_to);
+            Ok(Box::new(Multiclass { state }))
         }),
     ]
 }
 
-/// These arguments, or these and a sampling rate.
+/// These arguments, or these and a sampling rate; either with a limit behind.
 pub(super) fn with_rate(arguments: Vec<DataType>) -> Signature {
-    let mut rated = arguments.clone();
-    rated.push(DataType::Float64);
-    let exact = [arguments, rated].map(TypeSignature::Exact);
-    Signature::one_of(exact.to_vec(), Volatility::Immutable)
+    let and = |more: &[DataType]| TypeSignature::Exact([arguments.as_slice(), more].concat());
+    let exact =
+        vec![and(&[]), and(&[DataType::Float64]), and(&[DataType::Utf8]), and(&[DataType::Float64, DataType::Utf8])];
+    Signature::one_of(exact, Volatility::Immutable)
 }
 
 pub(super) fn any_with_rate() -> Signature {
-    Signature::one_of(vec![TypeSignature::Any(3), TypeSignature::Any(4)], Volatility::Immutable)
+    Signature::one_of([3, 4, 5].map(TypeSignature::Any).to_vec(), Volatility::Immutable)
 }
 
 pub(super) fn json(report: &Report) -> Result<ScalarValue> {
@@ -73,13 +76,14 @@ impl State for Binary {
     /// Hits are counted by whole machine words; only the scores are taken row by row.
     fn update(&mut self, columns: &[ArrayRef]) -> Result<()> {
         let (actual, predicted, scores) = (booleans(&columns[0]), booleans(&columns[1]), doubles(&columns[2]));
-        let weights = Weights::of(columns.get(4));
+        let weights = Weights::at(columns, 4);
         if !weights.are_one() {
             for row in known(actual).set_indices() {
                 let predicted = predicted.is_valid(row).then(|| predicted.value(row));
                 let score = scores.is_valid(row).then(|| scores.value(row));
                 self.state.push(actual.value(row), predicted, score, weights.of_row(row));
             }
+            self.state.hold(false);
             return Ok(());
         }
         self.state.push_counts(&count_hits(actual, predicted));
@@ -96,6 +100,7 @@ impl State for Binary {
                 }
             }
         }
+        self.state.hold(false);
         Ok(())
     }
 
@@ -104,10 +109,13 @@ impl State for Binary {
     }
 
     fn merge_encoded(&mut self, reader: &mut Reader<'_>) -> Option<()> {
-        self.state.merge_encoded(reader)
+        self.state.merge_encoded(reader)?;
+        self.state.hold(false);
+        Some(())
     }
 
     fn finish(&mut self) -> Result<ScalarValue> {
+        self.state.hold(true);
         json(&std::mem::take(&mut self.state).value(self.probabilities))
     }
 
@@ -142,6 +150,7 @@ struct Regression {
 impl State for Regression {
     fn update(&mut self, columns: &[ArrayRef]) -> Result<()> {
         push_pairs(&mut self.pairs, columns);
+        self.pairs.hold(false);
         Ok(())
     }
 
@@ -150,10 +159,13 @@ impl State for Regression {
     }
 
     fn merge_encoded(&mut self, reader: &mut Reader<'_>) -> Option<()> {
-        self.pairs.merge_encoded(reader)
+        self.pairs.merge_encoded(reader)?;
+        self.pairs.hold(false);
+        Some(())
     }
 
     fn finish(&mut self) -> Result<ScalarValue> {
+        self.pairs.hold(true);
         json(&self.pairs.report())
     }
 
@@ -173,7 +185,7 @@ impl State for Multiclass {
         let (actual, predicted) = (cast(&columns[0], &DataType::Utf8)?, cast(&columns[1], &DataType::Utf8)?);
         let (actual, predicted) = (actual.as_string::<i32>(), predicted.as_string::<i32>());
         let probabilities = Probabilities::read(&columns[2])?;
-        let rates = columns.get(3).map(|rates| cast(rates, &DataType::Float64)).transpose()?;
+        let rates = rates(columns, 3).map(|rates| cast(rates, &DataType::Float64)).transpose()?;
         let weights = Weights::of(rates.as_ref());
         let mut row_probabilities = Vec::new();
         for row in 0..actual.len() {
@@ -187,6 +199,7 @@ impl State for Multiclass {
             let predicted = predicted.is_valid(row).then(|| predicted.value(row));
             self.state.push(actual.value(row), predicted, &row_probabilities, weights.of_row(row));
         }
+        self.state.hold(false);
         Ok(())
     }
 
@@ -195,10 +208,13 @@ impl State for Multiclass {
     }
 
     fn merge_encoded(&mut self, reader: &mut Reader<'_>) -> Option<()> {
-        self.state.merge_encoded(reader)
+        self.state.merge_encoded(reader)?;
+        self.state.hold(false);
+        Some(())
     }
 
     fn finish(&mut self) -> Result<ScalarValue> {
+        self.state.hold(true);
         json(&self.state.value())
     }
 

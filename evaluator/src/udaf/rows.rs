@@ -14,8 +14,8 @@ use datafusion::{
 };
 
 use super::{
-    adapter::{State, function, function_of},
-    columns::{Weights, booleans, doubles},
+    adapter::{State, function, function_of, limit},
+    columns::{Weights, booleans, doubles, rates},
     report::{Probabilities, any_with_rate, with_rate},
 };
 use crate::{
@@ -26,10 +26,12 @@ use crate::{
 pub(super) fn functions() -> Vec<AggregateUDF> {
     let flagged = vec![DataType::Boolean, DataType::Boolean, DataType::Float64];
     vec![
-        function_of("flagged_values", with_rate(flagged), DataType::LargeBinary, |_| {
-            Ok(Box::<FlaggedValues>::default())
+        function_of("flagged_values", with_rate(flagged), DataType::LargeBinary, |arguments| {
+            Ok(Box::new(FlaggedValues::held_to(limit(arguments, 3)?)))
         }),
-        function_of("class_rows", any_with_rate(), DataType::LargeBinary, |_| Ok(Box::<ClassRows>::default())),
+        function_of("class_rows", any_with_rate(), DataType::LargeBinary, |arguments| {
+            Ok(Box::new(ClassRows::held_to(limit(arguments, 3)?)))
+        }),
         function("label_arrivals", vec![DataType::Int64, DataType::Int64], DataType::LargeBinary, |_| {
             Ok(Box::<Arrivals>::default())
         }),
@@ -82,12 +84,13 @@ fn encoded(encode: impl FnOnce(&mut Vec<u8>)) -> ScalarValue {
 impl State for FlaggedValues {
     fn update(&mut self, columns: &[ArrayRef]) -> Result<()> {
         let (first, second, values) = (booleans(&columns[0]), booleans(&columns[1]), doubles(&columns[2]));
-        let weights = Weights::of(columns.get(3));
+        let weights = Weights::at(columns, 3);
         for row in 0..values.len() {
             if values.is_valid(row) {
                 self.push(is_set(first, row), is_set(second, row), values.value(row), weights.of_row(row));
             }
         }
+        self.hold(false);
         Ok(())
     }
 
@@ -96,10 +99,13 @@ impl State for FlaggedValues {
     }
 
     fn merge_encoded(&mut self, reader: &mut Reader<'_>) -> Option<()> {
-        Self::merge_encoded(self, reader)
+        Self::merge_encoded(self, reader)?;
+        self.hold(false);
+        Some(())
     }
 
     fn finish(&mut self) -> Result<ScalarValue> {
+        self.hold(true);
         let whole = std::mem::take(self);
         Ok(encoded(|out| whole.encode(out)))
     }
@@ -144,7 +150,7 @@ impl State for ClassRows {
         let probabilities = Probabilities::read(&columns[1])?;
         let labelled = cast(&columns[2], &DataType::Boolean)?;
         let labelled = booleans(&labelled);
-        let rates = columns.get(3).map(|rates| cast(rates, &DataType::Float64)).transpose()?;
+        let rates = rates(columns, 3).map(|rates| cast(rates, &DataType::Float64)).transpose()?;
         let weights = Weights::of(rates.as_ref());
         let mut of_row = Vec::new();
         for row in 0..classes.len() {

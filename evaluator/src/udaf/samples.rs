@@ -12,7 +12,7 @@ use datafusion::{
 };
 
 use super::{
-    adapter::{State, function_of},
+    adapter::{State, function_of, limit},
     columns::{Weights, doubles, for_each_double},
     report::with_rate,
 };
@@ -22,8 +22,8 @@ use crate::{
 };
 
 pub(super) fn functions() -> Vec<AggregateUDF> {
-    vec![function_of("sorted_sample", with_rate(vec![DataType::Float64]), DataType::LargeBinary, |_| {
-        Ok(Box::<Sample>::default())
+    vec![function_of("sorted_sample", with_rate(vec![DataType::Float64]), DataType::LargeBinary, |arguments| {
+        Ok(Box::new(Sample::held_to(limit(arguments, 1)?)))
     })]
 }
 
@@ -39,15 +39,17 @@ pub(crate) fn sample(bytes: &[u8]) -> Result<Sample> {
 
 impl State for Sample {
     fn update(&mut self, columns: &[ArrayRef]) -> Result<()> {
-        let weights = Weights::of(columns.get(1));
+        let weights = Weights::at(columns, 1);
         if weights.are_one() {
             for_each_double(&columns[0], |value| self.push(value, Weight::ONE));
+            self.hold();
             return Ok(());
         }
         let values = doubles(&columns[0]);
         for row in (0..values.len()).filter(|row| values.is_valid(*row)) {
             self.push(values.value(row), weights.of_row(row));
         }
+        self.hold();
         Ok(())
     }
 
@@ -56,7 +58,9 @@ impl State for Sample {
     }
 
     fn merge_encoded(&mut self, reader: &mut Reader<'_>) -> Option<()> {
-        Self::merge_encoded(self, reader)
+        Self::merge_encoded(self, reader)?;
+        self.hold();
+        Some(())
     }
 
     fn finish(&mut self) -> Result<ScalarValue> {

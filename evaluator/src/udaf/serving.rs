@@ -11,7 +11,7 @@ use datafusion::{
 };
 
 use super::{
-    adapter::{State, function_of},
+    adapter::{State, function_of, limit},
     columns::{Weights, booleans, doubles, for_each_double},
     report::{json, with_rate},
 };
@@ -19,8 +19,9 @@ use crate::metrics::{Weight, serving::ServingState, wire::Reader};
 
 pub(super) fn functions() -> Vec<AggregateUDF> {
     let arguments = vec![DataType::Boolean, DataType::Float64];
-    vec![function_of("serving_report", with_rate(arguments), DataType::Utf8, |_| {
-        Ok(Box::new(Serving { state: ServingState::default() }))
+    vec![function_of("serving_report", with_rate(arguments), DataType::Utf8, |arguments| {
+        let state = limit(arguments, 2)?.map_or_else(ServingState::default, ServingState::held_to);
+        Ok(Box::new(Serving { state }))
     })]
 }
 
@@ -33,10 +34,11 @@ impl State for Serving {
     /// Every row is a request; whether it failed and how long it took may be null, each on its own.
     fn update(&mut self, columns: &[ArrayRef]) -> Result<()> {
         let (failed, latencies) = (booleans(&columns[0]), doubles(&columns[1]));
-        let weights = Weights::of(columns.get(2));
+        let weights = Weights::at(columns, 2);
         if weights.are_one() {
             self.state.push_counts(failed.len() as u64, failed.true_count() as u64);
             for_each_double(&columns[1], |latency| self.state.push_latency(latency, Weight::ONE));
+            self.state.hold(false);
             return Ok(());
         }
         for row in 0..failed.len() {
@@ -44,6 +46,7 @@ impl State for Serving {
             let latency = latencies.is_valid(row).then(|| latencies.value(row));
             self.state.push(has_failed, latency, weights.of_row(row));
         }
+        self.state.hold(false);
         Ok(())
     }
 
@@ -52,10 +55,13 @@ impl State for Serving {
     }
 
     fn merge_encoded(&mut self, reader: &mut Reader<'_>) -> Option<()> {
-        self.state.merge_encoded(reader)
+        self.state.merge_encoded(reader)?;
+        self.state.hold(false);
+        Some(())
     }
 
     fn finish(&mut self) -> Result<ScalarValue> {
+        self.state.hold(true);
         json(&std::mem::take(&mut self.state).report())
     }
 

@@ -11,8 +11,8 @@ use driftline_schemas::tables::Task;
 
 use super::{
     columns::{Columns, collect},
-    inputs,
-    judge::{SAMPLING_RATE, with_rate},
+    gather, inputs,
+    judge::{SAMPLING_RATE, kept},
 };
 use crate::{
     Error,
@@ -45,15 +45,17 @@ async fn gathered(
     session: &SessionContext,
     columns: &Columns,
     columns_read: &str,
-    aggregate: &str,
+    (aggregate, bytes_per_row): (&str, u64),
 ) -> Result<Vec<u8>, Error> {
     let rate = if columns.has(SAMPLING_RATE) {
         format!(", {} AS {SAMPLING_RATE}", columns.double(SAMPLING_RATE))
     } else {
         String::new()
     };
+    let limit = (!columns.budget().fits(bytes_per_row)).then(|| columns.budget().limit(1));
     let from = format!("(SELECT {columns_read}{rate} FROM {})", columns.valid_rows());
-    let query = format!("SELECT {} AS gathered FROM {from} WHERE actual IS NOT NULL", with_rate(columns, aggregate));
+    let query =
+        format!("SELECT {} AS gathered FROM {from} WHERE actual IS NOT NULL", kept(columns, aggregate, limit.as_ref()));
     let batches = collect(session, &query).await?;
     let one =
         batches.iter().find(|batch| batch.num_rows() > 0).map(|batch| batch.column(0).as_binary::<i64>().value(0));
@@ -68,7 +70,8 @@ async fn curve(
     let positives = inputs::positives(positive_class);
     let (actual, score) = (inputs::is_positive(columns, "label", &positives), inputs::score(columns, &positives));
     let read = format!("{actual} AS actual, {score} AS score, FALSE AS unused");
-    let bytes = gathered(session, columns, &read, "flagged_values(unused, actual, score").await?;
+    let bytes =
+        gathered(session, columns, &read, ("flagged_values(unused, actual, score", columns.bytes_per_number())).await?;
     let rows = flagged_values(&bytes)?;
     Ok(Curve::fit(&rows.by_second(true), &rows.by_second(false)))
 }
@@ -82,8 +85,9 @@ async fn curves(
         columns.text("label"),
         inputs::probabilities(columns)
     );
-    let bytes = gathered(session, columns, &read, "class_rows(actual, probabilities, is_labelled").await?;
-    Ok(one_vs_rest(&class_rows(&bytes)?))
+    let aggregate = "class_rows(actual, probabilities, is_labelled";
+    let rows = class_rows(&gathered(session, columns, &read, (aggregate, gather::CLASS_ROW_BYTES)).await?)?;
+    Ok(if rows.is_counted_only() { Err(Undefined::BeyondMemory) } else { one_vs_rest(&rows) })
 }
 
 /// Two passes: where the bins end, then what the losses are in them.
@@ -91,12 +95,12 @@ async fn losses(session: &SessionContext, columns: &Columns) -> Result<Result<Lo
     let actual = inputs::number(columns, "label_value", "label");
     let predicted = inputs::number(columns, "prediction_value", "prediction");
     let read = format!("{actual} AS actual, {predicted} AS predicted, FALSE AS unused");
-    let bytes = gathered(session, columns, &read, "flagged_values(unused, unused, predicted").await?;
-    let predictions = flagged_values(&bytes)?.values_by_first(false);
-    let (Some(first), Some(last)) = (predictions.first(), predictions.last()) else {
-        return Ok(Err(Undefined::NoLabels));
-    };
-    let edges = loss::edges(&predictions);
+    let bytes =
+        gathered(session, columns, &read, ("flagged_values(unused, unused, predicted", columns.bytes_per_number()))
+            .await?;
+    let predictions = flagged_values(&bytes)?.sample_by_first(false);
+    let Some((first, last)) = predictions.as_ref().ends() else { return Ok(Err(Undefined::NoLabels)) };
+    let edges = loss::edges(predictions.as_ref());
     let rate = columns.double(SAMPLING_RATE);
     let cases: Vec<String> =
         edges.iter().enumerate().map(|(at, edge)| format!("WHEN p <= CAST({edge:?} AS DOUBLE) THEN {at}")).collect();
@@ -117,7 +121,7 @@ async fn losses(session: &SessionContext, columns: &Columns) -> Result<Result<Lo
     let is_whole = bins.iter().map(|(bin, _)| *bin).eq(0..=edges.len() as i64);
     let bins: Vec<LossBin> = bins.into_iter().map(|(_, bin)| bin).collect();
     let is_finite = bins.iter().all(|bin| (bin.absolute.variance + bin.squared.variance).is_finite());
-    Ok(if is_whole && is_finite { LossBins::new(edges, (*first, *last), bins) } else { Err(Undefined::OutOfDomain) })
+    Ok(if is_whole && is_finite { LossBins::new(edges, (first, last), bins) } else { Err(Undefined::OutOfDomain) })
 }
 
 fn loss_bins(batch: &RecordBatch) -> Vec<(i64, LossBin)> {

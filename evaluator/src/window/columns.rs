@@ -15,12 +15,15 @@ use driftline_schemas::tables::Task;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    judge::{SAMPLING_RATE, with_rate},
+    budget::Budget,
+    judge::{SAMPLING_RATE, kept},
     sql,
 };
-use crate::{Error, drift::Sample, reference::CATEGORIES_MAX, udaf::samples::sample};
+use crate::{
+    Error, Reference, drift::Sample, metrics::binned::Limit, reference::CATEGORIES_MAX, udaf::samples::sample,
+};
 
-/// Columns whose values are held at once: eight bytes a row each. More makes fewer scans and takes more memory.
+/// Columns whose values are held at once at most: eight bytes a row each. More makes fewer scans and takes more memory.
 const COLUMNS_PER_SCAN: usize = 8;
 
 /// Before an attribution's name in the `column_name` column.
@@ -62,7 +65,7 @@ impl Column {
 pub(crate) type ReadColumn = (Column, String);
 
 /// What a table of history rows holds. Any column may be absent, and then reads as null.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Columns {
     table: String,
     types: BTreeMap<String, DataType>,
@@ -70,6 +73,7 @@ pub(crate) struct Columns {
     capped_version: Option<String>,
     /// There is a sampling rate, and every row stands for itself all the same.
     is_rate_idle: bool,
+    budget: Budget,
 }
 
 /// Rows per category, and rows of any category that was not asked for.
@@ -135,10 +139,36 @@ impl Categories {
 impl Columns {
     /// Looks at a registered table.
     pub(crate) async fn of(context: &SessionContext, table: &str) -> Result<Self, Error> {
+        let types = Self::types_of(context, table).await?;
+        let budget = Budget::of(context, table).await?;
+        Ok(Self { table: table.to_owned(), types, capped_version: None, is_rate_idle: false, budget })
+    }
+
+    /// The table's name.
+    pub(crate) fn table(&self) -> &str {
+        &self.table
+    }
+
+    /// As if there were only a fraction of the memory.
+    #[must_use]
+    pub(crate) fn within(self, fraction: u64) -> Self {
+        Self { budget: self.budget.divided(fraction), ..self }
+    }
+
+    /// What memory allows.
+    pub(crate) fn budget(&self) -> Budget {
+        self.budget
+    }
+
+    /// Bytes that a list of numbers takes for each row: the number, and what the row stands for.
+    pub(crate) fn bytes_per_number(&self) -> u64 {
+        if self.has(SAMPLING_RATE) { 16 } else { 8 }
+    }
+
+    async fn types_of(context: &SessionContext, table: &str) -> Result<BTreeMap<String, DataType>, Error> {
         let frame = context.table(TableReference::bare(table)).await?;
         let fields = frame.schema().fields();
-        let types = fields.iter().map(|field| (field.name().clone(), field.data_type().clone())).collect();
-        Ok(Self { table: table.to_owned(), types, capped_version: None, is_rate_idle: false })
+        Ok(fields.iter().map(|field| (field.name().clone(), field.data_type().clone())).collect())
     }
 
     /// Without the sampling rate where no row stands for more than itself: whoever asks for it weighs every row.
@@ -248,7 +278,9 @@ impl Columns {
 
     /// The columns of a view over this table, its versions told apart as they are here.
     pub(crate) async fn of_view(&self, context: &SessionContext, view: &str) -> Result<Self, Error> {
-        Ok(Self { capped_version: self.capped_version.clone(), ..Self::of(context, view).await? })
+        let types = Self::types_of(context, view).await?;
+        let capped_version = self.capped_version.clone();
+        Ok(Self { table: view.to_owned(), types, capped_version, is_rate_idle: false, budget: self.budget })
     }
 
     /// From now on versions are told apart by this expression.
@@ -358,25 +390,51 @@ pub(crate) async fn attributions(context: &SessionContext, columns: &Columns) ->
 /// What rows are told apart by: the value of a segment (empty without one), and the version (empty without versions).
 pub(crate) type ByGroup<T> = BTreeMap<String, BTreeMap<String, T>>;
 
-/// Reads the whole values of numeric columns with what their rows stand for, sorted, by group; `segment` is the SQL expression of a
-/// row's segment value.
-pub(crate) async fn read_numbers(
-    context: &SessionContext,
-    columns: &Columns,
-    wanted: &[ReadColumn],
-    segment: Option<&str>,
-) -> Result<BTreeMap<Column, ByGroup<Sample>>, Error> {
-    let mut samples: BTreeMap<Column, ByGroup<Sample>> = BTreeMap::new();
-    let rows = GroupedRows::of(columns, segment);
-    for chunk in wanted.chunks(COLUMNS_PER_SCAN) {
-        let mut inputs: Vec<String> =
-            chunk.iter().enumerate().map(|(i, (_, read))| format!("{read} AS x{i}")).collect();
-        inputs.extend(columns.rate());
-        let call = |i: usize| with_rate(columns, &format!("sorted_sample(x{i}"));
-        let values: Vec<String> = (0..chunk.len()).map(|i| format!("{} AS v{i}", call(i))).collect();
-        let from = rows.with(&inputs.join(", "));
-        let query = format!("SELECT {}, {} FROM {from} {}", rows.keys, values.join(", "), rows.group_by);
-        for batch in collect(context, &query).await? {
+/// Reads the whole values of numeric columns with what their rows stand for, sorted, by group: as few columns at once as memory asks
+/// for. Where not even one column's values fit, they are in bins, that end where the reference's do.
+pub(crate) struct NumberReader<'a> {
+    columns: &'a Columns,
+    wanted: &'a [ReadColumn],
+    reference: Option<&'a Reference>,
+    rows: GroupedRows,
+    at_once: usize,
+    limit: Option<Limit>,
+}
+
+impl<'a> NumberReader<'a> {
+    /// # Inputs
+    /// `segment`: the SQL expression of a row's segment value; `groups`: how many groups there may be.
+    pub(crate) fn new(
+        columns: &'a Columns,
+        wanted: &'a [ReadColumn],
+        (segment, groups): (Option<&str>, u64),
+        reference: Option<&'a Reference>,
+    ) -> Self {
+        let budget = columns.budget();
+        // All groups together are looked at beside each.
+        let bytes = columns.bytes_per_number() * if groups > 1 { 2 } else { 1 };
+        let (at_once, limit) = match budget.states(bytes) {
+            0 => {
+                let at_once = (budget.binned_states() / groups.max(1)).clamp(1, COLUMNS_PER_SCAN as u64);
+                (at_once, Some(budget.limit(at_once * groups)))
+            }
+            fitting => (fitting.min(COLUMNS_PER_SCAN as u64), None),
+        };
+        Self { columns, wanted, reference, rows: GroupedRows::of(columns, segment), at_once: at_once as usize, limit }
+    }
+
+    /// The next columns, until there are none.
+    pub(crate) async fn next(
+        &mut self,
+        context: &SessionContext,
+    ) -> Result<Option<BTreeMap<Column, ByGroup<Sample>>>, Error> {
+        if self.wanted.is_empty() {
+            return Ok(None);
+        }
+        let (chunk, rest) = self.wanted.split_at(self.at_once.min(self.wanted.len()));
+        self.wanted = rest;
+        let mut samples: BTreeMap<Column, ByGroup<Sample>> = BTreeMap::new();
+        for batch in collect(context, &self.query(chunk)).await? {
             let (segments, versions) = (text_column(&batch, "segment")?, text_column(&batch, "version")?);
             for (i, (column, _)) in chunk.iter().enumerate() {
                 let whole = batch.column(i + 2).as_binary::<i64>();
@@ -388,8 +446,25 @@ pub(crate) async fn read_numbers(
                 }
             }
         }
+        Ok(Some(samples))
     }
-    Ok(samples)
+
+    fn query(&self, chunk: &[ReadColumn]) -> String {
+        let mut inputs: Vec<String> =
+            chunk.iter().enumerate().map(|(i, (_, read))| format!("{read} AS x{i}")).collect();
+        inputs.extend(self.columns.rate());
+        let value = |(i, (column, _)): (usize, &ReadColumn)| {
+            let values = self.reference.and_then(|reference| reference.column(column));
+            let limit = self.limit.clone().map(|limit| match values {
+                Some(values) => values.with_cuts(limit),
+                None => limit,
+            });
+            format!("{} AS v{i}", kept(self.columns, &format!("sorted_sample(x{i}"), limit.as_ref()))
+        };
+        let values: Vec<String> = chunk.iter().enumerate().map(value).collect();
+        let from = self.rows.with(&inputs.join(", "));
+        format!("SELECT {}, {} FROM {from} {}", self.rows.keys, values.join(", "), self.rows.group_by)
+    }
 }
 
 /// The valid rows with their group, as SQL. Without segments and versions it is a plain aggregate, which reads no other column.

@@ -23,6 +23,9 @@ const VERSIONS_MAX: usize = 5;
 /// what is known unused.
 const SHARED_MIN: f64 = 0.5;
 
+/// What a row that two versions share takes of memory.
+const PAIR_BYTES: u64 = 32;
+
 /// The metrics that are compared.
 fn metrics(task: Task) -> &'static [&'static str] {
     match task {
@@ -117,6 +120,12 @@ async fn shared(
     context: &EvaluationContext,
 ) -> Result<Pairs, Error> {
     let (true, Some(version)) = (columns.has("prediction_id"), columns.version()) else { return Ok(Pairs::new()) };
+    // Of two rows with one id each pair keeps at most one. What does not fit is compared as independent rows: wider, and no less true.
+    let pairs = (versions.len() * (versions.len() - 1) / 2) as u64;
+    if query.task != Task::Multiclass && !columns.budget().fits(PAIR_BYTES.div_ceil(2) * pairs) {
+        crate::telemetry::not_paired(&context.model, columns.budget().rows());
+        return Ok(Pairs::new());
+    }
     // What is kept of an id: the label once, and of each version what it said.
     let (actual, said): (&str, &[(&str, &str)]) = match query.task {
         Task::Binary => ("bool_or(actual)", &[("predicted", "bool_or"), ("score", "max")]),

@@ -7,7 +7,7 @@ use driftline_schemas::tables::{DriftRow, QualityRow};
 
 use super::{
     EvaluationContext,
-    columns::{ByGroup, Categories, Column, Columns, ReadColumn, TextColumn, count_categories, read_numbers},
+    columns::{ByGroup, Categories, Column, Columns, NumberReader, ReadColumn, TextColumn, count_categories},
     components,
     groups::{Groups, Segment, Versions},
     quality::{self, Counted, RowCounts},
@@ -71,8 +71,7 @@ async fn of_all_features(
             // Values so large that their squares are no numbers.
             _ => Undefined::OutOfDomain,
         };
-        let distance =
-            Distance { method, threshold: method.effect_min(), outcome: components.moved(&errors).ok_or(reason) };
+        let distance = Distance::exact(method, method.effect_min(), components.moved(&errors).ok_or(reason));
         let group = Group { version, segment: None };
         drift_row(&group, quality::ALL_FEATURES, (errors.n, components.errors.n), true, &distance, context)
     };
@@ -119,22 +118,27 @@ async fn measure_by(
     });
     let numeric = columns.numeric(context.task).into_iter().chain(attributed).collect();
     let numeric = known(numeric, reference, |values| matches!(values, ReferenceValues::Numeric { .. }));
-    for (column, by_segment) in read_numbers(session, columns, &numeric, key).await? {
-        let Some(values) = reference.column(&column) else { continue };
-        let strays = strays(session, columns, &column, true, key).await?;
-        for (value, by_version) in by_segment {
-            for (versions, sample) in with_overall(by_version, &groups.versions, merge_samples) {
-                let mut counted = Counted {
-                    column: &column,
-                    values: sample.values().len() as u64,
-                    of_other_kind: 0,
-                    strange: values.out_of_range(sample.values()).unwrap_or(0),
-                    is_constant: quality::is_constant(sample.values()),
-                };
-                let distances = values.distances_of_numbers(sample.as_ref());
-                for version in versions {
-                    counted.of_other_kind = stray(&strays, &value, version.as_deref());
-                    measured.add(&group(&value, version), &counted, true, &distances);
+    let of_values = segment.map_or(1, |segment| segment.values as u64);
+    let at_most = of_values * groups.versions_max as u64;
+    let mut reader = NumberReader::new(columns, &numeric, (key, at_most), Some(reference));
+    while let Some(samples) = reader.next(session).await? {
+        for (column, by_segment) in samples {
+            let Some(values) = reference.column(&column) else { continue };
+            let strays = strays(session, columns, &column, true, key).await?;
+            for (value, by_version) in by_segment {
+                for (versions, sample) in with_overall(by_version, &groups.versions, merge_samples) {
+                    let mut counted = Counted {
+                        column: &column,
+                        values: sample.as_ref().rows(),
+                        of_other_kind: 0,
+                        strange: values.out_of_range(sample.as_ref()).unwrap_or(0),
+                        is_constant: quality::is_constant(sample.as_ref()),
+                    };
+                    let distances = values.distances_of_numbers(sample.as_ref());
+                    for version in versions {
+                        counted.of_other_kind = stray(&strays, &value, version.as_deref());
+                        measured.add(&group(&value, version), &counted, true, &distances);
+                    }
                 }
             }
         }
@@ -245,7 +249,7 @@ fn merge_categories(by_version: &BTreeMap<String, Categories>) -> Categories {
 
 fn without_reference(context: &EvaluationContext) -> Vec<DriftRow> {
     let method = Method::Psi;
-    let distance = Distance { method, threshold: method.effect_min(), outcome: Err(Undefined::NoReference) };
+    let distance = Distance::exact(method, method.effect_min(), Err(Undefined::NoReference));
     [Column::Score, Column::Prediction]
         .iter()
         .map(|column| drift_row(&Group::default(), column.name(), (0, 0), false, &distance, context))
@@ -280,6 +284,7 @@ fn drift_row(
         n: n as i64,
         n_reference: n_reference as i64,
         reference_version: context.reference.as_ref().map(|reference| reference.version.clone()),
+        error_bound: distance.bound,
         reason: distance.outcome.err().map(|reason| reason.as_str().to_owned()),
         state: context.state.clone(),
         revision: context.revision,

@@ -101,7 +101,11 @@ fn of_rows(gathered: &Gathered, calibration: &Calibration) -> Result<Estimates, 
         }
         Calibration::Multiclass(curves) => {
             let rows = class_rows(bytes)?;
-            (rows.scored(), classes::estimate(&rows, curves))
+            if rows.is_counted_only() {
+                (0, nothing(Task::Multiclass, Undefined::BeyondMemory))
+            } else {
+                (rows.scored(), classes::estimate(&rows, curves))
+            }
         }
         Calibration::Regression(bins) => {
             let predictions = flagged_values(bytes)?.by_second(false);

@@ -18,10 +18,10 @@ use super::{
     estimate,
     groups::{Groups, Versions},
     inputs,
-    judge::{Group, SAMPLING_RATE, group_of, grouping_sets, with_rate},
+    judge::{self, Group, SAMPLING_RATE, group_of, grouping_sets, kept},
     lag,
 };
-use crate::{Error, estimate::arrival::Arrivals};
+use crate::{Error, estimate::arrival::Arrivals, metrics::binned::Limit};
 
 /// The rows of a group.
 #[derive(Debug, Clone, Default)]
@@ -51,7 +51,11 @@ pub(super) async fn gather(
     let values = wants_values(metrics, context).then(|| values(columns, context));
     let times = lag::inputs(columns, context);
     if values.is_some() || times.is_some() {
-        for batch in collect(session, &scan(columns, groups, values, times)).await? {
+        // All groups' rows are looked at together, so they must fit together.
+        let by_set = judge::groups_by_set(groups);
+        let bytes = bytes_per_row(columns, context) * by_set.len() as u64;
+        let limit = (!columns.budget().fits(bytes)).then(|| columns.budget().limit(by_set.iter().sum()));
+        for batch in collect(session, &scan(columns, groups, values, times, limit.as_ref())).await? {
             read_groups(&batch, groups, &mut gathered)?;
         }
     }
@@ -93,17 +97,30 @@ fn values(columns: &Columns, context: &EvaluationContext) -> (Vec<String>, &'sta
     (inputs, call)
 }
 
+/// What a row of more classes than two takes: its class and weight, and the probabilities of sixteen.
+pub(super) const CLASS_ROW_BYTES: u64 = 20 + 16 * 12;
+
+/// What a row takes.
+fn bytes_per_row(columns: &Columns, context: &EvaluationContext) -> u64 {
+    match context.task {
+        Task::Binary | Task::Regression => columns.bytes_per_number(),
+        Task::Multiclass if columns.map("probabilities").is_none() => 0,
+        Task::Multiclass => CLASS_ROW_BYTES,
+    }
+}
+
 /// One query for all groups, as that of the metrics is.
 fn scan(
     columns: &Columns,
     groups: &Groups,
     values: Option<(Vec<String>, &'static str)>,
     times: Option<[String; 3]>,
+    limit: Option<&Limit>,
 ) -> String {
     let (mut inputs, mut outputs) = (Vec::new(), vec!["count(*) AS n".to_owned()]);
     if let Some((read, call)) = values {
         inputs.extend(read);
-        outputs.push(format!("{} AS gathered", with_rate(columns, call)));
+        outputs.push(format!("{} AS gathered", kept(columns, call, limit)));
     }
     if let Some(times) = times {
         inputs.extend(times);

@@ -18,6 +18,8 @@ use crate::Error;
 #[derive(Debug)]
 pub(super) struct Groups {
     pub(super) versions: Versions,
+    /// How many versions rows are told apart by at most.
+    pub(super) versions_max: usize,
     pub(super) segments: Vec<Segment>,
 }
 
@@ -39,6 +41,8 @@ pub(super) struct Segment {
     pub(super) names: String,
     /// The SQL expression of a row's value, capped.
     pub(super) value: String,
+    /// How many values it has.
+    pub(super) values: usize,
 }
 
 /// Looks which versions and segment values there are.
@@ -48,21 +52,23 @@ pub(super) async fn find(
     context: &EvaluationContext,
 ) -> Result<Groups, Error> {
     let versions = find_versions(session, columns).await?;
+    let mut versions_max = 1;
     if versions == Versions::Several
         && let Some(version) = columns.version()
     {
         // As many as a segment has values: else a version that is an id would have every metric for each prediction (B1).
-        let capped = cap_values(session, columns, &version, context, Some("model_version")).await?;
+        let (capped, count) = cap_values(session, columns, &version, context, Some("model_version")).await?;
+        versions_max = count;
         columns.cap_versions(capped);
     }
     let mut segments = Vec::new();
     for names in &context.segments {
         // A name that no row has makes a segment without values.
         let Some(key) = segment_key(columns, names) else { continue };
-        let value = cap_values(session, columns, &key, context, Some(&names.join(","))).await?;
-        segments.push(Segment { names: names.join(","), value });
+        let (value, values) = cap_values(session, columns, &key, context, Some(&names.join(","))).await?;
+        segments.push(Segment { names: names.join(","), value, values });
     }
-    Ok(Groups { versions, segments })
+    Ok(Groups { versions, versions_max, segments })
 }
 
 /// Two short looks instead of a grouping: any version, then any other. Statistics usually answer the second.
@@ -93,13 +99,16 @@ fn segment_key(columns: &Columns, names: &[String]) -> Option<String> {
 
 /// Keeps the most frequent values, the first in text order among equals, and pools the others; with them those of so few rows that
 /// nothing may be said of them alone.
+///
+/// # Returns
+/// A row's value as SQL, and how many different ones there are.
 pub(super) async fn cap_values(
     session: &SessionContext,
     columns: &Columns,
     key: &str,
     context: &EvaluationContext,
     name: Option<&str>,
-) -> Result<String, Error> {
+) -> Result<(String, usize), Error> {
     let max = context.segment_values_max;
     let query = format!(
         "SELECT value, count(*) AS n FROM (SELECT {key} AS value FROM {}) WHERE value IS NOT NULL \
@@ -116,13 +125,15 @@ pub(super) async fn cap_values(
     let is_kept = |(_, rows): &&(String, u64)| *rows >= context.segments_min_rows;
     let kept: Vec<&str> = values.iter().take(max).filter(is_kept).map(|(value, _)| value.as_str()).collect();
     if kept.len() == values.len() {
-        return Ok(key.to_owned());
+        return Ok((key.to_owned(), kept.len().max(1)));
     }
     if let Some(name) = name {
         crate::telemetry::values_pooled(&context.model, name, max);
     }
+    let count = kept.len() + 1;
     let kept = sql::texts(kept);
-    Ok(format!("CASE WHEN {key} IN ({kept}) THEN {key} WHEN {key} IS NOT NULL THEN {} END", sql::text(OTHER)))
+    let value = format!("CASE WHEN {key} IN ({kept}) THEN {key} WHEN {key} IS NOT NULL THEN {} END", sql::text(OTHER));
+    Ok((value, count))
 }
 
 /// The first row's `value`, if there is one.

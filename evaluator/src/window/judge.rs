@@ -7,7 +7,7 @@ use datafusion::{
     arrow::{
         array::{Array, AsArray, RecordBatch},
         compute::cast,
-        datatypes::{DataType, Int64Type},
+        datatypes::{DataType, Float64Type, Int64Type},
     },
     prelude::SessionContext,
 };
@@ -15,6 +15,7 @@ use driftline_schemas::tables::{ConfusionRow, CurveRow, MetricRow, ScoreKind, Se
 
 use super::{
     EvaluationContext, OTHER,
+    budget::Budget,
     columns::{Columns, collect, text_column},
     groups::{Groups, Versions, first_text},
     inputs, sql,
@@ -24,6 +25,7 @@ use crate::{
     metrics::{
         Estimate, Report, Undefined,
         binary::{BinaryState, POSITIVE},
+        binned::Limit,
         business::business_value,
         interval::LEVEL,
         multiclass::MulticlassState,
@@ -32,6 +34,8 @@ use crate::{
     },
 };
 
+/// Probabilities of a row that are taken to be there without a look, if so many fit.
+const CLASSES_NOT_COUNTED: u64 = 16;
 /// The column of the chance with which an event was kept: one that was kept with 1/4 stands for four.
 pub(super) const SAMPLING_RATE: &str = "sampling_rate";
 
@@ -104,7 +108,7 @@ pub(super) struct TaskQuery {
     pub(super) task: Task,
     /// Expressions over the table, with their names.
     pub(super) inputs: Vec<(&'static str, String)>,
-    /// The report over those names.
+    /// The report's call over those names, open at its end.
     report: String,
     /// The rows that are [`Judged::misnamed`]; `None` where none can be.
     misnamed: Option<&'static str>,
@@ -225,10 +229,110 @@ async fn scanned(
     asked: Asked,
 ) -> Result<BTreeMap<Group, Judged>, Error> {
     let mut judged = BTreeMap::new();
-    for batch in collect(session, &scan(columns, groups, query, asked)).await? {
-        read_groups(&batch, groups, query.task, &mut judged)?;
+    let bytes = bytes_per_row(session, columns, query, asked).await?;
+    let pivots = pivots(session, columns, query, bytes).await?;
+    let lists = 1 + u64::from(query.task == Task::Regression) + u64::from(has_latency(columns, asked));
+    for part in parts(columns.budget(), groups, bytes, lists) {
+        let limit = part.limit.clone().map(|limit| Limit { pivots: pivots.clone(), ..limit });
+        for batch in collect(session, &scan(columns, groups, query, asked, &part.sets, limit.as_ref())).await? {
+            read_groups(&batch, groups, query.task, &mut judged)?;
+        }
     }
     Ok(judged)
+}
+
+/// Grouping sets that are asked together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Part {
+    /// By number; all of a scan are there, or one.
+    pub(super) sets: Vec<usize>,
+    /// What the state of a group may keep; everything where there is none.
+    pub(super) limit: Option<Limit>,
+}
+
+/// How the groups of a window are scanned: all at once if their states fit, else one grouping set after the other, and where not even
+/// one set's states do, with a limit. `lists`: of numbers, that the states of a group have.
+pub(super) fn parts(budget: Budget, groups: &Groups, bytes_per_row: u64, lists: u64) -> Vec<Part> {
+    let by_set = groups_by_set(groups);
+    let all: Vec<usize> = (0..by_set.len()).collect();
+    if budget.fits(bytes_per_row.saturating_mul(by_set.len() as u64)) {
+        return vec![Part { sets: all, limit: None }];
+    }
+    let is_one_too_many = !budget.fits(bytes_per_row);
+    let one = |set: usize| {
+        let limit = is_one_too_many.then(|| budget.limit(lists * by_set[set]));
+        Part { sets: vec![set], limit }
+    };
+    all.into_iter().map(one).collect()
+}
+
+/// How many groups each grouping set has at most, in the order of [`grouping_sets`].
+pub(super) fn groups_by_set(groups: &Groups) -> Vec<u64> {
+    let mut sets: Vec<u64> = std::iter::once(1).chain(groups.segments.iter().map(|s| s.values as u64)).collect();
+    if groups.versions == Versions::Several {
+        let by_version: Vec<u64> = sets.iter().map(|groups_of| groups_of * groups.versions_max as u64).collect();
+        sets.extend(by_version);
+    }
+    sets
+}
+
+/// What a row adds to the states of one group that it is in, bytes.
+async fn bytes_per_row(
+    session: &SessionContext,
+    columns: &Columns,
+    query: &TaskQuery,
+    asked: Asked,
+) -> Result<u64, Error> {
+    let number = columns.bytes_per_number();
+    let of_report = match query.task {
+        Task::Binary => number,
+        // Truth and prediction, and their errors, sorted.
+        Task::Regression => 3 * number,
+        Task::Multiclass => number.saturating_mul(probabilities_per_row(session, columns, number).await?),
+    };
+    Ok(of_report + if has_latency(columns, asked) { number } else { 0 })
+}
+
+fn has_latency(columns: &Columns, asked: Asked) -> bool {
+    asked == Asked::All && columns.has("latency_ms")
+}
+
+/// Probabilities that a row has on the average. They are counted only where it may matter: that reads the largest column.
+async fn probabilities_per_row(session: &SessionContext, columns: &Columns, number: u64) -> Result<u64, Error> {
+    let Some(map) = columns.map("probabilities") else { return Ok(1) };
+    if columns.budget().fits(number * CLASSES_NOT_COUNTED) {
+        return Ok(CLASSES_NOT_COUNTED);
+    }
+    let sum = format!(
+        "SELECT CAST(coalesce(sum(cardinality(map_keys({map}))), 0) AS BIGINT) AS n FROM {}",
+        columns.valid_rows()
+    );
+    let batches = collect(session, &sum).await?;
+    let all: i64 = batches.iter().map(|batch| batch.column(0).as_primitive::<Int64Type>().value(0)).sum();
+    Ok((all.max(0) as u64).div_ceil(columns.budget().rows().max(1)).max(1))
+}
+
+/// What central moments of a regression are taken around, where its rows are not kept: the means over all of them.
+async fn pivots(
+    session: &SessionContext,
+    columns: &Columns,
+    query: &TaskQuery,
+    bytes_per_row: u64,
+) -> Result<Vec<u64>, Error> {
+    if query.task != Task::Regression || columns.budget().fits(bytes_per_row) {
+        return Ok(Vec::new());
+    }
+    let inputs: Vec<String> = query.inputs.iter().map(|(name, input)| format!("{input} AS {name}")).collect();
+    let rows = format!("(SELECT {} FROM {})", inputs.join(", "), columns.valid_rows());
+    let known = "actual IS NOT NULL AND predicted IS NOT NULL AND NOT isnan(actual) AND NOT isnan(predicted)";
+    let means = format!("SELECT exact_mean(actual), exact_mean(predicted - actual) FROM {rows} WHERE {known}");
+    let batches = collect(session, &means).await?;
+    let Some(batch) = batches.iter().find(|batch| batch.num_rows() > 0) else { return Ok(Vec::new()) };
+    let mean = |at: usize| {
+        let column = batch.column(at).as_primitive::<Float64Type>();
+        if column.is_valid(0) && column.value(0).is_finite() { column.value(0) } else { 0.0 }
+    };
+    Ok(vec![mean(0).to_bits(), mean(1).to_bits()])
 }
 
 impl Judged {
@@ -289,7 +393,7 @@ fn binary_query(columns: &Columns, names: &ClassNames, context: &EvaluationConte
             ("score", score),
             ("named", format!("{} AND {prediction_known}", is_known("label"))),
         ],
-        report: with_rate(columns, &format!("binary_report(actual, predicted, score, '{kind}'")),
+        report: format!("binary_report(actual, predicted, score, '{kind}'"),
         misnamed: Some("NOT named"),
     }
 }
@@ -310,7 +414,7 @@ fn multiclass_query(columns: &Columns) -> TaskQuery {
             ("predicted", columns.text("prediction")),
             ("probabilities", inputs::probabilities(columns)),
         ],
-        report: with_rate(columns, "multiclass_report(actual, predicted, probabilities"),
+        report: "multiclass_report(actual, predicted, probabilities".to_owned(),
         misnamed: None,
     }
 }
@@ -322,19 +426,32 @@ fn regression_query(columns: &Columns) -> TaskQuery {
             ("actual", inputs::number(columns, "label_value", "label")),
             ("predicted", inputs::number(columns, "prediction_value", "prediction")),
         ],
-        report: with_rate(columns, "regression_report(actual, predicted"),
+        report: "regression_report(actual, predicted".to_owned(),
         misnamed: None,
     }
 }
 
 /// A report's call, with the rows' sampling rates if they have such a column.
 pub(super) fn with_rate(columns: &Columns, call: &str) -> String {
-    let rate = if columns.has(SAMPLING_RATE) { format!(", {SAMPLING_RATE}") } else { String::new() };
-    format!("{call}{rate})")
+    kept(columns, call, None)
 }
 
-/// One query for all groups. Without versions and segments it is a plain aggregate, which reads no other column.
-fn scan(columns: &Columns, groups: &Groups, task: &TaskQuery, asked: Asked) -> String {
+/// The same, of a state that may keep no more than this.
+pub(super) fn kept(columns: &Columns, call: &str, limit: Option<&Limit>) -> String {
+    let rate = if columns.has(SAMPLING_RATE) { format!(", {SAMPLING_RATE}") } else { String::new() };
+    let limit = limit.map(|limit| format!(", {}", limit.literal())).unwrap_or_default();
+    format!("{call}{rate}{limit})")
+}
+
+/// One query for some grouping sets. Without versions and segments it is a plain aggregate, which reads no other column.
+fn scan(
+    columns: &Columns,
+    groups: &Groups,
+    task: &TaskQuery,
+    asked: Asked,
+    sets: &[usize],
+    limit: Option<&Limit>,
+) -> String {
     let mut inputs: Vec<String> = task.inputs.iter().map(|(name, input)| format!("{input} AS {name}")).collect();
     if columns.has(SAMPLING_RATE) {
         inputs.push(format!("{} AS {SAMPLING_RATE}", columns.double(SAMPLING_RATE)));
@@ -361,19 +478,34 @@ fn scan(columns: &Columns, groups: &Groups, task: &TaskQuery, asked: Asked) -> S
         format!("count(*){} AS n", of_valid(None)),
         format!("count(actual){} AS n_labelled", of_valid(None)),
         format!("{misnamed} AS misnamed"),
-        format!("{}{} AS report", task.report, of_valid(None)),
+        format!("{}{} AS report", kept(columns, &task.report, limit), of_valid(None)),
     ];
     if asked == Asked::All {
-        outputs.push(format!("{} AS serving", with_rate(columns, "serving_report(has_failed, latency")));
+        outputs.push(format!("{} AS serving", kept(columns, "serving_report(has_failed, latency", limit)));
     }
     let (keys, by_version) = self::keys(columns, groups, &mut inputs);
-    for key in &keys {
-        outputs.push(format!("{key}, grouping({key}) AS all_{key}"));
-    }
+    let group_by = grouped(&keys, by_version, sets, &mut outputs);
     let from = format!("(SELECT {} FROM {})", inputs.join(", "), columns.all_rows());
-    let sets = grouping_sets(&keys, by_version, None);
-    let group_by = if keys.is_empty() { String::new() } else { format!("GROUP BY GROUPING SETS ({sets})") };
     format!("SELECT {} FROM {from} {group_by}", outputs.join(", "))
+}
+
+/// The grouping of a scan by some of its sets, and the columns that say of which group a row is.
+pub(super) fn grouped(keys: &[String], by_version: bool, sets: &[usize], outputs: &mut Vec<String>) -> String {
+    if keys.is_empty() {
+        return String::new();
+    }
+    let all = sets_of(keys, by_version);
+    if sets.len() == all.len() {
+        outputs.extend(keys.iter().map(|key| format!("{key}, grouping({key}) AS all_{key}")));
+        return format!("GROUP BY GROUPING SETS ({})", grouping_sets(keys, by_version, None));
+    }
+    let set: Vec<&str> = sets.iter().flat_map(|set| all[*set].iter().copied()).collect();
+    for key in keys {
+        let is_in = set.contains(&key.as_str());
+        let named = if is_in { key.clone() } else { format!("CAST(NULL AS VARCHAR) AS {key}") };
+        outputs.push(format!("{named}, {} AS all_{key}", u8::from(!is_in)));
+    }
+    if set.is_empty() { String::new() } else { format!("GROUP BY {}", set.join(", ")) }
 }
 
 /// The columns that tell groups apart, and whether the version is the first of them; their inputs are added.
@@ -393,15 +525,19 @@ pub(super) fn keys(columns: &Columns, groups: &Groups, inputs: &mut Vec<String>)
 
 /// All rows, each segment, and each of these by version; `within` is in every set.
 pub(super) fn grouping_sets(keys: &[String], by_version: bool, within: Option<&str>) -> String {
+    let text =
+        |set: &Vec<&str>| format!("({})", within.into_iter().chain(set.iter().copied()).collect::<Vec<_>>().join(", "));
+    sets_of(keys, by_version).iter().map(text).collect::<Vec<_>>().join(", ")
+}
+
+fn sets_of(keys: &[String], by_version: bool) -> Vec<Vec<&str>> {
     let segments = keys[usize::from(by_version)..].iter().map(|segment| vec![segment.as_str()]);
     let plain: Vec<Vec<&str>> = std::iter::once(Vec::new()).chain(segments).collect();
     let mut sets = plain.clone();
     if by_version {
         sets.extend(plain.into_iter().map(|set| std::iter::once("version").chain(set).collect()));
     }
-    let text =
-        |set: &Vec<&str>| format!("({})", within.into_iter().chain(set.iter().copied()).collect::<Vec<_>>().join(", "));
-    sets.iter().map(text).collect::<Vec<_>>().join(", ")
+    sets
 }
 
 fn read_groups(
@@ -505,6 +641,7 @@ pub(super) fn rows_of(
             ci_method: row.ci_method.map(|method| method.as_str().to_owned()),
             ci_warning: row.ci_warning.map(|warning| warning.as_str().to_owned()),
             baseline: row.baseline,
+            error_bound: row.error_bound,
             n,
             n_labelled,
             state: context.state.clone(),
@@ -536,6 +673,7 @@ fn serving_rows(group: &Group, judged: &Judged, context: &EvaluationContext) -> 
         ci_level: row.ci_low.map(|_| LEVEL),
         ci_method: row.ci_method.map(|method| method.as_str().to_owned()),
         ci_warning: row.ci_warning.map(|warning| warning.as_str().to_owned()),
+        error_bound: row.error_bound,
         n: judged.requests,
         state: context.state.clone(),
         revision: context.revision,
@@ -605,4 +743,40 @@ fn confusion_rows(
             decided_at: context.decided_at,
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_that_do_not_fit_together_are_asked_one_set_after_the_other() {
+        let segment = |values| super::super::groups::Segment { names: "s".to_owned(), value: "s".to_owned(), values };
+        let groups = Groups { versions: Versions::Several, versions_max: 3, segments: vec![segment(5)] };
+        assert_eq!(groups_by_set(&groups), [1, 5, 3, 15]);
+        let plan = |rows: u64| parts(Budget::of_rows(rows, 480_000_000), &groups, 8, 1);
+        // Six copies of eight bytes a row: four sets of 2,500,000 rows are all of the memory, one of 10,000,000 is.
+        assert_eq!(plan(2_500_000), [Part { sets: vec![0, 1, 2, 3], limit: None }]);
+        let one_by_one: Vec<Part> = (0..4).map(|set| Part { sets: vec![set], limit: None }).collect();
+        assert_eq!(plan(2_500_001), one_by_one);
+        assert_eq!(plan(10_000_000), one_by_one);
+        let beyond = plan(10_000_001);
+        assert!(beyond.iter().all(|part| part.limit.is_some()) && beyond.len() == 4);
+        let bins = |set: usize| beyond[set].limit.as_ref().map_or(0, |limit| limit.bins);
+        assert!(bins(0) > bins(3) && bins(3) > 0, "{beyond:?}");
+    }
+
+    #[test]
+    fn a_set_alone_says_of_which_group_its_rows_are() {
+        let keys = ["version".to_owned(), "segment_0".to_owned()];
+        let mut outputs = Vec::new();
+        assert_eq!(grouped(&keys, true, &[2], &mut outputs), "GROUP BY version");
+        assert_eq!(outputs, ["version, 0 AS all_version", "CAST(NULL AS VARCHAR) AS segment_0, 1 AS all_segment_0"]);
+        outputs.clear();
+        assert_eq!(grouped(&keys, true, &[0], &mut outputs), "");
+        assert!(outputs.iter().all(|output| output.starts_with("CAST(NULL")));
+        outputs.clear();
+        let all = grouped(&keys, true, &[0, 1, 2, 3], &mut outputs);
+        assert_eq!(all, "GROUP BY GROUPING SETS ((), (segment_0), (version), (version, segment_0))");
+    }
 }

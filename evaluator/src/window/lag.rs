@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     Error,
-    drift::{ChiSquare, Counts, LEVEL as SIGNIFICANT, Method, chi_square, ks_2samp},
+    drift::{ChiSquare, Counts, LEVEL as SIGNIFICANT, Method, chi_square, ks_of_samples},
     estimate::arrival::{Arrivals, Mark, PLACES},
     metrics::{Undefined, interval::LEVEL},
     udaf::rows::{class_rows, flagged_values},
@@ -125,7 +125,8 @@ fn selection(gathered: &Gathered, task: Task) -> Result<Option<Selection>, Error
         }));
     }
     let rows = flagged_values(&gathered.rows)?;
-    let test = ks_2samp(&rows.values_by_first(false), &rows.values_by_first(true));
+    let (waiting, labelled) = (rows.sample_by_first(false), rows.sample_by_first(true));
+    let test = ks_of_samples(waiting.as_ref(), labelled.as_ref());
     Ok(test.map(|test| Selection {
         column: if task == Task::Regression { "prediction" } else { "score" },
         method: Method::Ks,

@@ -11,6 +11,7 @@
 //! ```
 //! Everything but the SQL that gathers rows is a pure state in `metrics/`, `estimate/` and `drift/`.
 
+pub(crate) mod budget;
 pub(crate) mod calibrate;
 pub(crate) mod columns;
 mod compare;
@@ -43,6 +44,11 @@ use driftline_schemas::tables::{
 use crate::reference::Terms;
 use crate::{Error, Reference};
 use columns::Columns;
+
+/// The parts of a query's memory that are planned with, one after the other, should DataFusion refuse: all of it as a rule.
+const FRACTIONS: [u64; 2] = [1, 4];
+/// The last one.
+const FRACTION_MIN: u64 = 32;
 
 /// The value of a segment whose own value is beyond the cap.
 pub const OTHER: &str = "__other__";
@@ -150,14 +156,32 @@ pub struct EvaluatedWindow {
 /// # Returns
 /// Every metric of the task for every group, null with a reason where it is undefined (E3), even for a window
 /// without rows. The rows do not depend on the number of partitions or the order of rows.
+///
+/// What does not fit into the session's memory is exact as long as one state at a time does, else within an `error_bound`.
 /// # Errors
-/// Only if a query fails.
+/// Only if a query fails. One that DataFusion has no memory for, though it should, is asked again with a fraction of what was planned.
 pub async fn evaluate(
     session: &SessionContext,
     table: &str,
     context: &EvaluationContext,
 ) -> Result<EvaluatedWindow, Error> {
-    let mut columns = Columns::of(session, table).await?.without_idle_rate(session).await?;
+    let columns = Columns::of(session, table).await?;
+    for fraction in FRACTIONS {
+        match evaluate_within(session, columns.clone().within(fraction), context).await {
+            Err(error) if error.is_out_of_memory() => crate::telemetry::out_of_memory(&context.model, &error),
+            other => return other,
+        }
+    }
+    evaluate_within(session, columns.within(FRACTION_MIN), context).await
+}
+
+async fn evaluate_within(
+    session: &SessionContext,
+    columns: Columns,
+    context: &EvaluationContext,
+) -> Result<EvaluatedWindow, Error> {
+    let table = columns.table().to_owned();
+    let mut columns = columns.without_idle_rate(session).await?;
     let groups = groups::find(session, &mut columns, context).await?;
     let judge::Verdict { mut metrics, mut confusion, mut serving, mut curves, query, names, versions } =
         judge::judge(session, &columns, &groups, context).await?;
@@ -166,10 +190,14 @@ pub async fn evaluate(
     let mut estimates = estimate::estimate(&gathered, &groups, (&metrics, &confusion), context)?;
     let mut label_lag = lag::label_lag(&gathered, &groups, context)?;
     estimates.extend(
-        nowcast::nowcast(session, (table, &columns), &groups, &gathered, (&metrics, names.as_ref()), context).await?,
+        nowcast::nowcast(session, (&table, &columns), &groups, &gathered, (&metrics, names.as_ref()), context).await?,
     );
     drop(gathered);
     metrics.extend(ranking::measure(session, &columns, &groups, &metrics, context).await?);
+    let is_binned = |row: &MetricRow| row.error_bound.is_some();
+    if metrics.iter().any(is_binned) {
+        crate::telemetry::window_binned(&context.model, columns.budget().rows());
+    }
     let mut errors = errors::count(session, &columns, &groups, &serving, context).await?;
     let rows = quality::RowCounts::of(&metrics, &serving);
     let (mut drift, mut quality) = drift::measure(session, &columns, &groups, &rows, context).await?;

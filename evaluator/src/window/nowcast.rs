@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     Error,
+    drift::SampleRef,
     metrics::scores::Side,
     udaf::rows::{class_rows, flagged_values},
 };
@@ -138,8 +139,7 @@ fn strata(columns: &Columns, all: &Gathered, context: &EvaluationContext) -> Res
         Task::Regression => inputs::number(columns, "prediction_value", "prediction"),
     };
     let rows = flagged_values(&all.rows)?;
-    let labelled = rows.values_by_first(true);
-    let edges = edges(&labelled);
+    let edges = edges(rows.sample_by_first(true).as_ref());
     let (of_labelled, of_all) = (weights(&rows.by_first(true), &edges), {
         let mut both = rows.by_first(true);
         both.merge(&rows.by_first(false));
@@ -178,11 +178,12 @@ fn of_classes(columns: &Columns, all: &Gathered) -> Result<Vec<Stratum>, Error> 
 }
 
 /// Where strata of equal numbers of labelled rows end, ascending; the last one has no end.
-fn edges(labelled: &[f64]) -> Vec<f64> {
-    let strata = (labelled.len() / ROWS_PER_STRATUM).clamp(1, STRATA_MAX);
-    let mut edges: Vec<f64> = (1..strata).map(|at| labelled[at * labelled.len() / strata - 1]).collect();
+fn edges(labelled: SampleRef<'_>) -> Vec<f64> {
+    let rows = labelled.rows();
+    let strata = (rows / ROWS_PER_STRATUM as u64).clamp(1, STRATA_MAX as u64);
+    let mut edges: Vec<f64> = (1..strata).filter_map(|at| labelled.at_row(at * rows / strata - 1)).collect();
     edges.dedup();
-    edges.retain(|edge| labelled.last().is_some_and(|last| edge < last));
+    edges.retain(|edge| labelled.ends().is_some_and(|(_, last)| *edge < last));
     edges
 }
 

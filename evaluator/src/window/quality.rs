@@ -25,7 +25,7 @@ use super::{
     columns::{Categories, Column, Columns, ReadColumn, collect},
     drift::Group,
 };
-use crate::{Error, Reference, metrics::Undefined, reference::ReferenceValues};
+use crate::{Error, Reference, drift::SampleRef, metrics::Undefined, reference::ReferenceValues};
 
 /// Rows of each group, by version, segment and its value.
 pub(super) struct RowCounts {
@@ -70,9 +70,9 @@ pub(super) struct Counted<'a> {
     pub(super) is_constant: bool,
 }
 
-/// Whether all numbers are one. `sample` ascending.
-pub(super) fn is_constant(sample: &[f64]) -> bool {
-    sample.first() == sample.last()
+/// Whether all numbers are one.
+pub(super) fn is_constant(sample: SampleRef<'_>) -> bool {
+    sample.ends().is_none_or(|(first, last)| first == last)
 }
 
 /// Whether all texts are one.
@@ -155,6 +155,8 @@ pub(super) async fn without_reference(
     Ok(rows)
 }
 
+/// What a row's hash takes.
+const HASH_BYTES: u64 = 8;
 /// The column of what is said of all features together.
 pub const ALL_FEATURES: &str = "__features__";
 
@@ -169,12 +171,23 @@ pub(super) async fn duplicates(
     if features.is_empty() {
         return Ok(None);
     }
-    let query = format!("SELECT distinct_rows({}) AS counts FROM {}", features.join(", "), columns.valid_rows());
+    let (features, valid) = (features.join(", "), columns.valid_rows());
     let mut counts = (0, 0);
-    for batch in collect(session, &query).await? {
-        let both = batch.column(0).as_list::<i32>().value(0);
-        let both = both.as_primitive::<Int64Type>();
-        counts = (both.value(0) as u64, both.value(1) as u64);
+    if columns.budget().fits(HASH_BYTES) {
+        for batch in collect(session, &format!("SELECT distinct_rows({features}) AS counts FROM {valid}")).await? {
+            let both = batch.column(0).as_list::<i32>().value(0);
+            let both = both.as_primitive::<Int64Type>();
+            counts = (both.value(0) as u64, both.value(1) as u64);
+        }
+    } else {
+        // The same hashes, in a grouping that spills.
+        let hashes = format!("(SELECT row_hash({features}) AS hash FROM {valid})");
+        let groups = format!("(SELECT hash, count(*) AS n FROM {hashes} WHERE hash IS NOT NULL GROUP BY hash)");
+        let query = format!("SELECT CAST(coalesce(sum(n), 0) AS BIGINT), count(*) FROM {groups}");
+        for batch in collect(session, &query).await? {
+            let count = |at: usize| batch.column(at).as_primitive::<Int64Type>().value(0) as u64;
+            counts = (count(0), count(1));
+        }
     }
     let (rows, different) = counts;
     let check = ("duplicate_rate", share(rows - different, rows), None, rows);

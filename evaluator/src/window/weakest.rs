@@ -20,13 +20,13 @@ use serde::Serialize;
 
 use super::{
     EvaluationContext,
-    columns::{Column, Columns, collect, read_numbers, text_column},
+    columns::{Column, Columns, NumberReader, collect, text_column},
     groups::cap_values,
     judge, sql,
 };
 use crate::{
     Error,
-    drift::Sample,
+    drift::{Sample, SampleRef},
     metrics::{
         comparison::{Bounded, Comparison, ComparisonMethod},
         interval::wilson,
@@ -226,19 +226,23 @@ async fn dimensions(
     let mut found = Vec::new();
     for name in names {
         let Some(key) = columns.segment(&name) else { continue };
-        let value = cap_values(session, columns, &key, &context, None).await?;
+        let (value, _) = cap_values(session, columns, &key, &context, None).await?;
         let name = name.strip_prefix("tags.").map_or(name.clone(), str::to_owned);
         found.push(Dimension { name, value });
     }
     let is_feature = |(column, _): &(Column, String)| matches!(column, Column::Feature(_));
     let numeric: Vec<_> = columns.numeric(Task::Binary).into_iter().filter(is_feature).collect();
     let reads: BTreeMap<Column, String> = numeric.iter().cloned().collect();
-    for (column, by_group) in read_numbers(session, columns, &numeric, None).await? {
-        let sample = Sample::merged(by_group.values().flat_map(BTreeMap::values));
-        let name = format!("features.{}", column.name());
-        // A feature of both kinds has been taken for text.
-        if let Some(value) = parts(sample.values(), &reads[&column]).filter(|_| found.iter().all(|d| d.name != name)) {
-            found.push(Dimension { name, value });
+    let mut reader = NumberReader::new(columns, &numeric, (None, 1), None);
+    while let Some(samples) = reader.next(session).await? {
+        for (column, by_group) in samples {
+            let sample = Sample::merged(by_group.values().flat_map(BTreeMap::values));
+            let name = format!("features.{}", column.name());
+            // A feature of both kinds has been taken for text.
+            let value = parts(sample.as_ref(), &reads[&column]);
+            if let Some(value) = value.filter(|_| found.iter().all(|dimension| dimension.name != name)) {
+                found.push(Dimension { name, value });
+            }
         }
     }
     let left_out =
@@ -247,11 +251,12 @@ async fn dimensions(
 }
 
 /// A number's part, in words; `None` if all are one.
-fn parts(sorted: &[f64], read: &str) -> Option<String> {
-    let mut cuts: Vec<f64> = (1..PARTS).filter_map(|part| sorted.get(sorted.len() * part / PARTS).copied()).collect();
+fn parts(sorted: SampleRef<'_>, read: &str) -> Option<String> {
+    let at = |part: usize| sorted.at_row(sorted.rows() * part as u64 / PARTS as u64);
+    let mut cuts: Vec<f64> = (1..PARTS).filter_map(at).collect();
     cuts.dedup();
     // A cut at the smallest number has nothing below it.
-    cuts.retain(|cut| sorted.first().is_some_and(|first| first < cut));
+    cuts.retain(|cut| sorted.ends().is_some_and(|(first, _)| first < *cut));
     let (first, last) = (cuts.first()?, cuts.last()?);
     let literal = |x: &f64| format!("CAST('{x:?}' AS DOUBLE)");
     let mut value = format!("CASE WHEN {read} < {} THEN {}", literal(first), sql::text(&format!("< {first}")));
@@ -446,14 +451,14 @@ mod tests {
 
     #[test]
     fn numbers_are_cut_at_their_quartiles() {
-        let value = parts(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0], "x").expect("several");
+        let value = parts(SampleRef::new(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0], &[]), "x").expect("several");
         for part in ["'< 3'", "'3 to 5'", "'5 to 7'", "'≥ 7'"] {
             assert!(value.contains(part), "{value}");
         }
         assert!(
-            parts(&[0.0, 0.0, 0.0, 0.0, 1.0], "x").is_none(),
+            parts(SampleRef::new(&[0.0, 0.0, 0.0, 0.0, 1.0], &[]), "x").is_none(),
             "nearly constant: the quartiles are its smallest value"
         );
-        assert!(parts(&[], "x").is_none() && parts(&[3.0; 9], "x").is_none());
+        assert!(parts(SampleRef::new(&[], &[]), "x").is_none() && parts(SampleRef::new(&[3.0; 9], &[]), "x").is_none());
     }
 }

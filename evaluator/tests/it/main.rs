@@ -4,6 +4,7 @@
 mod compare;
 mod estimates;
 mod golden;
+mod memory;
 mod ranking;
 mod rows;
 mod serving;

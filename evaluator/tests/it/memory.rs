@@ -1,0 +1,252 @@
+//! Windows beside little memory: what fits is exact, what does not says how far it may be off, and nothing fails.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use arrow::array::RecordBatch;
+use datafusion::{
+    execution::{memory_pool::FairSpillPool, runtime_env::RuntimeEnvBuilder},
+    prelude::{SessionConfig, SessionContext},
+};
+use driftline_evaluator::{EvaluatedWindow, EvaluationContext, Reference, evaluate, udaf};
+use driftline_schemas::tables::Task;
+
+use crate::rows::{batch, context, doubles, maps, session_of, texts};
+
+/// Rows of the windows below: as they are they take some megabytes a list.
+const ROWS: usize = 120_000;
+/// A pool in which no list of them fits with its copies, and in which DataFusion can group and sort.
+const LITTLE: usize = 5 << 20;
+
+/// A session over one table `rows` beside so much memory.
+async fn beside(batch: &RecordBatch, memory: usize, partitions: usize) -> SessionContext {
+    let runtime = RuntimeEnvBuilder::new().with_memory_pool(Arc::new(FairSpillPool::new(memory)));
+    let config = SessionConfig::new()
+        .with_target_partitions(partitions)
+        .with_sort_spill_reservation_bytes(1 << 20)
+        .set_bool("datafusion.execution.collect_statistics", false);
+    let context = SessionContext::new_with_config_rt(config, runtime.build_arc().expect("a runtime"));
+    udaf::register(&context);
+    let table = session_of(batch, partitions, 8_192);
+    let table = table.table_provider("rows").await.expect("registered");
+    context.register_table("rows", table).expect("new name");
+    context
+}
+
+struct Draws(u64);
+
+impl Draws {
+    fn next(&mut self) -> f64 {
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (self.0 >> 11) as f64 / (1_u64 << 53) as f64
+    }
+
+    fn numbers(&mut self, of: impl Fn(f64) -> f64) -> Vec<Option<f64>> {
+        (0..ROWS).map(|_| Some(of(self.next()))).collect()
+    }
+
+    fn words(&mut self, words: &[&'static str]) -> Vec<Option<&'static str>> {
+        (0..ROWS).map(|_| Some(words[(self.next() * words.len() as f64) as usize])).collect()
+    }
+}
+
+/// Scores with labels, two versions, a segment, latencies and features; the reference's rows are drawn from another seed.
+fn binary_rows(seed: u64, shift: f64) -> RecordBatch {
+    let mut draws = Draws(seed);
+    let labels: Vec<bool> = (0..ROWS).map(|_| draws.next() < 0.2).collect();
+    let scores = labels.iter().map(|y| Some((draws.next() + if *y { 0.4 } else { 0.0 }) / 1.4)).collect::<Vec<_>>();
+    let label = |at: usize| (at % 10 != 0).then_some(if labels[at] { "1" } else { "0" });
+    batch(vec![
+        ("prediction_id", texts(&(0..ROWS).map(|at| Some(ID[at % 7])).collect::<Vec<_>>())),
+        ("model_version", texts(&draws.words(&["1", "2"]))),
+        ("label", texts(&(0..ROWS).map(label).collect::<Vec<_>>())),
+        ("score", doubles(&scores)),
+        ("tag_region", texts(&draws.words(&["eu", "us", "asia"]))),
+        ("latency_ms", doubles(&draws.numbers(|x| 1.0 / (x + 0.001)))),
+        ("feature_a", doubles(&draws.numbers(|x| 100.0 + x * 7.0 + shift))),
+        ("feature_b", doubles(&draws.numbers(|x| (-(x + 1e-9).ln()).powi(3)))),
+        ("feature_c", doubles(&draws.numbers(|x| (x * 50.0).floor()))),
+        ("feature_d_text", texts(&draws.words(&["x", "y", "z"]))),
+    ])
+}
+
+const ID: [&str; 7] = ["a", "b", "c", "d", "e", "f", "g"];
+
+type Key = (Option<String>, Option<String>, Option<String>, String, Option<String>);
+
+/// Values with their bounds, of metrics, drift and serving.
+fn values(window: &EvaluatedWindow) -> BTreeMap<Key, (Option<f64>, Option<f64>)> {
+    let metrics = window.metrics.iter().map(|row| {
+        let group = (row.model_version.clone(), row.segment.clone(), row.segment_value.clone());
+        ((group.0, group.1, group.2, row.metric.clone(), row.class.clone()), (row.value, row.error_bound))
+    });
+    let serving = window.serving.iter().map(|row| {
+        let group = (row.model_version.clone(), row.segment.clone(), row.segment_value.clone());
+        ((group.0, group.1, group.2, row.metric.clone(), None), (row.value, row.error_bound))
+    });
+    let drift = window.drift.iter().map(|row| {
+        let group = (row.model_version.clone(), row.segment.clone(), row.segment_value.clone());
+        let name = (row.method.clone(), Some(row.column_name.clone()));
+        ((group.0, group.1, group.2, name.0, name.1), (row.statistic, row.error_bound))
+    });
+    metrics.chain(serving).chain(drift).collect()
+}
+
+/// The window beside little memory is within its bounds of that beside enough; which values have one.
+fn within_bounds(exact: &EvaluatedWindow, little: &EvaluatedWindow) -> Vec<String> {
+    let (exact, little) = (values(exact), values(little));
+    assert_eq!(exact.keys().collect::<Vec<_>>(), little.keys().collect::<Vec<_>>());
+    let mut bounded = Vec::new();
+    for (key, (value, none)) in &exact {
+        assert_eq!(*none, None, "{key:?}");
+        let (found, bound) = little[key];
+        let (Some(value), Some(found)) = (value, found) else {
+            assert_eq!((*value, None), (found, bound), "{key:?}");
+            continue;
+        };
+        let off = (value - found).abs();
+        assert!(off <= bound.unwrap_or(0.0) + 1e-9 * value.abs().max(1.0), "{key:?}: {value} {found} {bound:?}");
+        if bound.is_some() {
+            bounded.push(key.3.clone());
+        }
+    }
+    bounded.sort();
+    bounded.dedup();
+    bounded
+}
+
+async fn evaluated(
+    rows: &RecordBatch,
+    memory: usize,
+    partitions: usize,
+    context: &EvaluationContext,
+) -> EvaluatedWindow {
+    evaluate(&beside(rows, memory, partitions).await, "rows", context).await.expect("evaluates, whatever the memory")
+}
+
+#[tokio::test]
+async fn a_binary_window_beyond_memory_is_evaluated_within_bounds() {
+    let mut context = context(Task::Binary);
+    context.segments = vec![vec!["region".to_owned()]];
+    let reference = session_of(&binary_rows(3, 0.0), 2, 8_192);
+    context.reference = Some(Arc::new(Reference::from_table(&reference, "rows", Task::Binary).await.expect("reads")));
+    let rows = binary_rows(7, 0.5);
+    let exact = evaluated(&rows, 1 << 30, 2, &context).await;
+    let little = evaluated(&rows, LITTLE, 2, &context).await;
+    let bounded = within_bounds(&exact, &little);
+    for name in ["roc_auc", "average_precision", "ks", "wasserstein", "latency_p95_ms"] {
+        assert!(bounded.iter().any(|found| found == name), "{name} of {bounded:?}");
+    }
+    // What is counted, and what is summed, is exact.
+    for name in ["accuracy", "log_loss", "brier_score", "psi", "jensen_shannon", "chi2", "latency_max_ms"] {
+        assert!(bounded.iter().all(|found| found != name), "{name} of {bounded:?}");
+    }
+    assert_eq!(exact.confusion, little.confusion);
+    assert_eq!(exact.quality, little.quality);
+    let auc = |window: &EvaluatedWindow| {
+        let row = window.metrics.iter().find(|row| row.metric == "roc_auc" && row.segment.is_none()).cloned();
+        row.expect("defined")
+    };
+    let (exact, little) = (auc(&exact), auc(&little));
+    assert!(little.error_bound.is_some_and(|bound| bound < 0.01), "{little:?}");
+    assert!(little.ci_low <= exact.ci_low && little.ci_high >= exact.ci_high, "{exact:?} {little:?}");
+}
+
+#[tokio::test]
+async fn e1_beside_little_memory_too_partitions_change_nothing() {
+    let mut context = context(Task::Binary);
+    context.segments = vec![vec!["region".to_owned()]];
+    let reference = session_of(&binary_rows(3, 0.0), 2, 8_192);
+    context.reference = Some(Arc::new(Reference::from_table(&reference, "rows", Task::Binary).await.expect("reads")));
+    let rows = binary_rows(7, 0.5);
+    let one = evaluated(&rows, LITTLE, 1, &context).await;
+    for partitions in [2, 5] {
+        assert_eq!(one, evaluated(&rows, LITTLE, partitions, &context).await, "{partitions} partitions");
+    }
+}
+
+#[tokio::test]
+async fn a_regression_beyond_memory_is_evaluated_within_bounds() {
+    let mut draws = Draws(11);
+    let truth = draws.numbers(|x| 1e4 + x * 100.0);
+    let predicted = truth.iter().map(|y| y.map(|y| y + (draws.next() - 0.5) * 20.0)).collect::<Vec<_>>();
+    let rows = batch(vec![
+        ("label_value", doubles(&truth)),
+        ("prediction_value", doubles(&predicted)),
+        ("label", texts(&draws.words(&["1"]))),
+        ("tag_region", texts(&draws.words(&["eu", "us"]))),
+    ]);
+    let mut context = context(Task::Regression);
+    context.segments = vec![vec!["region".to_owned()]];
+    let exact = evaluated(&rows, 1 << 30, 2, &context).await;
+    let little = evaluated(&rows, LITTLE, 2, &context).await;
+    let bounded = within_bounds(&exact, &little);
+    assert!(bounded.contains(&"error_q95".to_owned()) && !bounded.contains(&"r2".to_owned()), "{bounded:?}");
+    assert_eq!(little, evaluated(&rows, LITTLE, 4, &context).await);
+}
+
+#[tokio::test]
+async fn classes_beyond_memory_are_evaluated_within_bounds() {
+    let mut draws = Draws(13);
+    let classes = ["a", "b", "c"];
+    let labels = draws.words(&classes);
+    let probabilities: Vec<Option<Vec<(&str, f64)>>> = labels
+        .iter()
+        .map(|label| {
+            let parts = classes.map(|class| draws.next() + if Some(class) == *label { 0.5 } else { 0.0 });
+            let all: f64 = parts.iter().sum();
+            Some(classes.into_iter().zip(parts.map(|part| part / all)).collect())
+        })
+        .collect();
+    let rows = batch(vec![
+        ("label", texts(&labels)),
+        ("prediction", texts(&draws.words(&classes))),
+        ("probabilities", maps(&probabilities)),
+    ]);
+    let context = context(Task::Multiclass);
+    let exact = evaluated(&rows, 1 << 30, 2, &context).await;
+    let little = evaluated(&rows, LITTLE, 2, &context).await;
+    let bounded = within_bounds(&exact, &little);
+    for name in ["roc_auc", "roc_auc_macro", "roc_auc_ovo_weighted"] {
+        assert!(bounded.iter().any(|found| found == name), "{name} of {bounded:?}");
+    }
+    assert_eq!(little, evaluated(&rows, LITTLE, 4, &context).await);
+}
+
+#[tokio::test]
+async fn what_fits_is_exact_though_its_groups_do_not_fit_together() {
+    let mut context = context(Task::Binary);
+    context.segments = vec![vec!["region".to_owned()]];
+    let rows = binary_rows(7, 0.5);
+    let exact = evaluated(&rows, 1 << 30, 2, &context).await;
+    // Two lists of eight bytes a row, six copies: four grouping sets take four times as much.
+    let split = evaluated(&rows, 2 * 8 * 6 * ROWS + 1, 2, &context).await;
+    assert_eq!(exact.metrics, split.metrics);
+    assert_eq!(exact.serving, split.serving);
+    assert_eq!(exact.curves, split.curves);
+    assert_eq!(exact.confusion, split.confusion);
+}
+
+#[tokio::test]
+async fn paired_versions_and_duplicates_spill() {
+    let mut draws = Draws(17);
+    let ids: Vec<String> = (0..ROWS).map(|at| format!("{:032}", at / 2)).collect();
+    let labels = draws.words(&["0", "1"]);
+    let rows = batch(vec![
+        ("prediction_id", texts(&ids.iter().map(|id| Some(id.as_str())).collect::<Vec<_>>())),
+        ("model_version", texts(&(0..ROWS).map(|at| Some(["1", "2"][at % 2])).collect::<Vec<_>>())),
+        ("label", texts(&(0..ROWS).map(|at| labels[at / 2]).collect::<Vec<_>>())),
+        ("score", doubles(&draws.numbers(|x| x))),
+        ("feature_a", doubles(&draws.numbers(|x| (x * 1e5).floor()))),
+    ]);
+    let context = context(Task::Binary);
+    let exact = evaluated(&rows, 1 << 30, 2, &context).await;
+    // The pairs of both versions fit: half of the rows, 32 bytes each; the grouping by id does not.
+    let spilled = evaluated(&rows, 16 * 6 * ROWS + 1, 2, &context).await;
+    assert!(exact.comparisons.iter().all(|row| row.paired) && !exact.comparisons.is_empty());
+    assert_eq!(exact.comparisons, spilled.comparisons);
+    assert_eq!(exact.quality, spilled.quality);
+    // They do not: versions are compared as independent rows.
+    let little = evaluated(&rows, LITTLE, 2, &context).await;
+    assert!(little.comparisons.iter().all(|row| !row.paired) && !little.comparisons.is_empty());
+    assert_eq!(exact.quality, little.quality, "duplicates are counted in a grouping that spills");
+}
