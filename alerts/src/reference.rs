@@ -147,6 +147,7 @@ mod tests {
             ci_level: Some(0.95),
             ci_method: None,
             ci_warning: None,
+            error_bound: None,
             baseline: None,
             n: 10,
             n_labelled: 10,

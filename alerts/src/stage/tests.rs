@@ -41,6 +41,7 @@ fn metric(hour: i64, revision: u64, value: f64) -> MetricRow {
         ci_level: Some(0.95),
         ci_method: None,
         ci_warning: None,
+        error_bound: None,
         baseline: None,
         n: 5_000,
         n_labelled: 5_000,

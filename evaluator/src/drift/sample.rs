@@ -212,6 +212,14 @@ impl Sample {
         self.bins.encode(out);
     }
 
+    /// A sample that was sorted when it was encoded.
+    pub(crate) fn decode_sorted(reader: &mut Reader<'_>) -> Option<Self> {
+        let mut sample = Self::default();
+        sample.merge_encoded(reader)?;
+        sample.middles = sample.bins.list().iter().map(Bin::middle).collect();
+        Some(sample)
+    }
+
     pub(crate) fn merge_encoded(&mut self, reader: &mut Reader<'_>) -> Option<()> {
         let before = self.values.len();
         reader.extend_f64s(&mut self.values)?;

@@ -205,7 +205,7 @@ mod tests {
     #[test]
     fn ties_are_exact_whatever_holds_them() {
         let rows: Vec<Row> = (0..5_000).map(|i| (f64::from(i % 97) / 97.0, i % 3 == 0, 1.0)).collect();
-        let (exact, binned) = (report(state(&rows, None)), report(state(&rows, Some(&Limit::of(128)))));
+        let (exact, binned) = (report(state(&rows, None)), report(state(&rows, Some(&Limit::of(256)))));
         for (one, other) in exact.metrics.iter().zip(&binned.metrics) {
             assert_eq!(other.error_bound, None, "{}", other.metric);
             let close = |a: Option<f64>, b: Option<f64>| match (a, b) {

@@ -29,12 +29,10 @@ pub(super) fn functions() -> Vec<AggregateUDF> {
 
 /// Reads what `sorted_sample` returned; no bytes are no rows.
 pub(crate) fn sample(bytes: &[u8]) -> Result<Sample> {
-    let mut sample = Sample::default();
     if bytes.is_empty() {
-        return Ok(sample);
+        return Ok(Sample::default());
     }
-    sample.merge_encoded(&mut Reader::new(bytes)).ok_or_else(|| exec_datafusion_err!("sorted_sample is cut short"))?;
-    Ok(sample)
+    Sample::decode_sorted(&mut Reader::new(bytes)).ok_or_else(|| exec_datafusion_err!("sorted_sample is cut short"))
 }
 
 impl State for Sample {
