@@ -21,7 +21,7 @@ pub const BINS_MIN: usize = 1 << 8;
 /// What a bin takes: itself, and what waits for it or is written of it. A state is therefore never above 8 MiB for long.
 pub const BIN_BYTES: usize = 2 * size_of::<Bin>();
 
-/// How much a state may keep. A literal of SQL, as JSON.
+/// How much a state may keep. A constant of SQL, as JSON.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limit {
     /// Bins that are kept, of all lists of a state together. Numbers are kept as they are below as many rows.
@@ -60,11 +60,11 @@ impl Limit {
         self
     }
 
-    /// A literal of SQL.
-    pub fn literal(&self) -> String {
+    /// As JSON.
+    pub fn json(&self) -> String {
         let cuts: Vec<String> = self.cuts.iter().map(u64::to_string).collect();
         let pivots: Vec<String> = self.pivots.iter().map(u64::to_string).collect();
-        format!("'{{\"bins\":{},\"cuts\":[{}],\"pivots\":[{}]}}'", self.bins, cuts.join(","), pivots.join(","))
+        format!("{{\"bins\":{},\"cuts\":[{}],\"pivots\":[{}]}}", self.bins, cuts.join(","), pivots.join(","))
     }
 }
 

@@ -52,8 +52,8 @@ pub(super) fn functions() -> Vec<AggregateUDF> {
 /// These arguments, or these and a sampling rate; either with a limit behind.
 pub(super) fn with_rate(arguments: Vec<DataType>) -> Signature {
     let and = |more: &[DataType]| TypeSignature::Exact([arguments.as_slice(), more].concat());
-    let exact =
-        vec![and(&[]), and(&[DataType::Float64]), and(&[DataType::Utf8]), and(&[DataType::Float64, DataType::Utf8])];
+    let limit = || DataType::Dictionary(Box::new(DataType::Int8), Box::new(DataType::Utf8));
+    let exact = vec![and(&[]), and(&[DataType::Float64]), and(&[limit()]), and(&[DataType::Float64, limit()])];
     Signature::one_of(exact, Volatility::Immutable)
 }
 

@@ -33,7 +33,7 @@ pub(crate) async fn fit(
     if count < 2 {
         return Ok(None);
     }
-    let call = format!("feature_products({}", sql::text(&serde_json::to_string(&scaling)?));
+    let call = format!("feature_products({}", sql::constant(&serde_json::to_string(&scaling)?));
     let products = numbers(&collect(session, &query(columns, &features, &call, None)).await?);
     let Some((weight, sums)) = products.split_first().filter(|(weight, _)| **weight > 0.0) else { return Ok(None) };
     let mut correlations = vec![0.0; count * count];
@@ -56,7 +56,7 @@ pub(super) async fn errors(
     components: &Components,
     version: Option<&str>,
 ) -> Result<BTreeMap<String, Errors>, Error> {
-    let call = format!("reconstruction_errors({}", sql::text(&serde_json::to_string(components)?));
+    let call = format!("reconstruction_errors({}", sql::constant(&serde_json::to_string(components)?));
     let mut found = BTreeMap::new();
     for batch in collect(session, &query(columns, &components.features, &call, version)).await? {
         let versions = text_column(&batch, "version")?;

@@ -439,7 +439,7 @@ pub(super) fn with_rate(columns: &Columns, call: &str) -> String {
 /// The same, of a state that may keep no more than this.
 pub(super) fn kept(columns: &Columns, call: &str, limit: Option<&Limit>) -> String {
     let rate = if columns.has(SAMPLING_RATE) { format!(", {SAMPLING_RATE}") } else { String::new() };
-    let limit = limit.map(|limit| format!(", {}", limit.literal())).unwrap_or_default();
+    let limit = limit.map(|limit| format!(", {}", sql::constant(&limit.json()))).unwrap_or_default();
     format!("{call}{rate}{limit})")
 }
 
