@@ -195,7 +195,7 @@ impl StreamedLikelihood {
     pub(crate) fn decode(reader: &mut Reader<'_>) -> Option<Self> {
         let out_of_range = reader.u64()?;
         let (loss, squares) = (Moments::decode(reader)?, Moments::decode(reader)?);
-        let mut read = Self { out_of_range, loss, squares, ..Self::default() };
+        let mut read = Self { loss, squares, out_of_range, ..Self::default() };
         for bin in &mut read.bins {
             *bin = StreamedBin {
                 positives: Mass::decode(reader)?,

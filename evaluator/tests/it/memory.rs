@@ -54,7 +54,7 @@ fn binary_rows(seed: u64, shift: f64) -> RecordBatch {
     let mut draws = Draws(seed);
     let labels: Vec<bool> = (0..ROWS).map(|_| draws.next() < 0.2).collect();
     let scores = labels.iter().map(|y| Some((draws.next() + if *y { 0.4 } else { 0.0 }) / 1.4)).collect::<Vec<_>>();
-    let label = |at: usize| (at % 10 != 0).then_some(if labels[at] { "1" } else { "0" });
+    let label = |at: usize| (!at.is_multiple_of(10)).then_some(if labels[at] { "1" } else { "0" });
     batch(vec![
         ("prediction_id", texts(&(0..ROWS).map(|at| Some(ID[at % 7])).collect::<Vec<_>>())),
         ("model_version", texts(&draws.words(&["1", "2"]))),
