@@ -225,7 +225,8 @@ class Comparison:
                 # Undefined is null with a reason, on both sides.
                 equal = line["value"] is None and other is None and line["reason"] is not None
             else:
-                equal = abs(line["value"] - other) <= 1e-9 * max(1.0, abs(other))
+                # A window beyond memory says how far its value may be off.
+                equal = abs(line["value"] - other) <= 1e-9 * max(1.0, abs(other)) + (line.get("error_bound") or 0.0)
             said = line["value"] if line["value"] is not None else f"null ({line['reason']})"
             label = name if line["class"] is None else f"{name} of {line['class']}"
             self.report(model, start, slice_name, label, said, other, equal)

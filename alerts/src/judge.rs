@@ -657,28 +657,19 @@ mod tests {
         let (low, high) = wilson(value, n as f64);
         MetricRow {
             model: "m".into(),
-            model_version: None,
-            segment: None,
-            segment_value: None,
             window_start: time_of(hour * HOUR),
             window_end: time_of((hour + 1) * HOUR),
             metric: "accuracy".into(),
-            class: None,
             value: Some(value),
-            reason: None,
             ci_low: Some(low),
             ci_high: Some(high),
             ci_level: Some(0.95),
-            ci_method: None,
-            ci_warning: None,
-            baseline: None,
-            error_bound: None,
             n,
             n_labelled: n,
             state: "sealed".into(),
             revision: 1,
             decided_at: time_of((hour + 2) * HOUR),
-            reference_version: None,
+            ..MetricRow::default()
         }
     }
 
@@ -1029,19 +1020,16 @@ mod tests {
             value_a: Some(a.1),
             value_b: Some(b.1),
             difference: Some(b.1 - a.1),
-            reason: None,
             ci_low: Some(low),
             ci_high: Some(high),
             ci_level: Some(0.95),
-            method: None,
-            ci_warning: None,
-            p_value: None,
             paired: true,
             n_a: 1_000,
             n_b: 1_000,
             state: "sealed".into(),
             revision: 1,
             decided_at: time_of(HOUR),
+            ..ComparisonRow::default()
         }
     }
 
@@ -1183,26 +1171,21 @@ mod tests {
     fn drifted(state: &str, column: &str, statistic: f64, p: f64) -> DriftRow {
         DriftRow {
             model: "m".into(),
-            model_version: None,
-            segment: None,
-            segment_value: None,
             window_start: time_of(0),
             window_end: time_of(HOUR),
             column_name: column.into(),
             method: "ks".into(),
             statistic: Some(statistic),
-            error_bound: None,
             p_value: Some(p),
             threshold: 0.1,
             drifted: Some(statistic >= 0.1 && p < 0.05),
             decides: Some(true),
             n: 1_000,
             n_reference: 1_000,
-            reference_version: None,
-            reason: None,
             state: state.into(),
             revision: 1,
             decided_at: time_of(HOUR),
+            ..DriftRow::default()
         }
     }
 
@@ -1232,9 +1215,6 @@ mod tests {
     fn quality_is_held_against_a_number_or_the_references_own() {
         let row = |value: f64, reference: Option<f64>| QualityRow {
             model: "m".into(),
-            model_version: None,
-            segment: None,
-            segment_value: None,
             window_start: time_of(0),
             window_end: time_of(HOUR),
             column_name: "x".into(),
@@ -1242,11 +1222,10 @@ mod tests {
             value: Some(value),
             reference_value: reference,
             n: 5_000,
-            reference_version: None,
-            reason: None,
             state: "sealed".into(),
             revision: 1,
             decided_at: time_of(HOUR),
+            ..QualityRow::default()
         };
         let found = |lines: &str, row: QualityRow| {
             let published = Published { quality: vec![row], ..Published::default() };

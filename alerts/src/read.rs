@@ -253,27 +253,19 @@ mod tests {
         MetricRow {
             model: "m".into(),
             model_version: Some("7".into()),
-            segment: None,
-            segment_value: None,
             window_start: time_of(0),
             window_end: time_of(60_000_000),
             metric: metric.into(),
-            class: None,
             value: Some(value),
-            reason: None,
             ci_low: Some(value - 0.1),
             ci_high: Some(value + 0.1),
             ci_level: Some(0.95),
-            ci_method: None,
-            ci_warning: None,
-            error_bound: None,
-            baseline: None,
             n: 100,
             n_labelled: 60,
             state: "sealed".into(),
             revision: 3,
             decided_at: time_of(1),
-            reference_version: None,
+            ..MetricRow::default()
         }
     }
 
@@ -285,30 +277,23 @@ mod tests {
         let serving = |metric: &str| ServingRow {
             model: row.model.clone(),
             model_version: row.model_version.clone(),
-            segment: None,
-            segment_value: None,
             window_start: row.window_start,
             window_end: row.window_end,
             metric: metric.into(),
             value: row.value,
-            reason: None,
             ci_low: row.ci_low,
             ci_high: row.ci_high,
             ci_level: row.ci_level,
-            ci_method: None,
-            ci_warning: None,
-            error_bound: None,
             n: 90,
             state: row.state.clone(),
             revision: row.revision,
             decided_at: row.decided_at,
+            ..ServingRow::default()
         };
         put(&store, "serving", serving_rows_to_batch(&[serving("error_rate"), serving("requests")])).await;
         let estimate = |class: Option<&str>| EstimateRow {
             model: row.model.clone(),
             model_version: row.model_version.clone(),
-            segment: None,
-            segment_value: None,
             window_start: row.window_start,
             window_end: row.window_end,
             metric: "f1".into(),
@@ -318,22 +303,17 @@ mod tests {
             ci_low: row.ci_low,
             ci_high: row.ci_high,
             ci_level: row.ci_level,
-            ci_warning: None,
-            realised: None,
             n: 80,
             n_labelled: 30,
-            reference_version: None,
-            reason: None,
             state: row.state.clone(),
             revision: row.revision,
             decided_at: row.decided_at,
+            ..EstimateRow::default()
         };
         put(&store, "estimates", estimate_rows_to_batch(&[estimate(None), estimate(Some("a"))])).await;
         let lag = |within_seconds: i64| LabelLagRow {
             model: row.model.clone(),
             model_version: row.model_version.clone(),
-            segment: None,
-            segment_value: None,
             window_start: row.window_start,
             window_end: row.window_end,
             within_seconds,
@@ -345,17 +325,10 @@ mod tests {
             median_seconds: Some(5_000.0),
             n: 100,
             n_labelled: 60,
-            coverage: None,
-            looked_at: None,
-            selection_column: None,
-            selection_method: None,
-            selection_statistic: None,
-            selection_p_value: None,
-            is_selective: None,
-            reason: None,
             state: row.state.clone(),
             revision: row.revision,
             decided_at: row.decided_at,
+            ..LabelLagRow::default()
         };
         put(&store, "label_lag", label_lag_rows_to_batch(&[lag(3_600), lag(86_400)])).await;
         store

@@ -133,28 +133,20 @@ mod tests {
     fn row(version: Option<&str>) -> MetricRow {
         MetricRow {
             model: "m".into(),
-            model_version: None,
-            segment: None,
-            segment_value: None,
             window_start: time_of(0),
             window_end: time_of(1),
             metric: "f1".into(),
-            class: None,
             value: Some(0.8),
-            reason: None,
             ci_low: Some(0.7),
             ci_high: Some(0.9),
             ci_level: Some(0.95),
-            ci_method: None,
-            ci_warning: None,
-            error_bound: None,
-            baseline: None,
             n: 10,
             n_labelled: 10,
             state: "sealed".into(),
             revision: 1,
             decided_at: time_of(2),
             reference_version: version.map(str::to_owned),
+            ..MetricRow::default()
         }
     }
 

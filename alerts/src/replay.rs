@@ -197,28 +197,19 @@ mod tests {
     fn row(hour: i64, revision: u64, value: f64, decided: Micros) -> MetricRow {
         MetricRow {
             model: "m".into(),
-            model_version: None,
-            segment: None,
-            segment_value: None,
             window_start: time_of(hour * HOUR),
             window_end: time_of((hour + 1) * HOUR),
             metric: "accuracy".into(),
-            class: None,
             value: Some(value),
-            reason: None,
             ci_low: Some(value - 0.01),
             ci_high: Some(value + 0.01),
             ci_level: Some(0.95),
-            ci_method: None,
-            ci_warning: None,
-            baseline: None,
-            error_bound: None,
             n: 5_000,
             n_labelled: 5_000,
             state: "sealed".into(),
             revision: revision as i64,
             decided_at: time_of(decided),
-            reference_version: None,
+            ..MetricRow::default()
         }
     }
 

@@ -144,28 +144,21 @@ fn metric(at: usize, segment: Option<usize>, hits: u32, rows: u32) -> MetricRow 
     let (low, high) = wilson(hits, rows);
     MetricRow {
         model: "m".into(),
-        model_version: None,
         segment: segment.map(|_| "region".into()),
         segment_value: segment.map(|segment| segment.to_string()),
         window_start: begin() + TimeDelta::hours(at as i64),
         window_end: begin() + TimeDelta::hours(at as i64 + 1),
         metric: "accuracy".into(),
-        class: None,
         value: Some(f64::from(hits) / f64::from(rows)),
-        reason: None,
         ci_low: Some(low),
         ci_high: Some(high),
         ci_level: Some(0.95),
-        ci_method: None,
-        ci_warning: None,
-        baseline: None,
-        error_bound: None,
         n: i64::from(rows),
         n_labelled: i64::from(rows),
         state: "sealed".into(),
         revision: 1,
         decided_at: begin() + TimeDelta::hours(at as i64 + 2),
-        reference_version: None,
+        ..MetricRow::default()
     }
 }
 
@@ -173,7 +166,6 @@ fn drift_row(at: usize, segment: Option<usize>, feature: usize, (distance, p): D
     let (start, end) = (begin() + TimeDelta::hours(at as i64), begin() + TimeDelta::hours(at as i64 + 1));
     DriftRow {
         model: "m".into(),
-        model_version: None,
         segment: segment.map(|_| "region".into()),
         segment_value: segment.map(|segment| segment.to_string()),
         window_start: start,
@@ -181,18 +173,16 @@ fn drift_row(at: usize, segment: Option<usize>, feature: usize, (distance, p): D
         column_name: format!("feature_{feature:03}"),
         method: "ks".into(),
         statistic: Some(distance),
-        error_bound: None,
         p_value: Some(p),
         threshold: 0.1,
         drifted: Some(distance >= 0.1 && p < 0.05),
         decides: Some(true),
         n: i64::from(rows),
         n_reference: REFERENCE as i64,
-        reference_version: None,
-        reason: None,
         state: "sealed".into(),
         revision: 1,
         decided_at: end,
+        ..DriftRow::default()
     }
 }
 

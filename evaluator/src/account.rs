@@ -116,11 +116,16 @@ pub async fn labels(sessions: &Sessions, state: &LedgerState, model: &str) -> Re
     let mut terms: BTreeMap<&str, u64> =
         ["duplicate", "withdrawn", "joined", "superseded", "too_late", "unmatched", "pending"].map(|t| (t, 0)).into();
     // The join holds all labels that it looks up. Where these are more than memory holds, it takes longer share by share.
+    let mut tables = LabelTables::register(sessions.open()?, state, model).await?;
     let mut shares = vec![(0, "TRUE".to_owned())];
     while let Some((depth, share)) = shares.pop() {
-        let session = if depth == 0 { sessions.open()? } else { sessions.open_greedy()? };
-        match look_up(&session, state, model, &share, &mut terms).await {
-            Err(error) if error.is_out_of_memory() && depth < DEPTH_MAX => shares.extend(shares_of(depth, &share)),
+        match tables.look_up(&share, &mut terms).await {
+            Err(error) if error.is_out_of_memory() && depth < DEPTH_MAX => {
+                if depth == 0 {
+                    tables = LabelTables::register(sessions.open_greedy()?, state, model).await?;
+                }
+                shares.extend(shares_of(depth, &share));
+            }
             found => found?,
         }
     }
@@ -158,26 +163,35 @@ fn shares_of(depth: usize, share: &str) -> Vec<(usize, String)> {
     parts.map(|part| (depth + 1, format!("{share} AND {part}"))).collect()
 }
 
-/// Counts the labels that are kept and whose id is of a share: all of these, or none if it fails.
-async fn look_up(
-    session: &SessionContext,
-    state: &LedgerState,
-    model: &str,
-    share: &str,
-    terms: &mut BTreeMap<&str, u64>,
-) -> Result<(), Error> {
-    let sources = register_labels(session, state).await?;
-    if sources.is_empty() {
-        return Ok(());
+/// What labels of a model are looked up in.
+struct LabelTables<'a> {
+    session: SessionContext,
+    state: &'a LedgerState,
+    model: &'a str,
+    sources: Vec<(String, i64, i64)>,
+    has_history: bool,
+}
+
+impl<'a> LabelTables<'a> {
+    async fn register(session: SessionContext, state: &'a LedgerState, model: &'a str) -> Result<Self, Error> {
+        let sources = register_labels(&session, state).await?;
+        let folder = format!("history/model_name={}", encode_segment(model));
+        let has_history = register_folder(&session, "history", &folder, &["date"]).await?;
+        register_small_tables(&session, state, model)?;
+        Ok(Self { session, state, model, sources, has_history })
     }
-    let folder = format!("history/model_name={}", encode_segment(model));
-    let has_history = register_folder(session, "history", &folder, &["date"]).await?;
-    register_small_tables(session, state, model)?;
-    let sql = labels_sql(model, &sources, &state.horizons(model), has_history, share);
-    for batch in session.sql(&sql).await?.collect().await? {
-        add_terms(&batch, terms);
+
+    /// Counts the labels that are kept and whose id is of a share: all of these, or none if it fails.
+    async fn look_up(&self, share: &str, terms: &mut BTreeMap<&str, u64>) -> Result<(), Error> {
+        if self.sources.is_empty() {
+            return Ok(());
+        }
+        let sql = labels_sql(self.model, &self.sources, &self.state.horizons(self.model), self.has_history, share);
+        for batch in self.session.sql(&sql).await?.collect().await? {
+            add_terms(&batch, terms);
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 fn add_terms(batch: &RecordBatch, terms: &mut BTreeMap<&str, u64>) {

@@ -153,54 +153,35 @@ mod tests {
     fn metric(metric: &str, value: Option<f64>) -> MetricRow {
         MetricRow {
             model: "m".into(),
-            model_version: None,
-            segment: None,
-            segment_value: None,
             window_start: time_of(0),
             window_end: time_of(HOUR),
             metric: metric.into(),
-            class: None,
             value,
-            reason: None,
-            ci_low: None,
-            ci_high: None,
-            ci_level: None,
-            ci_method: None,
-            ci_warning: None,
-            baseline: None,
-            error_bound: None,
             n: 10,
             n_labelled: 4,
             state: "open".into(),
             revision: 1,
             decided_at: time_of(0),
-            reference_version: None,
+            ..MetricRow::default()
         }
     }
 
     fn drift(column: &str, method: &str, drifted: Option<bool>) -> DriftRow {
         DriftRow {
             model: "m".into(),
-            model_version: None,
-            segment: None,
-            segment_value: None,
             window_start: time_of(0),
             window_end: time_of(HOUR),
             column_name: column.into(),
             method: method.into(),
-            statistic: None,
-            error_bound: None,
-            p_value: None,
             threshold: 0.1,
             drifted,
             decides: Some(method == "ks"),
             n: 10,
             n_reference: 10,
-            reason: None,
             state: "open".into(),
             revision: 1,
             decided_at: time_of(0),
-            reference_version: None,
+            ..DriftRow::default()
         }
     }
 

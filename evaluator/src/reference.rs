@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use datafusion::prelude::SessionContext;
 use driftline_schemas::reference::{ReferenceMetrics, ReferenceValue};
 use driftline_schemas::tables::Task;
-use driftline_store::paths;
+use driftline_store::{Store, paths};
 use serde::{Deserialize, Serialize};
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::Xxh3;
 
 pub use crate::window::columns::Column;
 use crate::{
@@ -220,6 +220,18 @@ impl Reference {
         Ok(Self { version, ..self })
     }
 
+    /// Keeps it in the store under its version, so that what a result was measured against can be looked up for ever.
+    ///
+    /// # Returns
+    /// Its path. Equal content has an equal name: what is there already is this.
+    /// # Errors
+    /// If the store cannot be written.
+    pub async fn keep(&self, store: &Store, model: &str) -> Result<String, Error> {
+        let path = path_of(model, &self.version);
+        store.create(&path, serde_json::to_vec(self)?.into()).await?;
+        Ok(path)
+    }
+
     /// The values of a column, if the reference has any.
     pub fn column(&self, column: &Column) -> Option<&ReferenceValues> {
         self.columns.iter().find(|kept| &kept.column == column).map(|kept| &kept.values)
@@ -230,13 +242,16 @@ impl Reference {
         let columns = &self.columns;
         let fitted = self.calibration.as_ref().filter(|calibration| !matches!(calibration, Calibration::None(_)));
         // What has no labels, no two numbers, or no metrics of its own has the version that it had before there were such things.
-        let content = match (fitted, &self.components, &self.metrics) {
-            (None, None, None) => serde_json::to_vec(columns)?,
-            (Some(fitted), None, None) => serde_json::to_vec(&(columns, fitted))?,
-            (fitted, Some(components), None) => serde_json::to_vec(&(columns, fitted, components))?,
-            (fitted, components, Some(metrics)) => serde_json::to_vec(&(columns, fitted, components, metrics))?,
-        };
-        Ok(format!("{:016x}", xxh3_64(&content)))
+        let mut hash = Xxh3::new();
+        match (fitted, &self.components, &self.metrics) {
+            (None, None, None) => serde_json::to_writer(&mut hash, columns)?,
+            (Some(fitted), None, None) => serde_json::to_writer(&mut hash, &(columns, fitted))?,
+            (fitted, Some(components), None) => serde_json::to_writer(&mut hash, &(columns, fitted, components))?,
+            (fitted, components, Some(metrics)) => {
+                serde_json::to_writer(&mut hash, &(columns, fitted, components, metrics))?;
+            }
+        }
+        Ok(format!("{:016x}", hash.digest()))
     }
 }
 

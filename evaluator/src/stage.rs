@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::figures::Figures;
 use crate::publish::Published;
-use crate::reference::{Terms, path_of};
+use crate::reference::Terms;
 use crate::session::{Sessions, hold, register_objects};
 use crate::{Error, EvaluatedWindow, EvaluationContext, Reference, account, publish, telemetry};
 
@@ -383,7 +383,7 @@ impl References {
             let frozen = Reference::from_table(&session, "reference", terms(job)).await.map_err(&unfit)?;
             Arc::new(frozen.with_metrics(&session, "reference", own_rows).await.map_err(&unfit)?)
         };
-        keep(parts, &job.model, &reference).await?;
+        reference.keep(&parts.store, &job.model).await?;
         tracing::info!(location, version = reference.version, "reference frozen");
         self.files.lock().unwrap_or_else(PoisonError::into_inner).insert(key, reference.clone());
         Ok(reference)
@@ -412,15 +412,8 @@ async fn past(
     let session = parts.sessions.open()?;
     register_objects(&session, "reference", &paths).await?;
     let reference = Reference::from_table(&session, "reference", terms(job)).await?;
-    keep(parts, &job.model, &reference).await?;
+    reference.keep(&parts.store, &job.model).await?;
     Ok(Some(Arc::new(reference)))
-}
-
-/// Keeps a reference under its version, so that what a result was measured against can be looked up for ever.
-async fn keep(parts: &Parts, model: &str, reference: &Reference) -> Result<(), Error> {
-    let path = path_of(model, &reference.version);
-    parts.store.create(&path, serde_json::to_vec(reference)?.into()).await?;
-    Ok(())
 }
 
 #[cfg(test)]

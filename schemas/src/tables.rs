@@ -124,7 +124,7 @@ macro_rules! table {
         $( $(#[$column_doc:meta])* $column:ident : $type:ty = $name:literal ),+ $(,)?
     ) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
         pub struct $row {
             /// The model: a folder of the table, not a column.
             pub model: String,
@@ -719,27 +719,17 @@ mod tests {
         MetricRow {
             model: "m".to_owned(),
             model_version: version.map(str::to_owned),
-            segment: None,
-            segment_value: None,
             window_start: time(0),
             window_end: time(3600),
             metric: "accuracy".to_owned(),
-            class: None,
             value,
             reason: value.is_none().then(|| "no_labels".to_owned()),
-            ci_low: None,
-            ci_high: None,
-            ci_level: None,
-            ci_method: None,
-            ci_warning: None,
-            baseline: None,
-            error_bound: None,
             n: 3,
             n_labelled: 0,
             state: "open".to_owned(),
             revision: 1,
             decided_at: time(4000),
-            reference_version: None,
+            ..MetricRow::default()
         }
     }
 

@@ -19,7 +19,7 @@ use driftline_collector::memory::{MemoryLog, MemorySource, Script};
 use driftline_collector::source::PartitionRef;
 use driftline_collector::{CollectorStatus, Until};
 use driftline_evaluator::publish::{Published, publish};
-use driftline_evaluator::reference::{Terms, path_of};
+use driftline_evaluator::reference::Terms;
 use driftline_evaluator::session::Sessions;
 use driftline_evaluator::stage::ReferenceFiles;
 use driftline_evaluator::{EvaluationContext, Reference, evaluate};
@@ -263,8 +263,7 @@ async fn in_place(config: &Config, args: &EvaluateArgs, file: &Path, columns: &[
     let evaluated = evaluate(&session, "rows", &context).await.context("evaluate the file")?;
     let store = pipeline::open_store(config).await?;
     if let Some(reference) = &context.reference {
-        let document = serde_json::to_vec(reference.as_ref()).context("write the reference")?;
-        store.create(&path_of(&args.model, &reference.version), document.into()).await.context("keep the reference")?;
+        reference.keep(&store, &args.model).await.context("keep the reference")?;
     }
     let overall = evaluated.metrics.iter().find(|row| row.segment.is_none() && row.model_version.is_none());
     let (n, labelled) = overall.map_or((0, 0), |row| (row.n, row.n_labelled));

@@ -3,7 +3,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use driftline_evaluator::estimate::Calibration;
-use driftline_evaluator::reference::{Terms, path_of};
+use driftline_evaluator::reference::Terms;
 use driftline_evaluator::session::register_objects;
 use driftline_evaluator::stage::{ReferenceFiles, history_paths};
 use driftline_evaluator::{EvaluationContext, Reference, reference::ReferenceValues};
@@ -84,15 +84,13 @@ fn windows(replica: &Replica, args: &ReferenceFitArgs) -> Result<(Vec<String>, S
 
 /// Keeps the reference in the store under its version, or where `--out` says.
 async fn write(store: &Store, args: &ReferenceFitArgs, reference: &Reference) -> Result<String> {
-    let bytes = serde_json::to_vec(reference).context("write the reference as JSON")?;
     if let Some(out) = &args.out {
+        let bytes = serde_json::to_vec(reference).context("write the reference as JSON")?;
         std::fs::write(out, bytes).with_context(|| format!("write {}", out.display()))?;
         let whole = std::path::absolute(out).with_context(|| format!("find {}", out.display()))?;
         return Ok(whole.display().to_string());
     }
-    let path = path_of(&args.model, &reference.version);
-    // Equal content has an equal name: what is there already is this.
-    store.create(&path, bytes.into()).await.context("write the reference")?;
+    let path = reference.keep(store, &args.model).await.context("write the reference")?;
     let url = store.url();
     let folder = url.trim_end_matches('/');
     let local = folder.strip_prefix("file://").unwrap_or(folder);

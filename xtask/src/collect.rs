@@ -36,6 +36,7 @@ impl Cost {
 }
 
 pub(crate) fn run(events: usize, brokers: Option<String>) -> Result<()> {
+    let is_embedded = brokers.is_none();
     let brokers = match brokers {
         Some(brokers) => brokers,
         None => noida::kafka::spawn("127.0.0.1:0").context("start the embedded broker")?.to_string(),
@@ -44,18 +45,30 @@ pub(crate) fn run(events: usize, brokers: Option<String>) -> Result<()> {
     let (topic, labels) = (format!("bench-{id}"), format!("bench-labels-{id}"));
     let runtime = tokio::runtime::Runtime::new().context("start threads")?;
     runtime.block_on(create(&brokers, &[&topic, &labels]))?;
-    let bytes = produce(&brokers, &topic, events)?;
+    let measured = measure(events, &brokers, (&topic, &labels), &runtime);
+    // Gigabytes lie in them. An embedded broker goes with the process.
+    let deleted = if is_embedded { Ok(()) } else { runtime.block_on(delete(&brokers, &[&topic, &labels])) };
+    measured.and(deleted)
+}
+
+fn measure(
+    events: usize,
+    brokers: &str,
+    (topic, labels): (&str, &str),
+    runtime: &tokio::runtime::Runtime,
+) -> Result<()> {
+    let bytes = produce(brokers, topic, events)?;
     println!("collector: {events} events of {} bytes in {PARTITIONS} partitions at {brokers}", bytes / events);
     // In turn, twice: what is quoted is the better of each, and the broker's share of an embedded run weighs on both.
     let mut bare: Option<Cost> = None;
     let mut ours: Option<Cost> = None;
     let mut stored = 0;
     for _ in 0..2 {
-        better(&mut bare, Cost::of(|| consume(&brokers, &topic, events))?);
+        better(&mut bare, Cost::of(|| consume(brokers, topic, events))?);
         let folder = tempfile::tempdir().context("make a folder")?;
         let store = Store::open(&folder.path().display().to_string(), &std::collections::BTreeMap::new())?;
-        better(&mut ours, Cost::of(|| runtime.block_on(collect(&brokers, &topic, &labels, &store)))?);
-        stored = runtime.block_on(verify(&store, &topic, events))?;
+        better(&mut ours, Cost::of(|| runtime.block_on(collect(brokers, topic, labels, &store)))?);
+        stored = runtime.block_on(verify(&store, topic, events))?;
     }
     let (Some(bare), Some(ours)) = (bare, ours) else { return Ok(()) };
     for (name, cost) in [("bare rdkafka consumer", &bare), ("driftline collector", &ours)] {

@@ -470,25 +470,20 @@ mod tests {
         let drift = |method: &str, decides: Option<bool>, version: Option<&str>| DriftRow {
             model: "m".into(),
             model_version: version.map(str::to_owned),
-            segment: None,
-            segment_value: None,
             window_start: time(0),
             window_end: time(60_000_000),
             column_name: "amount".into(),
             method: method.into(),
             statistic: Some(0.5),
-            p_value: None,
             threshold: 0.1,
             drifted: Some(true),
             decides,
             n: 9,
             n_reference: 9,
-            reference_version: None,
-            reason: None,
-            error_bound: None,
             state: "sealed".into(),
             revision: 1,
             decided_at: time(0),
+            ..DriftRow::default()
         };
         let rows = [
             drift("hellinger", Some(false), None),
@@ -605,28 +600,17 @@ mod tests {
             for revision in &revisions {
                 let row = |metric: &str, class: Option<&str>| MetricRow {
                     model: "m".into(),
-                    model_version: None,
-                    segment: None,
-                    segment_value: None,
                     window_start: time(window.start),
                     window_end: time(window.end),
                     metric: metric.into(),
                     class: class.map(str::to_owned),
                     value: Some(*revision as f64),
-                    reason: None,
-                    ci_low: None,
-                    ci_high: None,
-                    ci_level: None,
-                    ci_method: None,
-                    ci_warning: None,
-                    error_bound: None,
-                    baseline: None,
                     n: 1,
                     n_labelled: 1,
                     state: "sealed".into(),
                     revision: *revision,
                     decided_at: time(0),
-                    reference_version: None,
+                    ..MetricRow::default()
                 };
                 let batch = metric_rows_to_batch(&[row("f1", None), row("f1", Some("a")), row("specificity", None)]);
                 let name = format!("{}_r{revision}", window_name(window));

@@ -2,9 +2,10 @@
 //!
 //! A state crosses threads (or machines) as one binary value, and arguments other than columns are SQL literals, so a
 //! plan that names these functions can run anywhere they are registered. Rows with a null in any argument are skipped,
-//! except where a function says otherwise. Functions that keep all rows take a literal behind all else, as `'{"bins": 65536}'`
-//! ([`crate::metrics::binned::Limit`]): they then keep no more than that, and say how far they may be off.
-//! Without it nothing bounds them but the memory of the query. What is undefined is SQL null; the reports carry the reason.
+//! except where a function says otherwise. `binary_report`, `multiclass_report`, `regression_report`, `serving_report`, `sorted_sample`,
+//! `flagged_values` and `class_rows` take a literal behind all else, as `'{"bins": 65536}'` ([`crate::metrics::binned::Limit`]): they
+//! then keep no more than that, and say how far they may be off. Without it nothing bounds them but the memory of the query. What is
+//! undefined is SQL null; the reports carry the reason.
 //!
 //! | function | returns |
 //! |---|---|

@@ -37,7 +37,7 @@ pub(super) fn functions() -> Vec<AggregateUDF> {
     let of_version = [boolean.clone(), double.clone()];
     let binary = [vec![boolean.clone()], of_version.to_vec(), of_version.to_vec(), vec![DataType::Utf8]].concat();
     vec![
-        function_of("paired_binary", with_rate(binary), DataType::Utf8, |arguments| {
+        function_of("paired_binary", with_rate(&binary), DataType::Utf8, |arguments| {
             let probabilities = match literal_text(arguments, 5)?.as_str() {
                 "probability" => true,
                 "any" => false,
@@ -45,10 +45,10 @@ pub(super) fn functions() -> Vec<AggregateUDF> {
             };
             Ok(Box::new(Binary { state: PairedScores::default(), probabilities }))
         }),
-        function_of("paired_regression", with_rate(vec![double; 3]), DataType::Utf8, |_| {
+        function_of("paired_regression", with_rate(&[double.clone(), double.clone(), double]), DataType::Utf8, |_| {
             Ok(Box::new(Regression { state: PairedNumbers::default() }))
         }),
-        function_of("paired_hits", with_rate(vec![boolean; 2]), DataType::Utf8, |_| {
+        function_of("paired_hits", with_rate(&[boolean.clone(), boolean]), DataType::Utf8, |_| {
             Ok(Box::new(Hits { state: PairedHits::default() }))
         }),
     ]
@@ -71,7 +71,7 @@ impl State for Binary {
         let actual = booleans(&columns[0]);
         let predicted = [booleans(&columns[1]), booleans(&columns[3])];
         let scores = [doubles(&columns[2]), doubles(&columns[4])];
-        let weights = Weights::at(columns, 6);
+        let weights = Weights::of(columns.get(6));
         for row in (0..actual.len()).filter(|row| actual.is_valid(*row)) {
             let predicted = predicted.map(|column| column.is_valid(row).then(|| column.value(row)));
             let scores = scores.map(|column| column.is_valid(row).then(|| column.value(row)));
@@ -105,7 +105,7 @@ struct Regression {
 impl State for Regression {
     fn update(&mut self, columns: &[ArrayRef]) -> Result<()> {
         let values = [doubles(&columns[0]), doubles(&columns[1]), doubles(&columns[2])];
-        let weights = Weights::at(columns, 3);
+        let weights = Weights::of(columns.get(3));
         for row in (0..values[0].len()).filter(|row| values.iter().all(|column| column.is_valid(*row))) {
             let [truth, first, second] = values.map(|column| column.value(row));
             self.state.push(truth, [first, second], weights.of_row(row));
@@ -138,7 +138,7 @@ struct Hits {
 impl State for Hits {
     fn update(&mut self, columns: &[ArrayRef]) -> Result<()> {
         let hits = [booleans(&columns[0]), booleans(&columns[1])];
-        let weights = Weights::at(columns, 2);
+        let weights = Weights::of(columns.get(2));
         for row in (0..hits[0].len()).filter(|row| hits.iter().all(|column| column.is_valid(*row))) {
             self.state.push(hits.map(|column| column.value(row)), weights.of_row(row));
         }

@@ -28,7 +28,7 @@ pub(super) fn functions() -> Vec<AggregateUDF> {
     let double = DataType::Float64;
     let binary = vec![DataType::Boolean, DataType::Boolean, double.clone(), DataType::Utf8];
     vec![
-        function_of("binary_report", with_rate(binary), DataType::Utf8, |arguments| {
+        function_of("binary_report", with_rate_and_limit(&binary), DataType::Utf8, |arguments| {
             let probabilities = match literal_text(arguments, 3)?.as_str() {
                 "probability" => true,
                 "any" => false,
@@ -37,27 +37,36 @@ pub(super) fn functions() -> Vec<AggregateUDF> {
             let state = limit(arguments, 4)?.map_or_else(BinaryState::default, BinaryState::held_to);
             Ok(Box::new(Binary { state, probabilities }))
         }),
-        function_of("regression_report", with_rate(vec![double.clone(), double]), DataType::Utf8, |arguments| {
+        function_of("regression_report", with_rate_and_limit(&[double.clone(), double]), DataType::Utf8, |arguments| {
             let pairs = limit(arguments, 2)?.map_or_else(PairedValues::default, PairedValues::held_to);
             Ok(Box::new(Regression { pairs }))
         }),
         // A map's type names its fields, and writers name them differently: any type is taken, and cast when read.
-        function_of("multiclass_report", any_with_rate(), DataType::Utf8, |arguments| {
+        function_of("multiclass_report", any_with_rate_and_limit(), DataType::Utf8, |arguments| {
             let state = limit(arguments, 3)?.map_or_else(MulticlassState::default, MulticlassState::held_to);
             Ok(Box::new(Multiclass { state }))
         }),
     ]
 }
 
-/// These arguments, or these and a sampling rate; either with a limit behind.
-pub(super) fn with_rate(arguments: Vec<DataType>) -> Signature {
-    let and = |more: &[DataType]| TypeSignature::Exact([arguments.as_slice(), more].concat());
-    let limit = || DataType::Dictionary(Box::new(DataType::Int8), Box::new(DataType::Utf8));
-    let exact = vec![and(&[]), and(&[DataType::Float64]), and(&[limit()]), and(&[DataType::Float64, limit()])];
-    Signature::one_of(exact, Volatility::Immutable)
+/// These arguments, or these and a sampling rate.
+pub(super) fn with_rate(arguments: &[DataType]) -> Signature {
+    followed_by(arguments, &[&[], &[DataType::Float64]])
 }
 
-pub(super) fn any_with_rate() -> Signature {
+/// The same, either with a limit behind.
+pub(super) fn with_rate_and_limit(arguments: &[DataType]) -> Signature {
+    let limit = || DataType::Dictionary(Box::new(DataType::Int8), Box::new(DataType::Utf8));
+    followed_by(arguments, &[&[], &[DataType::Float64], &[limit()], &[DataType::Float64, limit()]])
+}
+
+fn followed_by(arguments: &[DataType], tails: &[&[DataType]]) -> Signature {
+    let exact = tails.iter().map(|tail| TypeSignature::Exact([arguments, tail].concat()));
+    Signature::one_of(exact.collect(), Volatility::Immutable)
+}
+
+/// Three arguments of any type, and what may follow them: a sampling rate, a limit, or both.
+pub(super) fn any_with_rate_and_limit() -> Signature {
     Signature::one_of([3, 4, 5].map(TypeSignature::Any).to_vec(), Volatility::Immutable)
 }
 

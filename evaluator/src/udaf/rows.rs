@@ -16,7 +16,7 @@ use datafusion::{
 use super::{
     adapter::{State, function, function_of, limit},
     columns::{Weights, booleans, doubles, rates},
-    report::{Probabilities, any_with_rate, with_rate},
+    report::{Probabilities, any_with_rate_and_limit, with_rate_and_limit},
 };
 use crate::{
     estimate::{ClassRows, FlaggedValues, arrival::Arrivals},
@@ -26,10 +26,10 @@ use crate::{
 pub(super) fn functions() -> Vec<AggregateUDF> {
     let flagged = vec![DataType::Boolean, DataType::Boolean, DataType::Float64];
     vec![
-        function_of("flagged_values", with_rate(flagged), DataType::LargeBinary, |arguments| {
+        function_of("flagged_values", with_rate_and_limit(&flagged), DataType::LargeBinary, |arguments| {
             Ok(Box::new(FlaggedValues::held_to(limit(arguments, 3)?)))
         }),
-        function_of("class_rows", any_with_rate(), DataType::LargeBinary, |arguments| {
+        function_of("class_rows", any_with_rate_and_limit(), DataType::LargeBinary, |arguments| {
             Ok(Box::new(ClassRows::held_to(limit(arguments, 3)?)))
         }),
         function("label_arrivals", vec![DataType::Int64, DataType::Int64], DataType::LargeBinary, |_| {

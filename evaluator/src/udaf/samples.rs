@@ -14,7 +14,7 @@ use datafusion::{
 use super::{
     adapter::{State, function_of, limit},
     columns::{Weights, doubles, for_each_double},
-    report::with_rate,
+    report::with_rate_and_limit,
 };
 use crate::{
     drift::Sample,
@@ -22,7 +22,7 @@ use crate::{
 };
 
 pub(super) fn functions() -> Vec<AggregateUDF> {
-    vec![function_of("sorted_sample", with_rate(vec![DataType::Float64]), DataType::LargeBinary, |arguments| {
+    vec![function_of("sorted_sample", with_rate_and_limit(&[DataType::Float64]), DataType::LargeBinary, |arguments| {
         Ok(Box::new(Sample::held_to(limit(arguments, 1)?)))
     })]
 }

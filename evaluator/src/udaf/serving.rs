@@ -13,13 +13,13 @@ use datafusion::{
 use super::{
     adapter::{State, function_of, limit},
     columns::{Weights, booleans, doubles, for_each_double},
-    report::{json, with_rate},
+    report::{json, with_rate_and_limit},
 };
 use crate::metrics::{Weight, serving::ServingState, wire::Reader};
 
 pub(super) fn functions() -> Vec<AggregateUDF> {
-    let arguments = vec![DataType::Boolean, DataType::Float64];
-    vec![function_of("serving_report", with_rate(arguments), DataType::Utf8, |arguments| {
+    let arguments = [DataType::Boolean, DataType::Float64];
+    vec![function_of("serving_report", with_rate_and_limit(&arguments), DataType::Utf8, |arguments| {
         let state = limit(arguments, 2)?.map_or_else(ServingState::default, ServingState::held_to);
         Ok(Box::new(Serving { state }))
     })]

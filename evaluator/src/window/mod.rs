@@ -194,13 +194,13 @@ async fn evaluate_within(
     );
     drop(gathered);
     metrics.extend(ranking::measure(session, &columns, &groups, &metrics, context).await?);
-    let is_binned = |row: &MetricRow| row.error_bound.is_some();
-    if metrics.iter().any(is_binned) {
-        crate::telemetry::window_binned(&context.model, columns.budget().rows());
-    }
     let mut errors = errors::count(session, &columns, &groups, &serving, context).await?;
     let rows = quality::RowCounts::of(&metrics, &serving);
     let (mut drift, mut quality) = drift::measure(session, &columns, &groups, &rows, context).await?;
+    let mut bounds = metrics.iter().map(|row| row.error_bound).chain(serving.iter().map(|row| row.error_bound));
+    if bounds.any(|bound| bound.is_some()) || drift.iter().any(|row| row.error_bound.is_some()) {
+        crate::telemetry::window_binned(&context.model, columns.budget().rows());
+    }
     if context.reference.is_none() {
         quality = quality::without_reference(session, &columns, context).await?;
     }

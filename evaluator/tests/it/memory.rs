@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use arrow::array::RecordBatch;
+use arrow::array::{AsArray, RecordBatch};
 use datafusion::{
     execution::{memory_pool::FairSpillPool, runtime_env::RuntimeEnvBuilder},
     prelude::{SessionConfig, SessionContext},
@@ -252,4 +252,21 @@ async fn paired_versions_and_duplicates_spill() {
     let little = evaluated(&rows, LITTLE, 2, &context).await;
     assert!(little.comparisons.iter().all(|row| !row.paired) && !little.comparisons.is_empty());
     assert_eq!(exact.quality, little.quality, "duplicates are counted in a grouping that spills");
+}
+
+#[tokio::test]
+async fn a_limit_is_said_as_a_plain_text_or_as_one_value_for_all_rows() {
+    let session = beside(&binary_rows(7, 0.5), 1 << 30, 2).await;
+    let said = async |limit: &str| -> String {
+        let query = format!("SELECT serving_report(FALSE, latency_ms{limit}) AS report FROM rows");
+        let batches = session.sql(&query).await.expect("plans").collect().await.expect("runs");
+        batches[0].column(0).as_string::<i32>().value(0).to_owned()
+    };
+    let bounded = said(", '{\"bins\": 300}'").await;
+    assert!(bounded.contains("error_bound"), "{bounded}");
+    assert_eq!(bounded, said(", arrow_cast('{\"bins\": 300}', 'Dictionary(Int8, Utf8)')").await);
+    assert!(!said("").await.contains("error_bound"));
+    // What keeps no rows has no such argument, and does not take one in silence.
+    let refused = session.sql("SELECT paired_hits(TRUE, FALSE, '{\"bins\": 300}') FROM rows").await;
+    assert!(refused.is_err(), "a limit that does nothing");
 }
