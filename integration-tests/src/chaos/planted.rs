@@ -136,9 +136,9 @@ impl Scratch {
 
     async fn build(&self) -> Result<()> {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        // With a test, so that dependencies have the features that they have in the tests.
+        // With all targets, as the folder that was copied was built: other features would build dependencies again.
         let built = Command::new(cargo)
-            .args(["build", "--locked", "--workspace", "--bins", "--test", "it"])
+            .args(["build", "--locked", "--workspace", "--all-targets"])
             .current_dir(&self.folder)
             .env("CARGO_TARGET_DIR", &self.target)
             .status()
