@@ -1,36 +1,60 @@
-//! `distinct_rows(a, b, …)`: how many rows there are with a value in any of these columns, and how many different ones.
+//! `distinct_rows('share', a, b, …)`: how many rows there are with a value in any of these columns, and how many different ones.
 
 use std::sync::Arc;
 
 use datafusion::{
     arrow::{
-        array::{Array, ArrayRef, AsArray, Float64Array, Int64Builder, StringArray},
+        array::{Array, ArrayRef, AsArray, Float64Array, StringArray},
         compute::cast,
         datatypes::{DataType, Field},
     },
+    common::exec_err,
     error::Result,
-    logical_expr::{AggregateUDF, ColumnarValue, ScalarFunctionArgs, ScalarUDFImpl, Signature, Volatility},
+    logical_expr::{AggregateUDF, Signature, Volatility},
     scalar::ScalarValue,
 };
+use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
-    adapter::{State, function_of},
+    adapter::{State, function_of, literal_text},
     columns::doubles,
 };
 use crate::metrics::wire::{Reader, put_u64s};
 
 pub(super) fn functions() -> Vec<AggregateUDF> {
     let list = DataType::List(Arc::new(Field::new_list_field(DataType::Int64, true)));
-    vec![function_of("distinct_rows", Signature::variadic_any(Volatility::Immutable), list, |_| {
-        Ok(Box::new(RowsState { hashes: Vec::new() }))
+    vec![function_of("distinct_rows", Signature::variadic_any(Volatility::Immutable), list, |arguments| {
+        let text = literal_text(arguments, 0)?;
+        match serde_json::from_str::<Share>(&text) {
+            Ok(share) if share.part < share.of => Ok(Box::new(RowsState { share, hashes: Vec::new() })),
+            _ => exec_err!("{} counts {{\"part\": n, \"of\": m}} with n below m, not {text}", arguments.name),
+        }
     })]
+}
+
+/// Which rows are counted: of so many shares into which hashes fall evenly, one. Equal rows are in one share, so that what is counted
+/// of each adds up to what is counted of all.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Share {
+    /// From 0.
+    pub(crate) part: u64,
+    /// At least 1.
+    pub(crate) of: u64,
+}
+
+impl Share {
+    fn has(self, hash: u64) -> bool {
+        hash % self.of == self.part
+    }
 }
 
 /// A hash of 64 bits for each row: of ten million rows, two different ones are taken for the same once in several hundred thousand
 /// windows.
 #[derive(Debug)]
 struct RowsState {
+    share: Share,
     hashes: Vec<u64>,
 }
 
@@ -73,54 +97,24 @@ impl Plain {
     }
 }
 
-/// Calls `each` with the hash of every row; with none of one without a value.
-fn for_each_hash(columns: &[ArrayRef], mut each: impl FnMut(Option<u64>)) -> Result<()> {
+/// Calls `each` with the hash of every row that has a value.
+fn for_each_hash(columns: &[ArrayRef], mut each: impl FnMut(u64)) -> Result<()> {
     let plain = columns.iter().map(Plain::of).collect::<Result<Vec<_>>>()?;
     let mut bytes = Vec::new();
     for row in 0..columns.first().map_or(0, Array::len) {
         bytes.clear();
         let has_value = plain.iter().fold(false, |any, column| column.write(row, &mut bytes) | any);
-        each(has_value.then(|| xxh3_64(&bytes)));
+        if has_value {
+            each(xxh3_64(&bytes));
+        }
     }
     Ok(())
 }
 
-/// `row_hash(a, b, …)`: the hash by which `distinct_rows` tells rows apart, as an integer; null of a row without a value.
-#[derive(Debug, PartialEq, Eq, Hash)]
-pub(super) struct RowHash {
-    signature: Signature,
-}
-
-impl RowHash {
-    pub(super) fn new() -> Self {
-        Self { signature: Signature::variadic_any(Volatility::Immutable) }
-    }
-}
-
-impl ScalarUDFImpl for RowHash {
-    fn name(&self) -> &'static str {
-        "row_hash"
-    }
-
-    fn signature(&self) -> &Signature {
-        &self.signature
-    }
-
-    fn return_type(&self, _arguments: &[DataType]) -> Result<DataType> {
-        Ok(DataType::Int64)
-    }
-
-    fn invoke_with_args(&self, arguments: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        let columns = ColumnarValue::values_to_arrays(&arguments.args)?;
-        let mut hashes = Int64Builder::with_capacity(arguments.number_rows);
-        for_each_hash(&columns, |hash| hashes.append_option(hash.map(u64::cast_signed)))?;
-        Ok(ColumnarValue::Array(Arc::new(hashes.finish())))
-    }
-}
-
 impl State for RowsState {
     fn update(&mut self, columns: &[ArrayRef]) -> Result<()> {
-        for_each_hash(columns, |hash| self.hashes.extend(hash))
+        let (share, hashes) = (self.share, &mut self.hashes);
+        for_each_hash(&columns[1..], |hash| hashes.extend(share.has(hash).then_some(hash)))
     }
 
     fn encode(&self, out: &mut Vec<u8>) {

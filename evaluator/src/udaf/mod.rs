@@ -22,8 +22,7 @@
 //! | `serving_report(has_failed, latency_ms)`, with a sampling rate behind if rows have one; every row counts, nulls too | the same |
 //! | `paired_binary(actual, predicted_a, score_a, predicted_b, score_b, 'probability')`, `paired_regression(y, predicted_a, predicted_b)`, `paired_hits(hit_a, hit_b)`, with a sampling rate behind if rows have one | JSON text: rows, and a [`crate::metrics::comparison::Comparison`] of each metric |
 //! | `ranked_query(score, relevance, 'k')`: the metrics of [`crate::metrics::ranking`] of one query's rows, or none | List of Double |
-//! | `distinct_rows(a, b, …)`: rows with a value in any column, and different ones among them | List of two Int64 |
-//! | `row_hash(a, b, …)`, of one row: what `distinct_rows` tells rows apart by; null of one without a value | Int64 |
+//! | `distinct_rows('{"part": 0, "of": 1}', a, b, …)`: rows with a value in any column, and different ones among them; of more parts than one, those of one part | List of two Int64 |
 //! | `feature_products('scaling', rate, a, b, …)`: Σw, then Σ w zᵢzⱼ of each two features on one scale, i ≤ j; a null is taken for the mean | List of Double |
 //! | `reconstruction_errors('components', rate, a, b, …)`: rows, effective rows, Σw, Σwe and Σwe² of the errors e of [`crate::drift::components`] | List of Double |
 //! | `total_weight(sampling_rate)`, `total_squared_weight(sampling_rate)`: what rows stand for, and its squares; every row counts, nulls too | Double |
@@ -33,7 +32,7 @@ mod bins;
 mod columns;
 mod components;
 mod counts;
-mod distinct;
+pub(crate) mod distinct;
 mod ks;
 pub(crate) mod paired;
 mod pairs;
@@ -45,10 +44,7 @@ mod scores;
 mod serving;
 mod sums;
 
-use datafusion::{
-    logical_expr::{AggregateUDF, ScalarUDF},
-    prelude::SessionContext,
-};
+use datafusion::{logical_expr::AggregateUDF, prelude::SessionContext};
 
 /// Every aggregate function of Driftline.
 pub fn all() -> Vec<AggregateUDF> {
@@ -80,5 +76,4 @@ pub fn register(context: &SessionContext) {
     for function in all() {
         context.register_udaf(function);
     }
-    context.register_udf(ScalarUDF::from(distinct::RowHash::new()));
 }

@@ -71,6 +71,12 @@ impl Budget {
         self.states(bytes_per_row) > 0
     }
 
+    /// Into how many even shares rows have to fall so that a state of one share fits.
+    pub(crate) fn shares(&self, bytes_per_row: u64) -> u64 {
+        let all = self.rows.saturating_mul(bytes_per_row).saturating_mul(COPIES);
+        self.memory.map_or(1, |memory| all.div_ceil(memory.max(1)).max(1))
+    }
+
     /// How many states of the most bins fit.
     pub(crate) fn binned_states(&self) -> u64 {
         let one = (self.partitions + 1) * (BINS_MAX * BIN_BYTES) as u64;
@@ -111,6 +117,8 @@ mod tests {
         assert_eq!(budget(1_000_000, 500_000_000).states(8), 10);
         assert!(Budget { rows: u64::MAX, memory: None, partitions: 8 }.fits(u64::MAX));
         assert!(budget(0, 1).fits(8));
+        let shares = |rows, memory| budget(rows, memory).shares(8);
+        assert_eq!((shares(1_000_000, 500_000_000), shares(10_000_000, 128_000_000), shares(0, 0)), (1, 4, 1));
     }
 
     #[test]

@@ -24,8 +24,11 @@ use super::{
     EvaluationContext,
     columns::{Categories, Column, Columns, ReadColumn, collect},
     drift::Group,
+    sql,
 };
-use crate::{Error, Reference, drift::SampleRef, metrics::Undefined, reference::ReferenceValues};
+use crate::{
+    Error, Reference, drift::SampleRef, metrics::Undefined, reference::ReferenceValues, udaf::distinct::Share,
+};
 
 /// Rows of each group, by version, segment and its value.
 pub(super) struct RowCounts {
@@ -172,24 +175,20 @@ pub(super) async fn duplicates(
         return Ok(None);
     }
     let (features, valid) = (features.join(", "), columns.valid_rows());
-    let mut counts = (0, 0);
-    if columns.budget().fits(HASH_BYTES) {
-        for batch in collect(session, &format!("SELECT distinct_rows({features}) AS counts FROM {valid}")).await? {
-            let both = batch.column(0).as_list::<i32>().value(0);
-            let both = both.as_primitive::<Int64Type>();
-            counts = (both.value(0) as u64, both.value(1) as u64);
-        }
-    } else {
-        // The same hashes, in a grouping that spills.
-        let hashes = format!("(SELECT row_hash({features}) AS hash FROM {valid})");
-        let groups = format!("(SELECT hash, count(*) AS n FROM {hashes} WHERE hash IS NOT NULL GROUP BY hash)");
-        let query = format!("SELECT CAST(coalesce(sum(n), 0) AS BIGINT), count(*) FROM {groups}");
-        for batch in collect(session, &query).await? {
-            let count = |at: usize| batch.column(at).as_primitive::<Int64Type>().value(0) as u64;
-            counts = (count(0), count(1));
+    // As many passes over the rows as their hashes need to fit; each counts its share of them.
+    let shares = columns.budget().shares(HASH_BYTES);
+    let (mut rows, mut different) = (0, 0);
+    for part in 0..shares {
+        let share = sql::constant(&serde_json::to_string(&Share { part, of: shares }).expect("two numbers are JSON"));
+        for batch in
+            collect(session, &format!("SELECT distinct_rows({share}, {features}) AS counts FROM {valid}")).await?
+        {
+            let counts = batch.column(0).as_list::<i32>().value(0);
+            let counts = counts.as_primitive::<Int64Type>();
+            rows += counts.value(0) as u64;
+            different += counts.value(1) as u64;
         }
     }
-    let (rows, different) = counts;
     let check = ("duplicate_rate", share(rows - different, rows), None, rows);
     Ok(Some(row(&Group::default(), ALL_FEATURES, check, context)))
 }

@@ -227,7 +227,7 @@ async fn what_fits_is_exact_though_its_groups_do_not_fit_together() {
 }
 
 #[tokio::test]
-async fn paired_versions_and_duplicates_spill() {
+async fn paired_versions_spill_and_duplicates_are_counted_share_by_share() {
     let mut draws = Draws(17);
     let ids: Vec<String> = (0..ROWS).map(|at| format!("{:032}", at / 2)).collect();
     let labels = draws.words(&["0", "1"]);
@@ -251,7 +251,7 @@ async fn paired_versions_and_duplicates_spill() {
     // They do not: versions are compared as independent rows.
     let little = evaluated(&rows, LITTLE, 2, &context).await;
     assert!(little.comparisons.iter().all(|row| !row.paired) && !little.comparisons.is_empty());
-    assert_eq!(exact.quality, little.quality, "duplicates are counted in a grouping that spills");
+    assert_eq!(exact.quality, little.quality, "their hashes do not fit: in shares");
 }
 
 #[tokio::test]
