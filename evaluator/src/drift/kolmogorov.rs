@@ -4,8 +4,8 @@ use std::f64::consts::PI;
 
 /// Up to this many rows the matrix method is used wherever the tail formula is not: exact, `O(k³ log n)`.
 const MATRIX_ROWS_MAX: u64 = 140;
-/// Above this many rows the tail formula's sum is replaced by its leading term, relative error below 10⁻³.
-const TAIL_SUM_ROWS_MAX: u64 = 100_000;
+/// The tail formula's sum has at least so many terms; of more rows' terms it takes evenly spaced ones.
+const TAIL_TERMS: u64 = 10_000;
 /// 2¹²⁸, by which the matrix is rescaled.
 const RESCALE: f64 = 340282366920938463463374607431768211456.0;
 
@@ -50,20 +50,19 @@ pub fn sf(rows: u64, x: f64) -> f64 {
 /// `P(Dₙ⁺ ≥ x) = x Σⱼ C(n, j) (x + j/n)^(j−1) (1 − x − j/n)^(n−j)`.
 ///
 /// Every term is a binomial probability over its own success rate, computed by saddle point so that large factors do
-/// not cancel.
+/// not cancel. Over j the terms are a bell whose standard deviation is n/77 or more wherever the sum is not 0 (`nx² < 370`), and which is
+/// nothing at both ends: the trapezoidal rule is right to the last digit with any step that is well below that.
 /// # Source
 /// Birnbaum & Tingey (1951); Loader (2000), Fast and Accurate Computation of Binomial Probabilities.
 fn one_sided_tail(rows: u64, x: f64) -> f64 {
     let n = rows as f64;
-    if rows > TAIL_SUM_ROWS_MAX {
-        return (-(6.0 * n * x + 1.0).powi(2) / (18.0 * n)).exp();
-    }
+    let step = (rows / TAIL_TERMS).max(1);
     let last = (n * (1.0 - x)).floor() as u64;
-    let terms = (0..=last.min(rows)).map(|j| {
+    let terms = (0..=last.min(rows)).step_by(step as usize).map(|j| {
         let rate = x + j as f64 / n;
         if rate >= 1.0 { 0.0 } else { binomial_probability(j, rows, rate) / rate }
     });
-    x * terms.sum::<f64>()
+    x * step as f64 * terms.sum::<f64>()
 }
 
 /// `C(n, j) qʲ (1 − q)ⁿ⁻ʲ`.
@@ -245,18 +244,22 @@ mod tests {
     /// A budget is compared with chances as small as these.
     #[test]
     fn tails_are_right_to_their_last_digits_however_small_they_are() {
-        // scipy 1.17.1: kstwo.sf(x, n).
+        // scipy 1.17.1: kstwo.sf(x, n); from ten million rows on the same sum by
+        // mpmath 1.3.0 with 40 digits, from which SciPy's approximation is 6e-5 and 1e-8 away.
         for (rows, x, expected) in [
             (100, 0.7, 1.2211404981217991e-49),
             (200, 0.45, 1.7611929039602656e-37),
             (1_000, 0.2, 1.5528629204250538e-35),
+            (20_001, 0.0106, 0.02217905932216631),
+            (100_001, 0.02, 3.534442256426062e-35),
+            (1_000_000, 0.0015, 0.022195758430640866),
+            (1_000_000, 0.003, 3.039812751939269e-08),
+            (10_000_000, 0.0019, 8.798200149697017e-32),
+            (100_000_000, 0.00015, 0.022215771110552754),
         ] {
             let found = sf(rows, x);
             assert!((found / expected - 1.0).abs() < 1e-9, "{rows} {x}: {found}");
         }
-        // Beyond a hundred thousand rows by the leading term.
-        let found = sf(100_001, 0.02);
-        assert!((found / 3.534442256426062e-35 - 1.0).abs() < 1e-2, "{found}");
     }
 
     #[test]
