@@ -119,6 +119,24 @@ pub struct WeighedCategories {
     effective_rows: f64,
 }
 
+impl WeighedCategories {
+    #[cfg(test)]
+    pub(crate) fn of<const N: usize>(categories: [(&str, f64); N], others: f64) -> Self {
+        let categories = categories.map(|(name, weight)| (name.to_owned(), weight)).into();
+        Self { categories, others, effective_rows: 1.0 }
+    }
+
+    /// The weight of each kept category.
+    pub(crate) fn categories(&self) -> BTreeMap<&str, f64> {
+        self.categories.iter().map(|(name, weight)| (name.as_str(), *weight)).collect()
+    }
+
+    /// The weight of all others.
+    pub(crate) fn others(&self) -> f64 {
+        self.others
+    }
+}
+
 /// Where a model's reference of a version lies in the store.
 pub fn path_of(model: &str, version: &str) -> String {
     paths::reference(model, version)

@@ -6,7 +6,8 @@ use driftline_schemas::tables::Task;
 use driftline_store::Store;
 
 use super::{Distribution, DriftPoint, Share};
-use crate::reference::{Reference, ReferenceValues, path_of};
+use crate::metrics::mass::Weight;
+use crate::reference::{Reference, ReferenceValues, WeighedCategories, path_of};
 use crate::window::columns::{Column, Columns, collect};
 use crate::window::quality::ALL_FEATURES;
 use crate::{Error, sql_text};
@@ -38,6 +39,23 @@ fn drifted(drift: &[DriftPoint]) -> Vec<&DriftPoint> {
     columns
 }
 
+/// Rows of the window, and what they stand for.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+struct Mass {
+    rows: u64,
+    weight: f64,
+}
+
+impl Mass {
+    fn add(&mut self, other: Self) {
+        self.rows += other.rows;
+        self.weight += other.weight;
+    }
+}
+
+/// A bin or a category: its name, what the reference's rows in it stand for, and the window's.
+type Part = (String, f64, Mass);
+
 /// Reads them. `rows` is the condition of rows of `history` that count.
 pub(super) async fn read(
     store: &Store,
@@ -49,6 +67,8 @@ pub(super) async fn read(
     let mut references: BTreeMap<&str, Option<Reference>> = BTreeMap::new();
     let mut distributions = Vec::new();
     let columns = Columns::of(session, "history").await?;
+    // Null where there is none: such a row stands for itself.
+    let rate = columns.double("sampling_rate");
     for point in drifted(drift) {
         let Some(version) = point.reference_version.as_deref() else { continue };
         if !references.contains_key(version) {
@@ -62,16 +82,16 @@ pub(super) async fn read(
         let Some(kept) = kept else { continue };
         let window = format!("CAST(window_start AS BIGINT) = {} AND {rows}", point.start);
         let shares = match &kept.values {
-            ReferenceValues::Numeric { sample, .. } => {
+            ReferenceValues::Numeric { sample, weights, .. } => {
                 let read = columns.numeric(task);
                 let value = expression(&read, &kept.column).or_else(|| columns.attribution(&kept.column));
                 let Some(value) = value else { continue };
-                numbers(session, &value, &window, sample).await?
+                numbers(session, (&value, &rate), &window, (sample, weights)).await?
             }
-            ReferenceValues::Categorical { n, categories, .. } => {
+            ReferenceValues::Categorical { n, categories, weighed } => {
                 let read = columns.categorical(task);
                 let Some(value) = expression(&read, &kept.column) else { continue };
-                categories_of(session, &value, &window, *n, categories).await?
+                categories_of(session, (&value, &rate), &window, (*n, categories, weighed.as_ref())).await?
             }
         };
         distributions.push(Distribution {
@@ -100,46 +120,58 @@ fn edges(sample: &[f64]) -> Vec<f64> {
     (0..=BINS).map(|step| low + (high - low) * step as f64 / BINS as f64).collect()
 }
 
-async fn numbers(session: &SessionContext, value: &str, window: &str, sample: &[f64]) -> Result<Vec<Share>, Error> {
+async fn numbers(
+    session: &SessionContext,
+    (value, rate): (&str, &str),
+    window: &str,
+    (sample, weights): (&[f64], &[Weight]),
+) -> Result<Vec<Share>, Error> {
     let edges = edges(sample);
-    // Cumulated: the rows up to each edge, and all.
-    let counts: Vec<String> = edges.iter().map(|edge| format!("count(*) FILTER (WHERE x <= {edge:?})")).collect();
+    // Cumulated: the rows up to each edge, and all; then what they stand for.
+    let upto = |what: &str| {
+        let each: Vec<String> = edges.iter().map(|edge| format!("{what} FILTER (WHERE x <= {edge:?})")).collect();
+        format!("make_array({}, {what})", each.join(", "))
+    };
     let query = format!(
-        "SELECT make_array({}, count(x)) AS counts FROM (SELECT {value} AS x FROM history WHERE {window}) WHERE x IS NOT NULL AND NOT isnan(x)",
-        counts.join(", ")
+        "SELECT {} AS rows, {} AS weights FROM (SELECT {value} AS x, {rate} AS rate FROM history WHERE {window}) WHERE x IS NOT NULL AND NOT isnan(x)",
+        upto("count(*)"),
+        upto("total_weight(rate)"),
     );
-    let up_to = counts_of(&collect(session, &query).await?)?;
-    let in_reference = |edge: f64| sample.partition_point(|value| *value <= edge) as u64;
-    let mut known: Vec<u64> = edges.iter().map(|edge| in_reference(*edge)).collect();
-    known.push(sample.len() as u64);
+    let up_to = masses_of(&collect(session, &query).await?)?;
+    let in_reference = |count: usize| match weights.get(..count) {
+        Some(weights) => weights.iter().map(|weight| weight.value()).sum(),
+        None => count as f64,
+    };
+    let counts = edges.iter().map(|edge| sample.partition_point(|value| value <= edge)).chain([sample.len()]);
+    let known: Vec<f64> = counts.map(in_reference).collect();
     let names = std::iter::once(format!("up to {}", super::number(edges[0])))
         .chain(edges.windows(2).map(|pair| format!("{} to {}", super::number(pair[0]), super::number(pair[1]))))
         .chain([format!("above {}", super::number(edges[edges.len() - 1]))]);
-    let steps = |cumulated: &[u64]| -> Vec<u64> {
-        let mut before = 0;
-        cumulated.iter().map(|count| count.saturating_sub(std::mem::replace(&mut before, *count))).collect()
+    let mut before = (0.0, Mass::default());
+    let step = |((name, known), up_to): ((String, f64), Mass)| {
+        let (reference, last) = std::mem::replace(&mut before, (known, up_to));
+        let own = Mass { rows: up_to.rows.saturating_sub(last.rows), weight: (up_to.weight - last.weight).max(0.0) };
+        (name, known - reference, own)
     };
-    let (reference, current) = (steps(&known), steps(&up_to));
-    Ok(shares(
-        names.zip(reference).zip(current).map(|((name, reference), current)| (name, reference, current)).collect(),
-    ))
+    Ok(shares(names.zip(known).zip(up_to).map(step).collect()))
 }
 
-/// The numbers of the only list of the only row.
-fn counts_of(batches: &[arrow::array::RecordBatch]) -> Result<Vec<u64>, Error> {
+/// The two lists of the only row.
+fn masses_of(batches: &[arrow::array::RecordBatch]) -> Result<Vec<Mass>, Error> {
     use arrow::array::AsArray;
     let Some(batch) = batches.iter().find(|batch| batch.num_rows() > 0) else { return Ok(Vec::new()) };
-    let list = batch.column(0).as_list::<i32>().value(0);
-    let list = arrow::compute::cast(&list, &arrow::datatypes::DataType::Int64)?;
-    Ok(list.as_primitive::<arrow::datatypes::Int64Type>().values().iter().map(|count| count.unsigned_abs()).collect())
+    let list = |at: usize, of| arrow::compute::cast(&batch.column(at).as_list::<i32>().value(0), &of);
+    let (rows, weights) = (list(0, arrow::datatypes::DataType::Int64)?, list(1, arrow::datatypes::DataType::Float64)?);
+    let rows = rows.as_primitive::<arrow::datatypes::Int64Type>().values();
+    let weights = weights.as_primitive::<arrow::datatypes::Float64Type>().values();
+    Ok(rows.iter().zip(weights).map(|(rows, weight)| Mass { rows: rows.unsigned_abs(), weight: *weight }).collect())
 }
 
 async fn categories_of(
     session: &SessionContext,
-    value: &str,
+    (value, rate): (&str, &str),
     window: &str,
-    n: u64,
-    categories: &BTreeMap<String, u64>,
+    (n, categories, weighed): (u64, &BTreeMap<String, u64>, Option<&WeighedCategories>),
 ) -> Result<Vec<Share>, Error> {
     use arrow::array::AsArray;
     let known: Vec<String> = categories.keys().map(|category| sql_text(category)).collect();
@@ -147,46 +179,64 @@ async fn categories_of(
     let kept =
         if known.is_empty() { "NULL".into() } else { format!("CASE WHEN x IN ({}) THEN x END", known.join(", ")) };
     let query = format!(
-        "SELECT CAST({kept} AS VARCHAR) AS category, CAST(count(*) AS BIGINT) AS rows FROM (SELECT {value} AS x FROM history WHERE {window}) \
-         WHERE x IS NOT NULL GROUP BY 1"
+        "SELECT CAST({kept} AS VARCHAR) AS category, CAST(count(*) AS BIGINT) AS rows, total_weight(rate) AS weight \
+         FROM (SELECT {value} AS x, {rate} AS rate FROM history WHERE {window}) WHERE x IS NOT NULL GROUP BY 1"
     );
-    let mut current: BTreeMap<String, u64> = BTreeMap::new();
-    let mut unseen = 0;
+    let mut current: BTreeMap<String, Mass> = BTreeMap::new();
+    let mut unseen = Mass::default();
     for batch in collect(session, &query).await? {
         let names = arrow::compute::cast(batch.column(0), &arrow::datatypes::DataType::Utf8)?;
         let (names, rows) = (names.as_string::<i32>(), batch.column(1).as_primitive::<arrow::datatypes::Int64Type>());
-        for (name, rows) in names.iter().zip(rows.values()) {
-            match name {
-                Some(name) => *current.entry(name.to_owned()).or_default() += rows.unsigned_abs(),
-                None => unseen += rows.unsigned_abs(),
-            }
+        let weights = batch.column(2).as_primitive::<arrow::datatypes::Float64Type>();
+        for ((name, rows), weight) in names.iter().zip(rows.values()).zip(weights.values()) {
+            let of = match name {
+                Some(name) => current.entry(name.to_owned()).or_default(),
+                None => &mut unseen,
+            };
+            of.add(Mass { rows: rows.unsigned_abs(), weight: *weight });
         }
     }
-    let mut all: Vec<(String, u64, u64)> = categories
-        .iter()
-        .map(|(name, reference)| (name.clone(), *reference, current.get(name).copied().unwrap_or(0)))
-        .collect();
-    all.sort_by(|one, other| (other.1 + other.2).cmp(&(one.1 + one.2)).then_with(|| one.0.cmp(&other.0)));
-    let is_named = |(at, row): (usize, &(String, u64, u64))| at < CATEGORIES_MAX && row.1.max(row.2) >= ROWS_MIN;
-    let named = all.iter().enumerate().take_while(|row| is_named(*row)).count();
-    let rest = all.split_off(named);
-    let beyond = n.saturating_sub(categories.values().sum());
-    let others = rest.iter().fold((beyond, unseen), |sum, row| (sum.0 + row.1, sum.1 + row.2));
-    if others != (0, 0) {
-        all.push(("all others".into(), others.0, others.1));
+    let (weight_of, beyond) = match weighed {
+        Some(weighed) => (weighed.categories(), weighed.others()),
+        None => {
+            let counted = categories.iter().map(|(name, rows)| (name.as_str(), *rows as f64)).collect();
+            (counted, n.saturating_sub(categories.values().sum()) as f64)
+        }
+    };
+    let part = |(name, rows): (&String, &u64)| {
+        let known = weight_of.get(name.as_str()).copied().unwrap_or_default();
+        (*rows, (name.clone(), known, current.get(name).copied().unwrap_or_default()))
+    };
+    let mut all: Vec<(u64, Part)> = categories.iter().map(part).collect();
+    all.sort_by(|(_, one), (_, other)| {
+        (other.1 + other.2.weight).total_cmp(&(one.1 + one.2.weight)).then_with(|| one.0.cmp(&other.0))
+    });
+    let mut parts: Vec<Part> = Vec::new();
+    let mut others = (beyond, unseen);
+    for (rows, part) in all {
+        if parts.len() < CATEGORIES_MAX && part.2.rows.max(rows) >= ROWS_MIN {
+            parts.push(part);
+        } else {
+            others.0 += part.1;
+            others.1.add(part.2);
+        }
     }
-    Ok(shares(all))
+    if others != (0.0, Mass::default()) {
+        parts.push(("all others".into(), others.0, others.1));
+    }
+    Ok(shares(parts))
 }
 
-fn shares(rows: Vec<(String, u64, u64)>) -> Vec<Share> {
-    let all = rows.iter().fold((0, 0), |sum, row| (sum.0 + row.1, sum.1 + row.2));
-    let share = |count: u64, of: u64| if of > 0 { count as f64 / of as f64 } else { 0.0 };
-    rows.into_iter()
+fn shares(parts: Vec<Part>) -> Vec<Share> {
+    let all = parts.iter().fold((0.0, 0.0), |sum, part| (sum.0 + part.1, sum.1 + part.2.weight));
+    let share = |weight: f64, of: f64| if of > 0.0 { weight / of } else { 0.0 };
+    parts
+        .into_iter()
         .map(|(name, reference, current)| Share {
             name,
             reference: share(reference, all.0),
-            current: share(current, all.1),
-            current_rows: current,
+            current: share(current.weight, all.1),
+            current_rows: current.rows,
         })
         .collect()
 }
@@ -194,6 +244,41 @@ fn shares(rows: Vec<(String, u64, u64)>) -> Vec<Share> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn session() -> SessionContext {
+        let session = SessionContext::new();
+        crate::udaf::register(&session);
+        session
+    }
+
+    #[tokio::test]
+    async fn sampled_rows_count_for_what_they_stand_for_on_both_sides_and_names_need_rows() {
+        let session = session();
+        let table = "CREATE TABLE history AS SELECT 1.0 AS x, 'a' AS c, 0.1 AS rate FROM generate_series(1, 12) \
+                     UNION ALL SELECT 9.95, 'b', CAST(NULL AS DOUBLE) FROM generate_series(1, 30) \
+                     UNION ALL SELECT 5.0, 'rare', 0.001 FROM generate_series(1, 3)";
+        session.sql(table).await.expect("a table").collect().await.expect("made");
+        let sample: Vec<f64> = (0..=100).map(|at| f64::from(at) / 10.0).collect();
+        let rates: Vec<Weight> = (0..=100).map(|at| Weight::of_rate((at == 100).then_some(0.01))).collect();
+        let found = numbers(&session, ("x", "rate"), "true", (&sample, &rates)).await.expect("counted");
+        let near = |found: f64, expected: f64| assert!((found - expected).abs() < 1e-9, "{found} {expected}");
+        // 12 rows of ten, 30 of one, 3 of a thousand: 3,150.
+        let last = found.last().expect("bins");
+        near(last.current, 30.0 / 3_150.0);
+        assert_eq!((last.current_rows, found.iter().map(|share| share.current_rows).sum::<u64>()), (30, 45));
+        near(found.iter().map(|share| share.current).fold(0.0, f64::max), 3_000.0 / 3_150.0);
+        // The reference's last of 101 values stands for a hundred.
+        near(last.reference, 100.0 / 200.0);
+        let known = BTreeMap::from([("a".to_owned(), 60), ("b".to_owned(), 20), ("rare".to_owned(), 2)]);
+        let weighed = WeighedCategories::of([("a", 60.0), ("b", 200.0), ("rare", 2.0)], 38.0);
+        let found = categories_of(&session, ("c", "rate"), "true", (100, &known, Some(&weighed))).await;
+        let found = found.expect("counted");
+        // What is named first stands for most; three rows are too few to be named, whatever they stand for.
+        assert_eq!(found.iter().map(|share| share.name.as_str()).collect::<Vec<_>>(), ["b", "a", "all others"]);
+        near(found[0].reference, 200.0 / 300.0);
+        near(found[1].current, 120.0 / 3_150.0);
+        near(found[2].current, 3_000.0 / 3_150.0);
+    }
 
     #[test]
     fn bins_lie_between_quantiles_and_a_constant_has_one_edge() {
@@ -207,27 +292,29 @@ mod tests {
 
     #[test]
     fn shares_of_each_side_are_one() {
-        let rows = vec![("a".into(), 1, 30), ("b".into(), 3, 10)];
-        let found = shares(rows);
+        let of = |rows: u64| Mass { rows, weight: 2.0 * rows as f64 };
+        let found = shares(vec![("a".into(), 1.0, of(30)), ("b".into(), 3.0, of(10))]);
         assert_eq!((found[0].reference, found[0].current, found[1].current_rows), (0.25, 0.75, 10));
-        assert!(shares(vec![("a".into(), 0, 0)]).iter().all(|share| share.reference == 0.0 && share.current == 0.0));
+        assert!(
+            shares(vec![("a".into(), 0.0, of(0))]).iter().all(|share| share.reference == 0.0 && share.current == 0.0)
+        );
     }
 
     #[tokio::test]
     async fn counts_come_from_the_rows_of_the_window_and_rare_values_are_not_named() {
-        let session = SessionContext::new();
+        let session = session();
         let table = "CREATE TABLE history AS SELECT * FROM (VALUES \
                      (1, 1.0, 'nl', 0), (2, 2.0, 'nl', 0), (3, 99.0, 'zz', 0), (4, NULL, NULL, 0), (5, 1.5, 'rare', 0), (6, 1.0, 'nl', 7)) \
                      AS rows(id, x, c, w)";
         session.sql(table).await.expect("a table").collect().await.expect("made");
         let sample: Vec<f64> = (0..=100).map(|at| f64::from(at) / 10.0).collect();
-        let found = numbers(&session, "x", "w = 0", &sample).await.expect("counted");
+        let found = numbers(&session, ("x", "NULL"), "w = 0", (&sample, &[])).await.expect("counted");
         assert_eq!(found.len(), BINS + 2);
         assert_eq!(found.iter().map(|share| share.current_rows).collect::<Vec<_>>()[BINS + 1], 1, "99 lies above");
         assert_eq!(found.iter().map(|share| share.current_rows).sum::<u64>(), 4, "a missing value is no value");
         assert!((found.iter().map(|share| share.reference).sum::<f64>() - 1.0).abs() < 1e-12);
         let known = BTreeMap::from([("nl".to_owned(), 80), ("be".to_owned(), 18), ("rare".to_owned(), 2)]);
-        let found = categories_of(&session, "c", "w = 0", 100, &known).await.expect("counted");
+        let found = categories_of(&session, ("c", "NULL"), "w = 0", (100, &known, None)).await.expect("counted");
         let named: Vec<(&str, u64)> = found.iter().map(|share| (share.name.as_str(), share.current_rows)).collect();
         assert_eq!(
             named,
@@ -237,16 +324,16 @@ mod tests {
     }
     #[tokio::test]
     async fn a_bin_ends_with_its_edge_and_what_a_reference_does_not_keep_is_among_all_others() {
-        let session = SessionContext::new();
+        let session = session();
         let table = "CREATE TABLE history AS SELECT * FROM (VALUES (0.1, 'a'), (9.9, 'a'), (9.91, 'b')) AS rows(x, c)";
         session.sql(table).await.expect("a table").collect().await.expect("made");
         let sample: Vec<f64> = (0..=100).map(|at| f64::from(at) / 10.0).collect();
-        let found = numbers(&session, "x", "true", &sample).await.expect("counted");
+        let found = numbers(&session, ("x", "NULL"), "true", (&sample, &[])).await.expect("counted");
         let rows: Vec<u64> = found.iter().map(|share| share.current_rows).collect();
         assert_eq!((rows[0], rows[BINS], rows[BINS + 1]), (1, 1, 1), "{rows:?}");
         // The reference had 100 rows, and keeps the names of 60 of them.
         let known = BTreeMap::from([("a".to_owned(), 40), ("b".to_owned(), 20)]);
-        let found = categories_of(&session, "c", "true", 100, &known).await.expect("counted");
+        let found = categories_of(&session, ("c", "NULL"), "true", (100, &known, None)).await.expect("counted");
         let named: Vec<(&str, f64)> = found.iter().map(|share| (share.name.as_str(), share.reference)).collect();
         assert_eq!(named, [("a", 0.4), ("b", 0.2), ("all others", 0.4)]);
     }
