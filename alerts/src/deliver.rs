@@ -167,7 +167,7 @@ impl Deliveries {
             if self.in_flight.iter().filter(|(_, other)| *other == sink.name).count() < AT_ONCE {
                 let tries = self.failing.get(&key).map_or(0, |failing| failing.tries);
                 let (store, feed, sink) = (store.clone(), feed.clone(), sink.clone());
-                let turn = Turn { store, feed, sink, allow_local, next, tries };
+                let turn = Turn { store, feed, sink, allow_local, next, tries, lasts: TURN };
                 self.in_flight.insert(key.clone());
                 self.running.spawn(async move { (key, turn.run().await) });
             }
@@ -233,13 +233,15 @@ struct Turn {
     next: u64,
     /// Tries of its first message that have failed.
     tries: usize,
+    /// After so long others come first; one message is told however long its store and its receiver take.
+    lasts: Duration,
 }
 
 impl Turn {
     async fn run(mut self) -> Result<Ended, Error> {
         let (feed, sink) = (self.feed.clone(), self.sink.clone());
         let (path, address) = (feed.noted_at(&sink.name), address_of(&sink));
-        let begin = Instant::now();
+        let (begin, mut has_told) = (Instant::now(), false);
         while let Some(object) = self.store.get(&path).await? {
             let mut sent: Sent =
                 serde_json::from_slice(&object.bytes).map_err(|source| Error::Json { path: path.clone(), source })?;
@@ -249,11 +251,12 @@ impl Turn {
             let Some((at, messages)) = feed.messages(sent.next, &sink).await? else { break };
             let mut outcome = Outcome::Done;
             for message in messages.iter().skip(sent.taken) {
-                if begin.elapsed() > TURN {
+                if has_told && begin.elapsed() >= self.lasts {
                     self.note(&path, &sent, object.version).await?;
                     return Ok(Ended::More);
                 }
                 outcome = send(&sink, message, self.allow_local).await;
+                has_told = true;
                 telemetry::delivery(&sink.name, &outcome);
                 if outcome != Outcome::Done {
                     break;
@@ -380,6 +383,7 @@ mod tests {
             allow_local: config.allow_local,
             next,
             tries,
+            lasts: TURN,
         }
     }
 
@@ -471,6 +475,24 @@ mod tests {
         let ids: Vec<String> = receiver.at("/ops").iter().map(|one| one.headers["webhook-id"].clone()).collect();
         assert_eq!(ids.len(), 6, "{ids:?}");
         assert_eq!((ids.iter().collect::<HashSet<_>>().len(), &ids[2]), (5, &ids[3]), "the third one came twice");
+    }
+
+    #[tokio::test]
+    async fn a_turn_that_is_over_has_told_one_message_and_the_next_one_goes_on() {
+        let (store, receiver) = (Store::in_memory(), Receiver::default());
+        let mut of = sink("ops", &receiver.start().await);
+        of.group_by = vec!["segment_value".into()];
+        let config = config(vec![of]);
+        enrol(&store, "m", &config.sinks, 0).await;
+        let next = write(&store, "m", clock::now_micros(), &[2, 1]).await;
+        let short = || Turn { lasts: Duration::ZERO, ..turn(&store, &config, next, 0) };
+        for told in 1..=2 {
+            assert_eq!(short().run().await.expect("told"), Ended::More);
+            assert_eq!(receiver.at("/ops").len(), told);
+        }
+        assert_eq!(short().run().await.expect("told"), Ended::UpToDate(2));
+        let ids: HashSet<String> = receiver.at("/ops").iter().map(|one| one.headers["webhook-id"].clone()).collect();
+        assert_eq!((ids.len(), receiver.at("/ops").len()), (3, 3), "each of them once");
     }
 
     #[tokio::test]
