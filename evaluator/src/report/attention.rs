@@ -335,6 +335,7 @@ mod tests {
             class: None,
             value: Some(value),
             reason: None,
+            error_bound: None,
             ci_low: Some(low),
             ci_high: Some(high),
             ci_warning: None,

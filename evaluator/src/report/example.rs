@@ -67,6 +67,7 @@ pub(super) fn report(days: i64, features: i64) -> Report {
                 class: None,
                 value: (!is_missing).then_some(value),
                 reason: is_missing.then(|| "one_class".into()),
+                error_bound: (at % 400 == 399).then_some(0.000_02),
                 ci_low: (!is_missing).then_some(value - 0.015),
                 ci_high: (!is_missing).then_some(value + 0.015),
                 ci_warning: None,

@@ -171,7 +171,10 @@ impl Tables {
     /// What a row of `metrics` says and rests on.
     async fn figures(&self) -> Result<String, Error> {
         let warning = if self.has("metrics", "ci_warning").await? { "ci_warning" } else { "NULL" };
-        Ok(format!("value, ci_low, ci_high, CAST({warning} AS VARCHAR) AS ci_warning, n_labelled"))
+        let bound = if self.has("metrics", "error_bound").await? { "error_bound" } else { "NULL" };
+        Ok(format!(
+            "value, CAST({bound} AS DOUBLE) AS error_bound, ci_low, ci_high, CAST({warning} AS VARCHAR) AS ci_warning, n_labelled"
+        ))
     }
 
     async fn query<T: DeserializeOwned>(&self, query: &str) -> Result<Vec<T>, Error> {

@@ -6,7 +6,7 @@ use super::attention::harm;
 use super::svg::{self, Dot, Field, Mark};
 use super::{
     AlertLine, DriftPoint, EstimatePoint, FirstSaid, GroupPoint, Headline, Health, MetricPoint, Report, Severity,
-    Tolerated, account_of, headlines, number, percent, time,
+    Tolerated, account_of, bounds_note, headlines, number, percent, time,
 };
 use crate::metrics::curves::Point;
 
@@ -247,7 +247,7 @@ fn metrics(report: &Report) -> String {
                 let first = first_said(report, point);
                 vec![
                     time(point.start),
-                    shown(point.value),
+                    point.show().unwrap_or_else(|| shown(None)),
                     interval(point.ci_low, point.ci_high),
                     point.n_labelled.to_string(),
                     revisions.get(&point.start).map(ToString::to_string).unwrap_or_default(),
@@ -266,6 +266,9 @@ fn metrics(report: &Report) -> String {
             "<p class=\"soft\">The band is each value's interval. A hollow point may still be revised by late labels; a tick apart from it is what was \
              said of the window first. A triangle is an alert, a hollow one was withdrawn.</p>",
         );
+        if let Some(note) = bounds_note(report) {
+            let _ = write!(html, "<p class=\"soft\">{note}</p>");
+        }
     }
     html + &newest(report)
 }
@@ -385,7 +388,7 @@ fn newest(report: &Report) -> String {
     let rows = report.metrics.iter().filter(|point| point.start == window.start).map(|point| {
         let name =
             point.class.as_ref().map_or_else(|| point.metric.clone(), |class| format!("{} of {class}", point.metric));
-        let value = point.value.map_or_else(|| point.reason.clone().unwrap_or_default(), number);
+        let value = point.show().or_else(|| point.reason.clone()).unwrap_or_default();
         vec![name, value, interval(point.ci_low, point.ci_high), point.n_labelled.to_string()]
     });
     let rows = table(&["metric", "value", "interval", "labelled"], rows);

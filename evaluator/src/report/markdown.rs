@@ -2,7 +2,7 @@
 use std::fmt::Write;
 
 use super::attention::harm;
-use super::{Report, Severity, account_of, headlines, number, percent, time};
+use super::{Report, Severity, account_of, bounds_note, headlines, number, percent, time};
 
 /// Windows that are listed.
 const WINDOWS_MAX: usize = 24;
@@ -56,16 +56,17 @@ pub(super) fn page(report: &Report) -> String {
         let _ = write!(page, "| {} | {} | {} | {coverage} |", time(window.start), window.state, window.labelled);
         for name in &named {
             let point = report.series(name).find(|point| point.start == window.start);
-            let text = match point.map(|point| (point.value, point.ci_low, point.ci_high)) {
-                Some((Some(value), Some(low), Some(high))) => {
-                    format!("{} ({} to {})", number(value), number(low), number(high))
-                }
-                Some((Some(value), ..)) => number(value),
-                _ => "–".into(),
+            let text = match point.and_then(|point| Some((point.show()?, point.ci_low, point.ci_high))) {
+                Some((value, Some(low), Some(high))) => format!("{value} ({} to {})", number(low), number(high)),
+                Some((value, ..)) => value,
+                None => "–".into(),
             };
             let _ = write!(page, " {text} |");
         }
         page.push('\n');
+    }
+    if let Some(note) = bounds_note(report) {
+        let _ = writeln!(page, "\n{note}");
     }
     let worst = harm(report);
     if let Some(first) = worst.first() {

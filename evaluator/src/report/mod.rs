@@ -145,6 +145,9 @@ pub struct MetricPoint {
     pub value: Option<f64>,
     /// Why there is no value.
     pub reason: Option<String>,
+    /// By how much the value may be off at most, if the window's rows did not fit into memory.
+    #[serde(default)]
+    pub error_bound: Option<f64>,
     /// Interval, if the metric has one.
     pub ci_low: Option<f64>,
     /// Interval, if the metric has one.
@@ -153,6 +156,22 @@ pub struct MetricPoint {
     pub ci_warning: Option<String>,
     /// Labelled predictions behind it.
     pub n_labelled: i64,
+}
+
+impl MetricPoint {
+    /// The value for people, and how far it may be off.
+    fn show(&self) -> Option<String> {
+        let value = number(self.value?);
+        Some(self.error_bound.map_or_else(|| value.clone(), |bound| format!("{value} ± {}", number(bound))))
+    }
+}
+
+/// What a page says of values with a `±`, if it has such.
+fn bounds_note(report: &Report) -> Option<&'static str> {
+    let has_bound = report.metrics.iter().any(|point| point.error_bound.is_some());
+    has_bound.then_some(
+        "The rows of some windows did not fit into memory: a value is within what follows its ± of the exact one, and its interval is as much wider.",
+    )
 }
 
 /// A metric of one window for one value of a segment, or one version.
@@ -541,6 +560,18 @@ mod tests {
             assert_eq!(number(value), text, "{value}");
         }
         assert_eq!(percent(0.875), "87.5\u{202f}%");
+    }
+
+    #[test]
+    fn a_value_whose_window_did_not_fit_into_memory_says_how_far_it_may_be_off() {
+        let mut report = example::report(2, 1);
+        report.metrics.iter_mut().for_each(|point| point.error_bound = None);
+        assert!(![report.to_html(), report.to_markdown()].iter().any(|page| page.contains('±')));
+        report.metrics.iter_mut().for_each(|point| point.error_bound = Some(0.000_02));
+        let note = bounds_note(&report).expect("there are bounds");
+        for page in [report.to_html(), report.to_markdown()] {
+            assert!(page.contains(" ± 0.00002") && page.contains(note), "{page}");
+        }
     }
 
     /// Pages of this test are looked at in a browser too, where `DRIFTLINE_TEST_PAGES` names a folder for them.
