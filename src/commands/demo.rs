@@ -1,4 +1,7 @@
 //! `demo`: the main job with nothing installed. An embedded broker, a local store, real data, the ordinary pipeline.
+#[cfg(feature = "embedded-broker")]
+mod broker;
+
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -232,9 +235,7 @@ fn start_broker() -> Result<String> {
     use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
     use rdkafka::client::DefaultClientContext;
 
-    // A young broker, in memory, without replication: good for a first look, never for production.
-    let address = noida::kafka::spawn("127.0.0.1:0").context("start the embedded broker")?;
-    let brokers = address.to_string();
+    let brokers = broker::start().context("start the embedded broker")?.to_string();
     let admin: AdminClient<DefaultClientContext> =
         ClientConfig::new().set("bootstrap.servers", &brokers).create().context("reach the embedded broker")?;
     // Its retention goes by record time; the data are years old.
