@@ -34,7 +34,7 @@ const PAUSES: [Duration; 7] = [
 const AT_ONCE: usize = 4;
 /// A sink's turn at one chain: what it has not been told by then waits until others had theirs.
 const TURN: Duration = Duration::from_secs(30);
-/// Tries before a message that is older than a day is given up.
+/// Tries before a message that is older than a day, or that is refused as it is, is given up.
 const TRIES_MIN: usize = 3;
 
 /// A chain that sinks follow.
@@ -58,7 +58,7 @@ struct Sent {
     /// Messages of that record that it has taken.
     #[serde(default)]
     taken: usize,
-    /// Records that it did not take within a day.
+    /// Records that it did not take within a day, or refused.
     #[serde(default)]
     given_up: u64,
     /// Hash of the address that answered 410.
@@ -272,14 +272,19 @@ impl Turn {
                     );
                     sent.gone = Some(address.clone());
                 }
-                Outcome::Again { why, after } => {
+                Outcome::Again { .. } | Outcome::Refused { .. } => {
                     let is_old = clock::now_micros() - at > DAY;
-                    if !is_old || self.tries < TRIES_MIN {
+                    let (why, after, is_enough) = match outcome {
+                        Outcome::Again { why, after } => (why, after, is_old),
+                        Outcome::Refused { why } => (why, None, true),
+                        Outcome::Done | Outcome::Gone => unreachable!("matched above"),
+                    };
+                    if !is_enough || self.tries < TRIES_MIN {
                         tracing::warn!(sink = sink.name, of = feed.name(), why, "not delivered; it is tried again");
                         self.note(&path, &sent, object.version).await?;
                         return Ok(Ended::Again { tries: self.tries + 1, after });
                     }
-                    tracing::error!(sink = sink.name, of = feed.name(), why, "delivery given up after a day");
+                    tracing::error!(sink = sink.name, of = feed.name(), why, "delivery given up");
                     self.tries = 0;
                     (sent.next, sent.taken, sent.given_up) = (sent.next + 1, 0, sent.given_up + 1);
                 }
@@ -475,6 +480,22 @@ mod tests {
         let ids: Vec<String> = receiver.at("/ops").iter().map(|one| one.headers["webhook-id"].clone()).collect();
         assert_eq!(ids.len(), 6, "{ids:?}");
         assert_eq!((ids.iter().collect::<HashSet<_>>().len(), &ids[2]), (5, &ids[3]), "the third one came twice");
+    }
+
+    #[tokio::test]
+    async fn what_is_refused_as_it_is_holds_up_what_comes_after_it_for_a_few_tries_only() {
+        let (store, receiver) = (Store::in_memory(), Receiver::default());
+        let config = config(vec![sink("ops", &receiver.start().await)]);
+        enrol(&store, "m", &config.sinks, 0).await;
+        let next = write(&store, "m", clock::now_micros(), &[1, 1]).await;
+        receiver.will_answer("/ops", &vec![(422, None); TRIES_MIN + 1]);
+        for tries in 0..TRIES_MIN {
+            let ended = turn(&store, &config, next, tries).run().await.expect("tried");
+            assert_eq!(ended, Ended::Again { tries: tries + 1, after: None });
+        }
+        assert_eq!(turn(&store, &config, next, TRIES_MIN).run().await.expect("goes on"), Ended::UpToDate(2));
+        assert_eq!(sent(&store, "m", "ops").await, Sent { next: 2, given_up: 1, ..Sent::default() });
+        assert_eq!(receiver.at("/ops").len(), TRIES_MIN + 2, "the second one was told");
     }
 
     #[tokio::test]

@@ -7,8 +7,7 @@ use lettre::message::header::{ContentType, HeaderName, HeaderValue};
 use lettre::message::{Attachment as File, Mailbox, MultiPart, SinglePart};
 use lettre::{Address, Message as Mail};
 
-use crate::life::{Kind, Transition};
-use crate::message::{Message, cut, lines, title};
+use crate::message::{Message, cut};
 use crate::send::{Outcome, again, is_loopback, resolve};
 use crate::smtp::{self, Letter};
 
@@ -39,23 +38,16 @@ pub(crate) fn message(sink: &Sink, id: &str, at: Micros, draft: &Draft) -> Messa
     Message { url: sink.url.clone(), id: id.to_owned(), content_type: "message/rfc822", body, is_signed: false }
 }
 
-/// Transitions of one model in words.
-pub(crate) fn alert(sink: &Sink, model: &str, told: &[&Transition], external_url: Option<&str>) -> Draft {
-    let is_open = |transition: &&&Transition| !matches!(transition.kind, Kind::Resolved | Kind::Withdrawn);
-    let worst = told.iter().filter(is_open).map(|transition| transition.severity).max();
-    let state = match worst {
-        Some(severity) => format!("{}: ", severity.as_str()),
-        None => "over: ".to_owned(),
-    };
-    let lines = lines(sink, told);
+/// Alerts in words. `worst`: of what holds of them.
+pub(crate) fn alert(worst: Option<Severity>, heading: &str, lines: &[String], external_url: Option<&str>) -> Draft {
     let more = external_url.map_or_else(String::new, |url| format!("\n{url}\n"));
-    let text = format!("{}\n{more}", bullets(&lines));
+    let text = format!("{}\n{more}", bullets(lines));
     let color = if worst.is_some_and(|severity| severity >= Severity::Error) { "#b3261e" } else { "#57606a" };
-    let items = items(&lines);
+    let items = items(lines);
     let more = external_url.map_or_else(String::new, |url| format!("<p><a href=\"{0}\">{0}</a></p>", escape(url)));
-    let heading = format!("<h1 style=\"font-size:1.2em;color:{color}\">{}</h1>", escape(&title(model, told)));
-    let html = page(&format!("{heading}<ul style=\"padding-left:1.2em\">{items}</ul>{more}"));
-    Draft { subject: format!("{state}{}", title(model, told)), text, html, attachments: Vec::new() }
+    let title = format!("<h1 style=\"font-size:1.2em;color:{color}\">{}</h1>", escape(heading));
+    let html = page(&format!("{title}<ul style=\"padding-left:1.2em\">{items}</ul>{more}"));
+    Draft { subject: heading.to_owned(), text, html, attachments: Vec::new() }
 }
 
 /// Lines as a list of plain text.
@@ -209,20 +201,20 @@ mod tests {
     }
 
     #[test]
-    fn a_subject_says_how_bad_it_is_of_what_holds() {
-        let sink = sink("smtp://mail.example.org", "starttls");
-        let of = |kind: Kind, severity: Severity| Transition { severity, ..crate::message::example(kind) };
-        let mail = |transitions: &[Transition]| {
-            alert(&sink, "m", &transitions.iter().collect::<Vec<_>>(), Some("https://x/?a=1&b=\"2\""))
-        };
-        let both = mail(&[of(Kind::Firing, Severity::Warning), of(Kind::Resolved, Severity::Critical)]);
-        assert_eq!(both.subject, "warning: m: f1 is low");
-        let loud = mail(&[of(Kind::Firing, Severity::Warning), of(Kind::Revised, Severity::Critical)]);
-        assert_eq!(loud.subject, "critical: m: f1 is low");
-        let over = mail(&[of(Kind::Resolved, Severity::Critical), of(Kind::Withdrawn, Severity::Error)]);
-        assert_eq!(over.subject, "over: m: f1 is low");
-        assert!(over.text.contains("\nhttps://x/?a=1&b=\"2\"\n"), "{}", over.text);
-        assert!(over.html.contains("href=\"https://x/?a=1&amp;b=&quot;2&quot;\""), "{}", over.html);
+    fn an_alert_has_its_heading_its_lines_and_the_way_to_more() {
+        let lines = ["<one>".to_owned(), "two".to_owned()];
+        let of = |worst| alert(worst, "critical: m & n", &lines, Some("https://x/?a=1&b=\"2\""));
+        let mail = of(Some(Severity::Critical));
+        assert_eq!(mail.subject, "critical: m & n");
+        assert!(
+            mail.html.contains("critical: m &amp; n</h1>") && mail.html.contains("&lt;one&gt;</li>"),
+            "{}",
+            mail.html
+        );
+        assert!(mail.text.starts_with("* <one>\n* two\n") && mail.text.contains("\nhttps://x/?a=1&b=\"2\"\n"));
+        assert!(mail.html.contains("href=\"https://x/?a=1&amp;b=&quot;2&quot;\""), "{}", mail.html);
+        let is_red = |worst| of(worst).html.contains("#b3261e");
+        assert!(is_red(Some(Severity::Error)) && !is_red(Some(Severity::Warning)) && !is_red(None));
     }
 
     #[test]

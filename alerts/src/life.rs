@@ -98,6 +98,10 @@ pub struct Episode {
     /// then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worst: Option<Severity>,
+    /// The sinks that it was told to, of those that its rule named by then: these too have to be told that it is over. One that is
+    /// empty: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub told_to: Option<BTreeSet<String>>,
     /// What a silence keeps from them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept_back: Option<KeptBack>,
@@ -246,7 +250,10 @@ impl Transition {
         let since = driftline_schemas::clock::show(self.opened_at);
         let last = format!("it fired last in the window of {window}: {now}");
         let said = match (self.kind, &self.before) {
-            (Kind::Withdrawn, Some(before)) => format!("withdrawn, {}", self.changed(before)),
+            (Kind::Withdrawn, Some(before)) => {
+                let rest = if self.is_still_beyond(before) { "; that is too little evidence for an alert" } else { "" };
+                format!("withdrawn, {}{rest}", self.changed(before))
+            }
             (Kind::Revised, Some(before)) => format!("still firing, {}", self.changed(before)),
             (Kind::Repeated, _) => format!("still firing, since {since}, and in the window of {window}: {now}"),
             (kind, _) => match self.ended {
@@ -260,6 +267,13 @@ impl Transition {
             (Some(_), true) => format!("{what}: {said}; it was over while it was silenced"),
             (Some(_), false) => format!("{what}: {said}; it has fired since {since}, and was silenced until now"),
         }
+    }
+
+    /// Whether the whole interval lies on the side of the level on which it was told to lie.
+    fn is_still_beyond(&self, before: &Evidence) -> bool {
+        let now = &self.evidence;
+        let (low, high) = (now.ci_low.unwrap_or(now.value), now.ci_high.unwrap_or(now.value));
+        now != before && if before.value < before.level { high < now.level } else { low > now.level }
     }
 
     /// What is another matter than was told: the figures, the level, or that there are any.
@@ -510,12 +524,22 @@ impl Episode {
                 }
                 (self.belief, self.kept_back) = (Belief::Fires, None);
                 self.worst = self.worst.max(Some(transition.severity));
+                self.told_to = Some(self.concerned(&transition.sinks).into_iter().collect());
             }
             (Some(by), _) => {
                 let before = self.kept_back.take().and_then(|kept| kept.before).or(transition.before.clone());
                 let (kind, evidence) = (transition.kind, transition.evidence.clone());
                 self.kept_back = Some(KeptBack { by, kind, evidence, before, ended: transition.ended });
             }
+        }
+    }
+
+    /// Whom its end concerns: those that it was told to, and those that its rule names now. Empty: all.
+    fn concerned(&self, named: &[String]) -> Vec<String> {
+        match &self.told_to {
+            Some(told) if told.is_empty() || named.is_empty() => Vec::new(),
+            Some(told) => told.iter().chain(named).cloned().collect::<BTreeSet<_>>().into_iter().collect(),
+            None => named.to_vec(),
         }
     }
 
@@ -655,6 +679,7 @@ impl Tracked {
                 repeated: BTreeMap::new(),
                 belief: Belief::Nothing,
                 worst: None,
+                told_to: None,
                 kept_back: None,
             };
             if episodes.iter().any(|other| other.id == episode.id) {
@@ -755,18 +780,34 @@ impl Tracked {
         }
     }
 
+    /// How loudly an alert's end is told, and to whom. No sinks: all.
+    fn ends_with(&self, episode: &Episode) -> (Severity, Vec<String>) {
+        (episode.worst.map_or(self.severity, |worst| worst.max(self.severity)), episode.concerned(&self.sinks))
+    }
+
+    /// Whether a sink knows, or is to know, that an alert of it fires.
+    pub(crate) fn holds_for(&self, sink: &Sink) -> bool {
+        self.episodes.iter().any(|episode| {
+            let (severity, sinks) = self.ends_with(episode);
+            // What is silenced holds nothing up: nobody knows of it.
+            let fires = episode.status == Status::Firing && episode.belief == Belief::Fires;
+            fires && route::takes(sink, &self.series, severity, &sinks)
+        })
+    }
+
     fn transition(&self, kind: Kind, episode: &Episode, before: Option<Evidence>, now: Micros) -> Transition {
-        let worst = episode.worst.filter(|_| kind.is_end());
+        let (severity, sinks) =
+            if kind.is_end() { self.ends_with(episode) } else { (self.severity, self.sinks.clone()) };
         Transition {
             id: episode.id.clone(),
             kind,
             series: self.series.clone(),
-            severity: worst.map_or(self.severity, |worst| worst.max(self.severity)),
+            severity,
             at: now,
             opened_at: episode.opened_at,
             evidence: episode.told.clone(),
             before,
-            sinks: self.sinks.clone(),
+            sinks,
             silenced: None,
             after_silence: None,
             ended: None,
@@ -1311,16 +1352,38 @@ mod tests {
     }
 
     #[test]
-    fn an_end_is_as_loud_as_the_newest_finding_and_told_to_whom_that_says() {
+    fn an_end_is_as_loud_as_it_ever_was_and_told_to_all_who_were_told_or_are_to_be() {
+        let end = |before: &[&str], after: &[&str]| {
+            let named = |sinks: &[&str]| sinks.iter().map(|sink| (*sink).to_owned()).collect::<Vec<_>>();
+            let (mut bad, mut good) = (window(1, 1, 0.7), window(2, 1, 0.9));
+            bad.findings[0].sinks = named(before);
+            (good.findings[0].severity, good.findings[0].sinks) = (Severity::Critical, named(after));
+            let mut state = State::default();
+            let mut told = state.take(&hours(), &[bad], 0);
+            state.hush(&mut told, |_| None);
+            let over = state.take(&hours(), &[good], 1).remove(0);
+            assert_eq!((over.kind, over.severity), (Kind::Resolved, Severity::Critical));
+            over.sinks
+        };
+        assert_eq!(end(&["old"], &["old"]), ["old"]);
+        assert_eq!(end(&["old"], &["new"]), ["new", "old"], "who was told that it fires is told that it is over");
+        assert_eq!(end(&["old"], &[]), [""; 0], "all of them");
+        assert_eq!(end(&[], &["new"]), [""; 0], "all were told");
+    }
+
+    #[test]
+    fn an_alert_holds_for_a_sink_that_was_told_of_it_whatever_its_rule_says_by_now() {
+        let (mut bad, mut worse) = (window(1, 1, 0.7), window(2, 1, 0.7));
+        (bad.findings[0].sinks, bad.findings[0].severity) = (vec!["old".into()], Severity::Critical);
+        (worse.findings[0].sinks, worse.findings[0].severity) = (vec!["new".into()], Severity::Warning);
         let mut state = State::default();
-        state.take(&hours(), &[window(1, 1, 0.7)], 0);
-        let mut good = window(2, 1, 0.9);
-        (good.findings[0].severity, good.findings[0].sinks) = (Severity::Critical, vec!["ops".into()]);
-        let over = state.take(&hours(), &[good], 1).remove(0);
-        assert_eq!(
-            (over.kind, over.severity, over.sinks),
-            (Kind::Resolved, Severity::Critical, vec!["ops".to_owned()])
-        );
+        for verdicts in [bad, worse] {
+            let mut told = state.take(&hours(), &[verdicts], 0);
+            state.hush(&mut told, |_| None);
+        }
+        let tracked = state.series.values().next().expect("one series");
+        assert!(tracked.holds_for(&sink("old", "min_severity = \"critical\"")) && tracked.holds_for(&sink("new", "")));
+        assert!(!tracked.holds_for(&sink("third", "")));
     }
 
     #[test]

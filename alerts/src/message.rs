@@ -5,15 +5,15 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use driftline_schemas::clock::{DAY, Micros, show};
 use driftline_schemas::config::{AlertsConfig, Severity, Sink, SinkKind};
-use driftline_store::paths;
+use driftline_store::{encode_segment, paths};
 use ring::hmac;
 use serde_json::{Value, json};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::email;
-use crate::life::{Belief, Kind, State, Status, Transition};
+use crate::life::{Kind, State, Transition};
 use crate::route;
-use crate::series::Series;
+use crate::series::{Series, plain};
 
 /// Alertmanager's word for "not over yet".
 const NO_END: &str = "0001-01-01T00:00:00Z";
@@ -21,6 +21,14 @@ const NO_END: &str = "0001-01-01T00:00:00Z";
 const SHOWN_MAX: usize = 20;
 /// Alerts of one webhook's body; more are counted in `truncatedAlerts`. Receivers refuse bodies of many megabytes.
 const ALERTS_MAX: usize = 500;
+/// Characters of a block of Slack's.
+pub(crate) const SLACK_BLOCK_MAX: usize = 3_000;
+/// Characters of all blocks of a message of Slack's; it refuses some 13,000.
+pub(crate) const SLACK_MAX: usize = 10_000;
+/// Bytes of the text of an adaptive card: Teams takes messages of some 28 KB.
+const CARD_MAX: usize = 22_000;
+/// Characters of a card's title.
+const TITLE_MAX: usize = 300;
 /// Alertmanager forgets an alert that nobody sends again; ours says itself when it is over.
 const HOLDS: Micros = 365 * DAY;
 
@@ -86,6 +94,8 @@ struct Group<'a> {
     told: Vec<&'a Transition>,
     /// Whether any alert of the group holds, of those that this record says nothing of too.
     is_firing: bool,
+    /// The series, by fingerprint, of which an alert holds after what is told: the end of one window's alert ends no other's.
+    open: &'a BTreeSet<String>,
 }
 
 impl Group<'_> {
@@ -94,10 +104,34 @@ impl Group<'_> {
         let labels: Vec<String> = self.labels.iter().map(|(name, value)| format!("{name}={value:?}")).collect();
         format!("{{}}:{{{}}}", labels.join(", "))
     }
+
+    fn is_open(&self, transition: &Transition) -> bool {
+        self.open.contains(&transition.series.fingerprint())
+    }
+
+    /// The worst severity of what holds.
+    fn worst(&self) -> Option<Severity> {
+        self.told.iter().filter(|transition| self.is_open(transition)).map(|open| open.severity).max()
+    }
 }
 
-/// The groups of what a sink is told, in the order of their labels.
-fn groups<'a>(sink: &Sink, model: &str, told: &[&'a Transition], state: &State) -> Vec<Group<'a>> {
+/// The series of which an alert holds for a sink after a record.
+fn open_series(sink: &Sink, told: &[&Transition], state: &State) -> BTreeSet<String> {
+    let held = state.series.values().filter(|tracked| tracked.holds_for(sink)).map(|held| held.series.fingerprint());
+    // A record may have the beginning of an alert and its end: the last word on each series counts.
+    let last: BTreeMap<String, &Transition> = told.iter().map(|t| (t.series.fingerprint(), *t)).collect();
+    let fires = last.into_iter().filter(|(_, transition)| is_firing(transition)).map(|(series, _)| series);
+    held.chain(fires).collect()
+}
+
+/// The groups of what a sink is told, in the order of their labels; in each what is worst comes first.
+fn groups<'a>(
+    sink: &Sink,
+    model: &str,
+    told: &[&'a Transition],
+    state: &State,
+    open: &'a BTreeSet<String>,
+) -> Vec<Group<'a>> {
     let labels_of = |series: &Series| {
         let mut labels: Vec<(&'static str, String)> =
             sink.group_by.iter().map(|name| route::label(series, name)).collect();
@@ -114,16 +148,15 @@ fn groups<'a>(sink: &Sink, model: &str, told: &[&'a Transition], state: &State) 
     let holds: BTreeSet<Vec<(&'static str, String)>> = state
         .series
         .values()
-        .filter(|tracked| route::takes(sink, &tracked.series, tracked.severity, &tracked.sinks))
-        // What is silenced holds nothing up: nobody knows of it.
-        .filter(|tracked| tracked.episodes.iter().any(|e| e.status == Status::Firing && e.belief == Belief::Fires))
+        .filter(|tracked| tracked.holds_for(sink))
         .map(|tracked| labels_of(&tracked.series))
         .collect();
-    let group = |(labels, told): (Vec<(&'static str, String)>, Vec<&'a Transition>)| {
-        // A record may have the beginning of an alert and its end: the last word on each series counts.
-        let last: BTreeMap<String, &Transition> = told.iter().map(|t| (t.series.fingerprint(), *t)).collect();
-        let is_firing = holds.contains(&labels) || last.values().any(|transition| is_firing(transition));
-        Group { labels, told, is_firing }
+    let group = |(labels, mut told): (Vec<(&'static str, String)>, Vec<&'a Transition>)| {
+        let is_open = |transition: &Transition| open.contains(&transition.series.fingerprint());
+        let is_firing = holds.contains(&labels) || told.iter().any(|transition| is_open(transition));
+        // All rows before their segments; among equals as it was, in which order what happened to one series stays.
+        told.sort_by_key(|t| (!is_open(t), std::cmp::Reverse(t.severity), t.series.segment.is_some()));
+        Group { labels, told, is_firing, open }
     };
     groups.into_iter().map(group).collect()
 }
@@ -141,33 +174,49 @@ pub fn messages(
 ) -> Vec<Message> {
     let id = message_id(model, seq, &sink.name);
     if sink.kind == SinkKind::Alertmanager {
-        return alertmanager_messages(sink, &id, told, external_url);
+        return alertmanager_messages(sink, &id, told, state, external_url);
     }
+    let open = open_series(sink, told, state);
     let signs = matches!(sink.kind, SinkKind::Webhook | SinkKind::Cloudevents) && sink.secret.is_some();
     let message = |(place, group): (usize, &Group<'_>)| {
         let id = if sink.group_by.is_empty() { id.clone() } else { format!("{id}_{place}") };
         let mut content_type = "application/json";
         let body = match sink.kind {
             SinkKind::Email => {
-                return email::message(sink, &id, at, &email::alert(sink, model, &group.told, external_url));
+                return email::message(
+                    sink,
+                    &id,
+                    at,
+                    &email::alert(group.worst(), &heading(model, group), &lines(sink, &group.told), external_url),
+                );
             }
             SinkKind::Webhook | SinkKind::Command | SinkKind::Alertmanager => webhook(sink, group, external_url),
-            SinkKind::Slack => slack(sink, model, &group.told, external_url),
-            SinkKind::Teams => teams(sink, model, &group.told, external_url),
+            SinkKind::Slack => slack(sink, model, group, external_url),
+            SinkKind::Teams => teams(sink, model, group, external_url),
             SinkKind::Pagerduty => pagerduty(sink, model, group, external_url),
             SinkKind::Cloudevents => {
                 content_type = "application/cloudevents+json";
-                let (source, data) = (format!("/driftline/models/{model}"), webhook(sink, group, external_url));
-                cloudevent(&id, &source, "io.driftline.alert.v1", at, model, data)
+                let (source, data) =
+                    (format!("/driftline/models/{}", encode_segment(model)), webhook(sink, group, external_url));
+                cloudevent(&id, &source, "io.driftline.alert.v1", at, &plain(model), data)
             }
         };
         Message { url: sink.url.clone(), id, content_type, body: body.to_string(), is_signed: signs }
     };
-    groups(sink, model, told, state).iter().enumerate().map(message).collect()
+    groups(sink, model, told, state, &open).iter().enumerate().map(message).collect()
 }
 
 /// Alertmanager groups by itself, and keeps state: it is told all, in parts that it takes.
-fn alertmanager_messages(sink: &Sink, id: &str, told: &[&Transition], external_url: Option<&str>) -> Vec<Message> {
+fn alertmanager_messages(
+    sink: &Sink,
+    id: &str,
+    told: &[&Transition],
+    state: &State,
+    external_url: Option<&str>,
+) -> Vec<Message> {
+    let held: BTreeSet<String> =
+        state.series.values().filter(|tracked| tracked.holds_for(sink)).map(|held| held.series.fingerprint()).collect();
+    let is_open = |t: &Transition| is_firing(t) || held.contains(&t.series.fingerprint());
     let path = "/api/v2/alerts";
     let url = &sink.url;
     let url = if url.ends_with(path) { url.clone() } else { format!("{}{path}", url.trim_end_matches('/')) };
@@ -175,7 +224,7 @@ fn alertmanager_messages(sink: &Sink, id: &str, told: &[&Transition], external_u
         url: url.clone(),
         id: format!("{id}_{at}"),
         content_type: "application/json",
-        body: Value::Array(told.iter().map(|t| alertmanager(t, sink, external_url)).collect()).to_string(),
+        body: Value::Array(told.iter().map(|t| alertmanager(t, is_open(t), sink, external_url)).collect()).to_string(),
         is_signed: false,
     };
     told.chunks(ALERTS_MAX).enumerate().map(part).collect()
@@ -184,10 +233,6 @@ fn alertmanager_messages(sink: &Sink, id: &str, told: &[&Transition], external_u
 /// Whether the alert holds after what happened.
 fn is_firing(transition: &Transition) -> bool {
     !matches!(transition.kind, Kind::Resolved | Kind::Withdrawn)
-}
-
-fn status(transition: &Transition) -> &'static str {
-    if is_firing(transition) { "firing" } else { "resolved" }
 }
 
 /// What people read of one transition.
@@ -272,13 +317,13 @@ fn annotations(transition: &Transition, sink: &Sink) -> Value {
 }
 
 /// One alert as Alertmanager's webhook has it.
-fn alert(transition: &Transition, sink: &Sink, external_url: Option<&str>) -> Value {
+fn alert(transition: &Transition, is_open: bool, sink: &Sink, external_url: Option<&str>) -> Value {
     json!({
-        "status": status(transition),
+        "status": if is_open { "firing" } else { "resolved" },
         "labels": labels(transition),
         "annotations": annotations(transition, sink),
         "startsAt": show(transition.opened_at),
-        "endsAt": if is_firing(transition) { NO_END.to_owned() } else { show(transition.at) },
+        "endsAt": if is_open { NO_END.to_owned() } else { show(transition.at) },
         "generatorURL": external_url.unwrap_or_default(),
         "fingerprint": transition.series.fingerprint(),
     })
@@ -288,7 +333,8 @@ fn alert(transition: &Transition, sink: &Sink, external_url: Option<&str>) -> Va
 fn webhook(sink: &Sink, group: &Group<'_>, external_url: Option<&str>) -> Value {
     let told = &group.told;
     let shown = told.iter().take(ALERTS_MAX);
-    let alerts: Vec<Value> = shown.map(|transition| alert(transition, sink, external_url)).collect();
+    let alerts: Vec<Value> =
+        shown.map(|one| alert(one, is_firing(one) || group.is_open(one), sink, external_url)).collect();
     let labels: serde_json::Map<String, Value> =
         group.labels.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
     json!({
@@ -315,8 +361,8 @@ fn common<'a>(mut objects: impl Iterator<Item = &'a Value>) -> Value {
 }
 
 /// One alert for `POST /api/v2/alerts`.
-fn alertmanager(transition: &Transition, sink: &Sink, external_url: Option<&str>) -> Value {
-    let ends_at = if is_firing(transition) { transition.at + HOLDS } else { transition.at };
+fn alertmanager(transition: &Transition, is_open: bool, sink: &Sink, external_url: Option<&str>) -> Value {
+    let ends_at = if is_open { transition.at + HOLDS } else { transition.at };
     json!({
         "labels": labels(transition),
         "annotations": annotations(transition, sink),
@@ -328,15 +374,15 @@ fn alertmanager(transition: &Transition, sink: &Sink, external_url: Option<&str>
 
 /// The lines that people read, and what is left out of them.
 pub(crate) fn lines(sink: &Sink, told: &[&Transition]) -> Vec<String> {
-    let mut lines: Vec<String> = told
-        .iter()
-        .take(SHOWN_MAX)
-        .map(|t| format!("[{}, {}] {}", t.kind.as_str(), t.severity.as_str(), text(sink, t)))
-        .collect();
+    let mut lines: Vec<String> = told.iter().take(SHOWN_MAX).map(|transition| line(sink, transition)).collect();
     if told.len() > SHOWN_MAX {
         lines.push(format!("and {} more", told.len() - SHOWN_MAX));
     }
     lines
+}
+
+fn line(sink: &Sink, transition: &Transition) -> String {
+    format!("[{}, {}] {}", transition.kind.as_str(), transition.severity.as_str(), text(sink, transition))
 }
 
 /// What people call a model, or what is none.
@@ -344,8 +390,22 @@ fn name_of(model: &str) -> &str {
     if model == paths::NO_MODEL { "pipeline" } else { model }
 }
 
-pub(crate) fn title(model: &str, told: &[&Transition]) -> String {
-    let model = name_of(model);
+/// What a group says in a few words: how bad it is, or what became of it, and of which rules.
+fn heading(model: &str, group: &Group<'_>) -> String {
+    let has = |kind: Kind| group.told.iter().any(|transition| transition.kind == kind);
+    let state = match group.worst() {
+        Some(severity) if has(Kind::Firing) => severity.as_str().to_owned(),
+        Some(severity) if has(Kind::Repeated) => format!("still {}", severity.as_str()),
+        Some(severity) if has(Kind::Revised) => format!("revised, {}", severity.as_str()),
+        Some(severity) => format!("in part over, {}", severity.as_str()),
+        None if has(Kind::Resolved) => "over".to_owned(),
+        None => "withdrawn".to_owned(),
+    };
+    format!("{state}: {}", title(model, &group.told))
+}
+
+fn title(model: &str, told: &[&Transition]) -> String {
+    let model = plain(name_of(model));
     let rules: std::collections::BTreeSet<&str> = told.iter().map(|t| t.series.rule.as_str()).collect();
     format!("{model}: {}", rules.into_iter().collect::<Vec<_>>().join(", "))
 }
@@ -362,23 +422,39 @@ pub(crate) fn slack_text(text: &str) -> String {
 
 /// A block of Slack's: https://docs.slack.dev/messaging/sending-messages-using-incoming-webhooks, of at most 3,000 characters.
 pub(crate) fn slack_block(text: &str) -> Value {
-    json!({ "type": "section", "text": { "type": "mrkdwn", "text": cut(text, 3_000) } })
+    json!({ "type": "section", "text": { "type": "mrkdwn", "text": cut(text, SLACK_BLOCK_MAX) } })
 }
 
-fn slack(sink: &Sink, model: &str, told: &[&Transition], external_url: Option<&str>) -> Value {
-    let title = slack_text(&title(model, told));
-    let mut blocks = vec![slack_block(&format!("*{title}*"))];
-    blocks.extend(lines(sink, told).iter().map(|line| slack_block(&slack_text(line))));
+/// A block whose text is text, whatever marks it holds.
+fn slack_plain(kind: &str, text: &str, most: usize) -> Value {
+    json!({ "type": kind, "text": { "type": "plain_text", "text": cut(text, most), "emoji": false } })
+}
+
+fn slack(sink: &Sink, model: &str, group: &Group<'_>, external_url: Option<&str>) -> Value {
+    let title = heading(model, group);
+    let mut blocks = vec![slack_plain("header", &title, 150)];
+    let mut room = SLACK_MAX;
+    let lines = group.told.iter().take(SHOWN_MAX).map(|transition| cut(&line(sink, transition), SLACK_BLOCK_MAX));
+    let fitting = lines.map_while(|line| {
+        room = room.checked_sub(line.chars().count())?;
+        Some(slack_plain("section", &line, SLACK_BLOCK_MAX))
+    });
+    blocks.extend(fitting);
+    let left = group.told.len() - (blocks.len() - 1);
+    if left > 0 {
+        blocks.push(slack_plain("section", &format!("and {left} more"), SLACK_BLOCK_MAX));
+    }
+    let title = slack_text(&title);
     if let Some(url) = external_url {
-        blocks.push(slack_block(&format!("<{url}>")));
+        blocks.push(slack_block(&format!("<{}>", slack_text(url))));
     }
     json!({ "text": title, "blocks": blocks })
 }
 
-/// A paragraph of an adaptive card.
+/// A paragraph of an adaptive card, whose text is text, whatever marks it holds: a `TextBlock` would read it as Markdown.
 pub(crate) fn card_text(text: &str, is_bold: bool) -> Value {
     let weight = if is_bold { "Bolder" } else { "Default" };
-    json!({ "type": "TextBlock", "text": cut(text, 3_000), "wrap": true, "weight": weight })
+    json!({ "type": "RichTextBlock", "inlines": [{ "type": "TextRun", "text": cut(text, 3_000), "weight": weight }] })
 }
 
 /// A button of an adaptive card.
@@ -386,26 +462,60 @@ pub(crate) fn card_link(title: &str, url: &str) -> Value {
     json!({ "type": "Action.OpenUrl", "title": title, "url": url })
 }
 
-/// https://learn.microsoft.com/connectors/teams: "when a Teams webhook request is received", with an adaptive card.
-pub(crate) fn card(body: &[Value], links: &[Value]) -> Value {
-    let card = json!({
-        "$schema": "http://adaptivecards.io/schemas/adaptive-card.json",
-        "type": "AdaptiveCard",
-        "version": "1.4",
-        "body": body,
-        "actions": links,
-    });
-    json!({
-        "type": "message",
-        "attachments": [{ "contentType": "application/vnd.microsoft.card.adaptive", "content": card }],
-    })
+/// The paragraphs of an adaptive card, of no more bytes than Teams takes.
+pub(crate) struct Card {
+    body: Vec<Value>,
+    room: usize,
 }
 
-fn teams(sink: &Sink, model: &str, told: &[&Transition], external_url: Option<&str>) -> Value {
-    let mut body = vec![card_text(&title(model, told), true)];
-    body.extend(lines(sink, told).iter().map(|line| card_text(line, false)));
+impl Card {
+    /// With its title, and so many bytes kept back for what is added at its end.
+    pub(crate) fn new(title: &str, kept_back: usize) -> Self {
+        let title = card_text(&cut(title, TITLE_MAX), true);
+        let room = CARD_MAX.saturating_sub(kept_back + title.to_string().len());
+        Self { body: vec![title], room }
+    }
+
+    /// Adds paragraphs if all of them fit; whether they do.
+    pub(crate) fn add(&mut self, paragraphs: Vec<Value>) -> bool {
+        let size: usize = paragraphs.iter().map(|paragraph| paragraph.to_string().len()).sum();
+        let Some(left) = self.room.checked_sub(size) else { return false };
+        self.room = left;
+        self.body.extend(paragraphs);
+        true
+    }
+
+    /// Adds what has to be said whether it fits or not.
+    pub(crate) fn end(&mut self, remark: &str) {
+        self.body.push(card_text(remark, false));
+    }
+
+    /// https://learn.microsoft.com/connectors/teams: "when a Teams webhook request is received", with an adaptive card.
+    pub(crate) fn message(&self, links: &[Value]) -> Value {
+        let card = json!({
+            "$schema": "http://adaptivecards.io/schemas/adaptive-card.json",
+            "type": "AdaptiveCard",
+            "version": "1.4",
+            "body": self.body,
+            "actions": links,
+        });
+        json!({
+            "type": "message",
+            "attachments": [{ "contentType": "application/vnd.microsoft.card.adaptive", "content": card }],
+        })
+    }
+}
+
+fn teams(sink: &Sink, model: &str, group: &Group<'_>, external_url: Option<&str>) -> Value {
+    let told = &group.told;
+    let mut card = Card::new(&heading(model, group), 0);
+    let lines = told.iter().take(SHOWN_MAX).map(|transition| line(sink, transition));
+    let shown = lines.take_while(|line| card.add(vec![card_text(line, false)])).count();
+    if shown < told.len() {
+        card.end(&format!("and {} more", told.len() - shown));
+    }
     let links: Vec<Value> = external_url.iter().map(|url| card_link("Driftline", url)).collect();
-    card(&body, &links)
+    card.message(&links)
 }
 
 /// An event of CloudEvents 1.0, structured: https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/formats/json-format.md.
@@ -425,7 +535,7 @@ pub(crate) fn cloudevent(id: &str, source: &str, kind: &str, at: Micros, subject
 /// https://developer.pagerduty.com/docs/send-alert-event: one incident a group, triggered while any alert of it holds and resolved
 /// when none does, under one `dedup_key`. Thousands of series are one page a rule, not thousands of pages.
 fn pagerduty(sink: &Sink, model: &str, group: &Group<'_>, external_url: Option<&str>) -> Value {
-    let severity = match group.told.iter().map(|transition| transition.severity).max() {
+    let severity = match group.worst().or_else(|| group.told.iter().map(|transition| transition.severity).max()) {
         Some(Severity::Critical) => "critical",
         Some(Severity::Error) => "error",
         Some(Severity::Warning) | None => "warning",
@@ -434,7 +544,7 @@ fn pagerduty(sink: &Sink, model: &str, group: &Group<'_>, external_url: Option<&
     let first = group.told.first();
     let summary = match group.told.as_slice() {
         [one] => text(sink, one),
-        many => format!("{}: {}", title(model, many), lines(sink, many).join("; ")),
+        many => format!("{}: {}", heading(model, group), lines(sink, many).join("; ")),
     };
     let alerts: Vec<Value> = group
         .told
@@ -559,7 +669,7 @@ pub(crate) fn example(kind: Kind) -> Transition {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::life::{Episode, Tracked};
+    use crate::life::{Belief, Episode, Status, Tracked};
 
     fn transition(kind: Kind) -> Transition {
         example(kind)
@@ -628,12 +738,11 @@ mod tests {
         assert_eq!(body(SinkKind::Alertmanager, &firing)[0]["labels"]["metric"], "f1");
         let slack = body(SinkKind::Slack, &firing);
         assert!(slack["text"].as_str().expect("text").contains("fraud &lt;eu&gt;"), "{slack}");
-        assert_eq!(slack["blocks"][0]["type"], "section");
+        assert_eq!((&slack["blocks"][0]["type"], &slack["blocks"][1]["type"]), (&json!("header"), &json!("section")));
         let mut odd = example(Kind::Firing);
         odd.series.model = "a & b".into();
-        assert!(
-            body(SinkKind::Slack, &[odd])["blocks"][1]["text"]["text"].as_str().expect("text").contains("a &amp; b")
-        );
+        let odd = body(SinkKind::Slack, &[odd]);
+        assert!(odd["blocks"][1]["text"]["text"].as_str().expect("text").contains("a & b"), "no marks: {odd}");
         let teams = body(SinkKind::Teams, &firing);
         assert_eq!(teams["attachments"][0]["content"]["type"], "AdaptiveCard");
         let event = body(SinkKind::Pagerduty, &firing);
@@ -717,6 +826,7 @@ mod tests {
             repeated: BTreeMap::new(),
             belief: Belief::Fires,
             worst: None,
+            told_to: None,
             kept_back: None,
         };
         let tracked = Tracked {
@@ -766,7 +876,9 @@ mod tests {
         let page = messages(&sink(SinkKind::Pagerduty), paths::NO_MODEL, 1, 0, &told, &State::default(), None);
         let body: Value = serde_json::from_str(&page[0].body).expect("JSON");
         assert_eq!(body["payload"]["source"], "pipeline");
-        assert!(body["payload"]["summary"].as_str().is_some_and(|text| text.starts_with("pipeline: f1 is low: ")));
+        assert!(
+            body["payload"]["summary"].as_str().is_some_and(|text| text.starts_with("critical: pipeline: f1 is low: "))
+        );
     }
 
     #[test]
@@ -848,7 +960,8 @@ mod tests {
         assert!(blocks.iter().all(|block| block["text"]["text"].as_str().is_some_and(|text| text.len() <= 3_000)));
         let teams = body(SinkKind::Teams, &[long]);
         let paragraphs = teams["attachments"][0]["content"]["body"].as_array().expect("paragraphs");
-        assert!(paragraphs.iter().all(|text| text["text"].as_str().is_some_and(|text| text.len() <= 3_000)));
+        let text = |paragraph: &Value| paragraph["inlines"][0]["text"].as_str().map_or(usize::MAX, str::len);
+        assert!(paragraphs.iter().all(|paragraph| text(paragraph) <= 3_000));
         // Alertmanager takes all, in parts; each has an id of its own.
         let many: Vec<Transition> = (0..=2 * ALERTS_MAX).map(|at| of_segment(Kind::Firing, &at.to_string())).collect();
         let told: Vec<&Transition> = many.iter().collect();
@@ -876,6 +989,87 @@ mod tests {
         let slack = body(SinkKind::Slack, &vec![example(Kind::Firing); SHOWN_MAX + 3]);
         let blocks = slack["blocks"].as_array().expect("blocks");
         assert!(blocks.len() <= 50 && slack.to_string().contains("and 3 more"), "{slack}");
+    }
+
+    #[test]
+    fn the_end_of_one_windows_alert_ends_no_other_alert_of_its_series() {
+        let withdrawn = example(Kind::Withdrawn);
+        let told = |kind: SinkKind, status: Status| {
+            let state = holding(&withdrawn.series, status);
+            let sink = sink(kind);
+            let messages = messages(&sink, "fraud <eu>", 7, 3 * DAY, &[&withdrawn], &state, None);
+            messages[0].body.clone()
+        };
+        let json =
+            |kind: SinkKind, status: Status| -> Value { serde_json::from_str(&told(kind, status)).expect("JSON") };
+        let webhook = json(SinkKind::Webhook, Status::Firing);
+        assert_eq!((&webhook["status"], &webhook["alerts"][0]["status"]), (&json!("firing"), &json!("firing")));
+        assert_eq!(webhook["alerts"][0]["endsAt"], NO_END);
+        assert_eq!(webhook["alerts"][0]["annotations"]["transition"], "withdrawn", "and what happened is said");
+        assert_eq!(json(SinkKind::Alertmanager, Status::Firing)[0]["endsAt"], show(3 * DAY + HOLDS));
+        assert!(told(SinkKind::Slack, Status::Firing).contains("in part over, critical: "));
+        let over = json(SinkKind::Webhook, Status::Resolved);
+        assert_eq!((&over["status"], &over["alerts"][0]["status"]), (&json!("resolved"), &json!("resolved")));
+        assert_eq!(json(SinkKind::Alertmanager, Status::Resolved)[0]["endsAt"], show(3 * DAY));
+        assert!(told(SinkKind::Slack, Status::Resolved).contains("withdrawn: "));
+    }
+
+    #[test]
+    fn what_is_worst_is_read_first_and_a_heading_says_what_happened() {
+        let mild = |at: usize| Transition { severity: Severity::Info, ..of_segment(Kind::Firing, &at.to_string()) };
+        let mut many: Vec<Transition> = (0..SHOWN_MAX + 9).map(mild).collect();
+        many.push(of_segment(Kind::Resolved, "over"));
+        many.push(of_segment(Kind::Firing, "worst"));
+        let slack = body(SinkKind::Slack, &many);
+        assert!(slack["blocks"][1]["text"]["text"].as_str().expect("text").contains("region = worst"), "{slack}");
+        assert!(!slack.to_string().contains("region = over") && slack.to_string().contains("and 11 more"), "{slack}");
+        let worse = Transition { severity: Severity::Critical, ..of_segment(Kind::Resolved, "b") };
+        let mixed = [Transition { severity: Severity::Warning, ..of_segment(Kind::Firing, "a") }, worse];
+        assert!(body(SinkKind::Slack, &mixed)["text"].as_str().is_some_and(|text| text.starts_with("warning: ")));
+        let heading = |kind: Kind| body(SinkKind::Slack, &[example(kind)])["text"].as_str().expect("text").to_owned();
+        let headings = [Kind::Firing, Kind::Repeated, Kind::Revised, Kind::Resolved, Kind::Withdrawn].map(heading);
+        let starts = ["critical: ", "still critical: ", "revised, critical: ", "over: ", "withdrawn: "];
+        for (heading, start) in headings.iter().zip(starts) {
+            assert!(heading.starts_with(start) && heading.ends_with("f1 is low"), "{heading}");
+        }
+    }
+
+    #[test]
+    fn what_producers_put_into_names_is_text_of_a_bounded_length() {
+        let hostile = format!("*a* `b` <!channel> [x](http://evil.example) {}\nc\u{7}", "é".repeat(500));
+        let long: Vec<Transition> =
+            (0..SHOWN_MAX).map(|at| of_segment(Kind::Firing, &format!("{at}{hostile}"))).collect();
+        let slack = body(SinkKind::Slack, &long);
+        let blocks = slack["blocks"].as_array().expect("blocks");
+        let texts = blocks.iter().filter(|block| block["type"] != "actions").map(|block| &block["text"]);
+        let (plain, marked): (Vec<_>, Vec<_>) = texts.partition(|text| text["type"] == "plain_text");
+        assert_eq!((marked.len(), plain.len() > 10), (1, true), "only the link has marks: {slack}");
+        let size: usize =
+            blocks.iter().map(|block| block["text"]["text"].as_str().map_or(0, |t| t.chars().count())).sum();
+        assert!((SLACK_MAX / 2..SLACK_MAX + 500).contains(&size), "{size}");
+        let one = body(SinkKind::Slack, &[of_segment(Kind::Firing, "a\nb\u{7}c")]).to_string();
+        assert!(one.contains(r"region = a\\nb\\u{7}c"), "{one}");
+        let event = messages(&sink(SinkKind::Cloudevents), "a b\n/ü", 1, 0, &[&long[0]], &State::default(), None);
+        let event: Value = serde_json::from_str(&event[0].body).expect("JSON");
+        assert_eq!(event["source"], format!("/driftline/models/{}", encode_segment("a b\n/ü")));
+        assert!(event["source"].as_str().is_some_and(|source| source.is_ascii() && !source.contains(' ')));
+        assert_eq!(event["subject"], "a b\\n/ü");
+    }
+
+    #[test]
+    fn a_card_of_teams_is_no_larger_than_teams_takes() {
+        let sink = Sink { text: Some("\u{e9}".repeat(1_400)), ..sink(SinkKind::Teams) };
+        let told: Vec<Transition> = (0..40).map(|at| of_segment(Kind::Firing, &at.to_string())).collect();
+        let of: Vec<&Transition> = told.iter().collect();
+        let card = &messages(&sink, "m", 1, 0, &of, &State::default(), None)[0].body;
+        let card: Value = serde_json::from_str(card).expect("JSON");
+        let blocks = card["attachments"][0]["content"]["body"].as_array().expect("paragraphs");
+        let size = card.to_string().len();
+        assert!((CARD_MAX - 4_000..28_000).contains(&size), "{size}");
+        let more = format!("and {} more", told.len() - (blocks.len() - 2));
+        assert_eq!(blocks.last().map(|block| &block["inlines"][0]["text"]), Some(&json!(more)));
+        let few = body(SinkKind::Teams, &vec![example(Kind::Firing); SHOWN_MAX]).to_string();
+        assert!(!few.contains("more") && few.matches("RichTextBlock").count() == SHOWN_MAX + 1, "{few}");
     }
 
     #[test]

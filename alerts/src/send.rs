@@ -29,6 +29,12 @@ pub enum Outcome {
         /// The receiver's `Retry-After`.
         after: Option<Duration>,
     },
+    /// The receiver refuses the message as it is (400, 413, 422): what is asked again is refused again, and what comes after it must
+    /// not wait for a day.
+    Refused {
+        /// Why.
+        why: String,
+    },
     /// The receiver is gone (410): it is not to be told any more.
     Gone,
 }
@@ -117,7 +123,11 @@ async fn judge(mut answer: reqwest::Response) -> Outcome {
         said.extend_from_slice(&chunk);
     }
     let body: String = String::from_utf8_lossy(&said).chars().take(ANSWER_MAX).collect();
-    Outcome::Again { why: format!("answered {status}: {body}"), after }
+    let why = format!("answered {status}: {body}");
+    match status.as_u16() {
+        400 | 413 | 422 => Outcome::Refused { why },
+        _ => Outcome::Again { why, after },
+    }
 }
 
 /// Seconds, or a date of HTTP; an hour at most.
@@ -299,8 +309,11 @@ mod tests {
     async fn what_a_receiver_answers_says_what_becomes_of_a_message() {
         assert_eq!(answered(204, None).await, Outcome::Done);
         assert_eq!(answered(410, None).await, Outcome::Gone);
-        for status in [400, 404, 408, 409, 500, 503] {
+        for status in [401, 404, 408, 409, 500, 503] {
             assert!(matches!(answered(status, None).await, Outcome::Again { after: None, .. }), "{status}");
+        }
+        for status in [400, 413, 422] {
+            assert!(matches!(answered(status, None).await, Outcome::Refused { .. }), "{status}");
         }
         let after = |outcome| match outcome {
             Outcome::Again { after, .. } => after,

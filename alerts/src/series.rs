@@ -5,6 +5,9 @@ use driftline_schemas::clock::Micros;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
 
+/// Characters of a name of people's own that sentences show.
+const NAME_MAX: usize = 200;
+
 /// One thing that a rule looks at, window after window.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Series {
@@ -67,23 +70,43 @@ impl Series {
 
     /// `f1 of card-fraud, region = eu, version 3`.
     pub fn show(&self) -> String {
+        let model = plain(&self.model);
         let mut text = match &self.column {
-            Some(column) if self.model == driftline_store::paths::NO_MODEL => format!("{} of {column}", self.metric),
+            Some(column) if self.model == driftline_store::paths::NO_MODEL => {
+                format!("{} of {}", self.metric, plain(column))
+            }
             None if self.model == driftline_store::paths::NO_MODEL => self.metric.clone(),
-            Some(column) => format!("{} of {column} in {}", self.metric, self.model),
-            None => format!("{} of {}", self.metric, self.model),
+            Some(column) => format!("{} of {} in {model}", self.metric, plain(column)),
+            None => format!("{} of {model}", self.metric),
         };
         if let Some(class) = &self.class {
-            text.push_str(&format!(", class {class}"));
+            text.push_str(&format!(", class {}", plain(class)));
         }
         if let (Some(segment), Some(value)) = (&self.segment, &self.segment_value) {
-            text.push_str(&format!(", {segment} = {value}"));
+            text.push_str(&format!(", {} = {}", plain(segment), plain(value)));
         }
         if let Some(version) = &self.model_version {
-            text.push_str(&format!(", version {version}"));
+            text.push_str(&format!(", version {}", plain(version)));
         }
         text
     }
+}
+
+/// A name for people: what producers have put into it is cut, and its control characters are shown as such.
+pub(crate) fn plain(text: &str) -> String {
+    let mut plain = String::new();
+    for (at, c) in text.chars().enumerate() {
+        if at == NAME_MAX {
+            plain.push('…');
+            break;
+        }
+        if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') {
+            plain.extend(c.escape_default());
+        } else {
+            plain.push(c);
+        }
+    }
+    plain
 }
 
 /// What one window says of a series at one revision.
@@ -116,7 +139,7 @@ pub struct Evidence {
 }
 
 impl Evidence {
-    /// `0.7120 [0.6800, 0.7400] against 0.8000, 1000 rows, 412 labelled`; of a delay `10m against 5m`.
+    /// `0.7120 [0.6800, 0.7400], below 0.8000, 1000 rows, 412 labelled`; of a delay `10m, above 5m`.
     pub fn show(&self, metric: &str) -> String {
         // Whole numbers are counts, unless the other one is none.
         let is_count = self.value.fract() == 0.0 && self.level.fract() == 0.0 && self.ci_low.is_none();
@@ -133,7 +156,12 @@ impl Evidence {
             (Some(low), Some(high)) => format!(" [{}, {}]", number(low), number(high)),
             _ => self.p_value.map_or_else(String::new, |p| format!(" (p = {p:.2e})")),
         };
-        let mut text = format!("{}{interval} against {}", number(self.value), number(self.level));
+        let side = match self.value.partial_cmp(&self.level) {
+            Some(std::cmp::Ordering::Less) => "below",
+            Some(std::cmp::Ordering::Greater) => "above",
+            Some(std::cmp::Ordering::Equal) | None => "at",
+        };
+        let mut text = format!("{}{interval}, {side} {}", number(self.value), number(self.level));
         // Of the pipeline nothing rests on rows, and of drift, quality and requests nothing on labels.
         if self.n > 0 {
             text.push_str(&format!(", {} rows", self.n));
@@ -154,13 +182,13 @@ mod tests {
         let of = |metric: &str, value: f64, level: f64, rest: Evidence| Evidence { value, level, ..rest }.show(metric);
         let share =
             Evidence { ci_low: Some(0.68), ci_high: Some(0.74), n: 1_000, n_labelled: 412, ..Evidence::default() };
-        assert_eq!(of("f1", 0.71, 0.8, share), "0.7100 [0.6800, 0.7400] against 0.8000, 1000 rows, 412 labelled");
-        assert_eq!(of("watermark_delay_seconds", 905.2, 300.0, Evidence::default()), "15m 5s against 5m");
-        assert_eq!(of("collectors", 0.0, 1.0, Evidence::default()), "0 against 1");
+        assert_eq!(of("f1", 0.71, 0.8, share), "0.7100 [0.6800, 0.7400], below 0.8000, 1000 rows, 412 labelled");
+        assert_eq!(of("watermark_delay_seconds", 905.2, 300.0, Evidence::default()), "15m 5s, above 5m");
+        assert_eq!(of("collectors", 0.0, 1.0, Evidence::default()), "0, below 1");
         let drift = Evidence { p_value: Some(1e-12), n: 500, ..Evidence::default() };
-        assert_eq!(of("ks", 0.3, 0.1, drift), "0.3000 (p = 1.00e-12) against 0.1000, 500 rows");
-        assert_eq!(of("mean_squared_error", 123_456.789, 1_000.5, Evidence::default()), "123456.8 against 1000.5");
-        assert_eq!(of("error_rate", 0.000_21, 0.0001, Evidence::default()), "2.10e-4 against 1.00e-4");
+        assert_eq!(of("ks", 0.3, 0.1, drift), "0.3000 (p = 1.00e-12), above 0.1000, 500 rows");
+        assert_eq!(of("mean_squared_error", 123_456.789, 1_000.5, Evidence::default()), "123456.8, above 1000.5");
+        assert_eq!(of("error_rate", 0.000_21, 0.0001, Evidence::default()), "2.10e-4, above 1.00e-4");
     }
 
     #[test]

@@ -72,6 +72,7 @@ pub fn delivery(sink: &str, outcome: &Outcome) {
     let outcome = match outcome {
         Outcome::Done => "delivered",
         Outcome::Again { .. } => "failed",
+        Outcome::Refused { .. } => "refused",
         Outcome::Gone => "gone",
     };
     instruments().deliveries.add(1, &[KeyValue::new("sink", sink.to_owned()), KeyValue::new("outcome", outcome)]);

@@ -8,7 +8,7 @@ use driftline_alerts::silence::Silence;
 use driftline_alerts::{life, reference, replay, series};
 use driftline_ledger::Replica;
 use driftline_schemas::clock;
-use driftline_schemas::config::{AlertsConfig, Config, Level, Maintenance, Rule, Severity, Subject};
+use driftline_schemas::config::{AlertsConfig, Config, Level, Maintenance, Rule, Severity, Sink, Subject};
 use driftline_store::{Manifest, Store, paths};
 
 use crate::cli::{AlertsCommand, Format, Global, ReplayArgs, SilenceArgs};
@@ -104,6 +104,9 @@ async fn show(config: &Config, id: &str, format: Format) -> Result<()> {
     ask(config, &statement, format).await
 }
 
+/// What receivers of a test read.
+const TEST: &str = "This is a test of Driftline's notifications; nothing is wrong.";
+
 /// Sends each sink a notification that says that it is none.
 async fn test(config: &AlertsConfig, only: Option<&str>) -> Result<()> {
     let sinks: Vec<_> = config.sinks.iter().filter(|sink| only.is_none_or(|only| only == sink.name)).collect();
@@ -140,6 +143,7 @@ async fn test(config: &AlertsConfig, only: Option<&str>) -> Result<()> {
     let over = life::Transition { kind: life::Kind::Resolved, ..transition.clone() };
     let mut failed = 0;
     for sink in sinks {
+        let sink = &Sink { text: Some(TEST.to_owned()), ..sink.clone() };
         let mut outcome = Outcome::Done;
         for (seq, told) in [(0, &transition), (1, &over)] {
             let url = config.external_url.as_deref();
@@ -153,7 +157,7 @@ async fn test(config: &AlertsConfig, only: Option<&str>) -> Result<()> {
         let (word, detail) = match outcome {
             Outcome::Done => ("ok", "took an alert and its end".to_owned()),
             Outcome::Gone => ("FAILED", "answered 410: it is gone".to_owned()),
-            Outcome::Again { why, .. } => ("FAILED", why),
+            Outcome::Again { why, .. } | Outcome::Refused { why } => ("FAILED", why),
         };
         failed += usize::from(word == "FAILED");
         println!("{word:<7} {:<20} {:<13} {detail}", sink.name, sink.kind.as_str());

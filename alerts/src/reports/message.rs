@@ -3,14 +3,16 @@ use std::collections::BTreeMap;
 
 use driftline_schemas::clock::{Micros, show};
 use driftline_schemas::config::{ReportFormat, ReportSpec, Sink, SinkKind};
-use driftline_store::{Store, paths};
+use driftline_store::{Store, encode_segment, paths};
 use serde_json::{Value, json};
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::log::{Filed, Made};
 use crate::Error;
 use crate::email::{self, Attachment, Draft};
-use crate::message::{Message, card, card_link, card_text, cloudevent, cut, slack_block, slack_text};
+use crate::message::{
+    Card, Message, SLACK_BLOCK_MAX, SLACK_MAX, card_link, card_text, cloudevent, cut, slack_block, slack_text,
+};
 
 /// Models that one message tells of; more are counted, and lie in the store.
 const MODELS_MAX: usize = 50;
@@ -18,8 +20,6 @@ const MODELS_MAX: usize = 50;
 const FINDINGS_MAX: usize = 5;
 /// Pages that go with an e-mail, bytes in all; of more there are links. Many servers refuse what is above ten megabytes as base64.
 const ATTACHED_MAX: usize = 6_000_000;
-/// Bytes of the text of an adaptive card: Teams takes messages of some 28 KB.
-const CARD_MAX: usize = 22_000;
 /// Blocks that Slack takes in one message.
 const BLOCKS_MAX: usize = 48;
 
@@ -46,7 +46,8 @@ pub(super) async fn messages(
         SinkKind::Webhook => one("application/json", event(), sink.secret.is_some()),
         SinkKind::Command => one("application/json", event(), false),
         SinkKind::Cloudevents => {
-            let (source, subject) = (format!("/driftline/reports/{}", spec.name), show(made.occurrence));
+            let (source, subject) =
+                (format!("/driftline/reports/{}", encode_segment(&spec.name)), show(made.occurrence));
             let body = cloudevent(&id, &source, "io.driftline.report.v1", at, &subject, data(store, spec, made));
             one("application/cloudevents+json", body, sink.secret.is_some())
         }
@@ -150,19 +151,23 @@ fn lines(store: &Store, spec: &ReportSpec, filed: &Filed) -> (Vec<String>, Optio
 
 fn slack(store: &Store, spec: &ReportSpec, made: &Made) -> Value {
     let title = slack_text(&title(spec, made));
-    let mut blocks = vec![slack_block(&format!("*{title}*"))];
-    for (model, filed) in by_weight(made).into_iter().take(MODELS_MAX) {
+    let (mut blocks, mut remarks) = (vec![slack_block(&format!("*{title}*"))], remarks(made));
+    let mut room = SLACK_MAX.saturating_sub(remarks.iter().map(|remark| remark.chars().count()).sum());
+    let models = by_weight(made);
+    for (at, (model, filed)) in models.iter().take(MODELS_MAX).enumerate() {
         let (lines, link) = lines(store, spec, filed);
         let name = match link.filter(|link| link.starts_with("http")) {
             Some(link) => format!("<{link}|{}>", slack_text(model).replace('|', " ")),
             None => format!("*{}*", slack_text(model)),
         };
-        blocks.push(slack_block(&format!("{name}\n{}", slack_text(&lines.join("\n")))));
-    }
-    let mut remarks = remarks(made);
-    if blocks.len() > BLOCKS_MAX {
-        remarks.push(format!("{} models do not fit here.", blocks.len() - BLOCKS_MAX));
-        blocks.truncate(BLOCKS_MAX);
+        let text = cut(&format!("{name}\n{}", slack_text(&lines.join("\n"))), SLACK_BLOCK_MAX);
+        let left = room.checked_sub(text.chars().count()).filter(|_| blocks.len() < BLOCKS_MAX);
+        let Some(left) = left else {
+            remarks.push(format!("{} models do not fit here.", models.len().min(MODELS_MAX) - at));
+            break;
+        };
+        room = left;
+        blocks.push(slack_block(&text));
     }
     if !remarks.is_empty() {
         blocks.push(slack_block(&slack_text(&remarks.join("\n"))));
@@ -171,28 +176,24 @@ fn slack(store: &Store, spec: &ReportSpec, made: &Made) -> Value {
 }
 
 fn teams(store: &Store, spec: &ReportSpec, made: &Made) -> Value {
-    let mut body = vec![card_text(&title(spec, made), true)];
     let (mut links, mut remarks) = (Vec::new(), remarks(made));
-    let mut room = CARD_MAX.saturating_sub(remarks.iter().map(String::len).sum());
+    let mut card = Card::new(&title(spec, made), remarks.iter().map(String::len).sum());
     let models = by_weight(made);
     for (at, (model, filed)) in models.iter().take(MODELS_MAX).enumerate() {
         let (lines, link) = lines(store, spec, filed);
         let own: Vec<Value> =
             std::iter::once(card_text(model, true)).chain(lines.iter().map(|line| card_text(line, false))).collect();
-        let size: usize = own.iter().map(|block| block.to_string().len()).sum();
-        let Some(left) = room.checked_sub(size) else {
+        if !card.add(own) {
             remarks.push(format!("{} models do not fit here.", models.len().min(MODELS_MAX) - at));
             break;
-        };
-        room = left;
-        body.extend(own);
+        }
         // A card shows six buttons.
         if let Some(link) = link.filter(|link| link.starts_with("http") && links.len() < 6) {
             links.push(card_link(&cut(model, 60), &link));
         }
     }
-    body.extend(remarks.iter().map(|remark| card_text(remark, false)));
-    card(&body, &links)
+    remarks.iter().for_each(|remark| card.end(remark));
+    card.message(&links)
 }
 
 /// An e-mail: the sentences of each model, and the pages with it as far as they fit.
@@ -364,7 +365,8 @@ mod tests {
     }
 
     fn texts(blocks: &Value) -> Vec<String> {
-        let text = |block: &Value| block["text"]["text"].as_str().or(block["text"].as_str()).map(str::to_owned);
+        let text =
+            |block: &Value| block["text"]["text"].as_str().or(block["inlines"][0]["text"].as_str()).map(str::to_owned);
         blocks.as_array().expect("a list").iter().filter_map(text).collect()
     }
 

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use toml::Value;
 
 use super::maintenance::{Maintenance, read_maintenance};
-use super::reader::Reader;
+use super::reader::{Reader, is_web};
 use super::{JudgeConfig, ModelSettings, ReferenceSpec, why_no_hour};
 use crate::clock::{DAY, MINUTE, Micros};
 use crate::window::WindowLength;
@@ -426,6 +426,9 @@ pub(super) fn read_alerts(section: &mut Reader, judge: &JudgeConfig) -> AlertsCo
     let allow_local = section.boolean("allow_local", false);
     let repeat = read_repeat(section, None);
     let external_url = section.text("external_url");
+    if external_url.as_ref().is_some_and(|url| !is_web(url)) {
+        section.fault("external_url", "must begin with https:// or http://, and hold no blanks".into());
+    }
     let mut sinks: Vec<Sink> = Vec::new();
     for mut part in section.tables("sinks") {
         if let Some(sink) = read_sink(&mut part, repeat) {
@@ -1194,6 +1197,10 @@ mod tests {
                 "alerts.sinks[0].group_by: has no effect where",
             ),
             (rule("metric = \"f1\"\nbelow = 0.8\nserverity = \"info\""), "did you mean `severity`?"),
+            (
+                "[alerts]\nexternal_url = \"driftline.internal\"".to_owned(),
+                "alerts.external_url: must begin with https://",
+            ),
             (sink("type = \"pigeon\""), "alerts.sinks[0].type: \"pigeon\" is none of"),
             (sink("type = \"slack\""), "alerts.sinks[0].url: is missing"),
             (sink("type = \"slack\"\nurl = \"ftp://x\""), "alerts.sinks[0].url: must begin with https://"),

@@ -23,6 +23,12 @@ fn nearest_zone(typed: &str) -> Option<&'static str> {
     nearest.filter(|(distance, _)| *distance <= typed.len() / 4).map(|(_, name)| name)
 }
 
+/// Whether it is an address that a browser opens, as far as its beginning tells.
+pub(super) fn is_web(url: &str) -> bool {
+    let rest = url.strip_prefix("https://").or_else(|| url.strip_prefix("http://"));
+    rest.is_some_and(|rest| !rest.is_empty() && !rest.contains(|c: char| c.is_whitespace() || c.is_control()))
+}
+
 /// Takes keys out of a table, one by one; what is left at the end is unknown.
 pub(super) struct Reader {
     table: Table,

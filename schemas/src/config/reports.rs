@@ -2,7 +2,7 @@
 use chrono_tz::Tz;
 
 use super::alerts::{AlertsConfig, SinkKind};
-use super::reader::Reader;
+use super::reader::{Reader, is_web};
 use crate::clock::{DAY, MINUTE, Micros};
 use crate::cron::{Cron, days_before};
 use crate::window::{WindowLength, WindowSpec};
@@ -133,8 +133,8 @@ fn read_report(section: &mut Reader, alerts: &AlertsConfig) -> Option<ReportSpec
         section.fault("catch_up", format!("must be 1 to {CATCH_UP_MAX}"));
     }
     let link = section.text("link");
-    if link.as_ref().is_some_and(|link| !link.starts_with("https://") && !link.starts_with("http://")) {
-        section.fault("link", "must begin with https:// or http://".into());
+    if link.as_ref().is_some_and(|link| !is_web(link)) {
+        section.fault("link", "must begin with https:// or http://, and hold no blanks".into());
     }
     Some(ReportSpec {
         name: name?,
