@@ -196,12 +196,11 @@ async fn categories_of(
             of.add(Mass { rows: rows.unsigned_abs(), weight: *weight });
         }
     }
-    let (weight_of, beyond) = match weighed {
-        Some(weighed) => (weighed.categories(), weighed.others()),
-        None => {
-            let counted = categories.iter().map(|(name, rows)| (name.as_str(), *rows as f64)).collect();
-            (counted, n.saturating_sub(categories.values().sum()) as f64)
-        }
+    let (weight_of, beyond) = if let Some(weighed) = weighed {
+        (weighed.categories(), weighed.others())
+    } else {
+        let counted = categories.iter().map(|(name, rows)| (name.as_str(), *rows as f64)).collect();
+        (counted, n.saturating_sub(categories.values().sum()) as f64)
     };
     let part = |(name, rows): (&String, &u64)| {
         let known = weight_of.get(name.as_str()).copied().unwrap_or_default();
