@@ -31,7 +31,23 @@ pub(crate) struct CheckFailed(pub(crate) String);
 #[error("{0}")]
 pub(crate) struct BadConfig(pub(crate) String);
 
+/// As the shell has it of a program that SIGPIPE has ended.
+const NOBODY_READS: i32 = 128 + 13;
+
+/// Whoever reads what is printed may stop (`| head`): that is the end of a command, and no panic.
+fn end_when_nobody_reads() {
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let said = panic.payload().downcast_ref::<String>().map_or("", String::as_str);
+        if said.starts_with("failed printing to stdout") && said.contains("Broken pipe") {
+            std::process::exit(NOBODY_READS);
+        }
+        hook(panic);
+    }));
+}
+
 fn main() -> ExitCode {
+    end_when_nobody_reads();
     let cli = Cli::parse();
     let format = cli.global.log_format;
     telemetry::init_logs(format, !cli.command.is_service());

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use driftline_schemas::clock::{DAY, Micros, show};
-use driftline_schemas::config::{AlertsConfig, Severity, Sink, SinkKind};
+use driftline_schemas::config::{AlertsConfig, SEVERITIES, Severity, Sink, SinkKind};
 use driftline_store::{encode_segment, paths};
 use ring::hmac;
 use serde_json::{Value, json};
@@ -220,14 +220,23 @@ fn alertmanager_messages(
     let path = "/api/v2/alerts";
     let url = &sink.url;
     let url = if url.ends_with(path) { url.clone() } else { format!("{}{path}", url.trim_end_matches('/')) };
-    let part = |(at, told): (usize, &[&Transition])| Message {
+    let mut alerts: Vec<Value> = told.iter().map(|t| alertmanager(t, is_open(t), sink, external_url)).collect();
+    // There the severity is part of an alert's identity: one that was told with a lower one too ends under both.
+    for over in told.iter().filter(|transition| !is_open(transition)) {
+        let lower = SEVERITIES.into_iter().filter(|severity| *severity < over.severity);
+        alerts.extend(lower.map(|severity| {
+            let over = Transition { severity, ..(*over).clone() };
+            alertmanager(&over, false, sink, external_url)
+        }));
+    }
+    let part = |(at, alerts): (usize, &[Value])| Message {
         url: url.clone(),
         id: format!("{id}_{at}"),
         content_type: "application/json",
-        body: Value::Array(told.iter().map(|t| alertmanager(t, is_open(t), sink, external_url)).collect()).to_string(),
+        body: json!(alerts).to_string(),
         is_signed: false,
     };
-    told.chunks(ALERTS_MAX).enumerate().map(part).collect()
+    alerts.chunks(ALERTS_MAX).enumerate().map(part).collect()
 }
 
 /// Whether the alert holds after what happened.
@@ -1010,7 +1019,11 @@ mod tests {
         assert!(told(SinkKind::Slack, Status::Firing).contains("in part over, critical: "));
         let over = json(SinkKind::Webhook, Status::Resolved);
         assert_eq!((&over["status"], &over["alerts"][0]["status"]), (&json!("resolved"), &json!("resolved")));
-        assert_eq!(json(SinkKind::Alertmanager, Status::Resolved)[0]["endsAt"], show(3 * DAY));
+        let over = json(SinkKind::Alertmanager, Status::Resolved);
+        let ends = over.as_array().expect("alerts").iter().map(|one| (&one["labels"]["severity"], &one["endsAt"]));
+        let severities: Vec<&Value> =
+            ends.filter(|(_, ends)| **ends == show(3 * DAY)).map(|(severity, _)| severity).collect();
+        assert_eq!(severities, ["critical", "info", "warning", "error"], "under each that it may have been told with");
         assert!(told(SinkKind::Slack, Status::Resolved).contains("withdrawn: "));
     }
 

@@ -11,6 +11,26 @@ use serde::Deserialize;
 use crate::judge;
 use crate::sandbox::{Sandbox, get};
 
+/// `driftline … | head`: as of other programs, it is the shell's SIGPIPE and no panic.
+#[test]
+fn a_command_whose_output_nobody_reads_ends_quietly() -> Result<()> {
+    let sandbox = Sandbox::with_config("[kafka]\nbrokers = \"localhost:1\"")?;
+    let mut child = std::process::Command::new(crate::sandbox::binary())
+        .arg("--config")
+        .arg(sandbox.path("driftline.toml"))
+        .args(["config", "print"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .context("start it")?;
+    // Long before it prints.
+    drop(child.stdout.take());
+    let ended = child.wait_with_output().context("wait for it")?;
+    let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+    ensure!(ended.status.code() == Some(141) && said.is_empty(), "{:?}: {said}", ended.status);
+    Ok(())
+}
+
 const PIPELINE: [&str; 3] = ["run", "--roles", "collector,aggregator,evaluator,serve"];
 
 #[tokio::test]

@@ -268,7 +268,7 @@ pub enum Severity {
 }
 
 /// All of them, the least bad first.
-const SEVERITIES: [Severity; 4] = [Severity::Info, Severity::Warning, Severity::Error, Severity::Critical];
+pub const SEVERITIES: [Severity; 4] = [Severity::Info, Severity::Warning, Severity::Error, Severity::Critical];
 
 impl Rule {
     /// Whether it looks at a model.

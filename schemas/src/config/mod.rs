@@ -17,7 +17,7 @@ use toml::Table;
 
 pub use self::alerts::{
     AlertsConfig, Decide, EmailSettings, GROUP_BY, LABEL_LAGS, Learned, Level, MATCHED, MONTH, REFERENCE_WINDOWS_MIN,
-    Rule, Severity, Side, Signal, Sink, SinkKind, SmtpTls, Subject,
+    Rule, SEVERITIES, Severity, Side, Signal, Sink, SinkKind, SmtpTls, Subject,
 };
 pub use self::maintenance::Maintenance;
 use self::reader::Reader;
