@@ -203,7 +203,14 @@ pub fn messages(
         };
         Message { url: sink.url.clone(), id, content_type, body: body.to_string(), is_signed: signs }
     };
-    groups(sink, model, told, state, &open).iter().enumerate().map(message).collect()
+    // To PagerDuty a trigger is a page wherever a person has closed the incident: figures that have changed, and the end of one alert of
+    // several, are none.
+    let is_news = |group: &Group<'_>| {
+        let pages = group.told.iter().any(|told| matches!(told.kind, Kind::Firing | Kind::Repeated));
+        sink.kind != SinkKind::Pagerduty || pages || !group.is_firing
+    };
+    let groups = groups(sink, model, told, state, &open);
+    groups.iter().enumerate().filter(|(_, group)| is_news(group)).map(message).collect()
 }
 
 /// Alertmanager groups by itself, and keeps state: it is told all, in parts that it takes.
@@ -908,8 +915,13 @@ mod tests {
         );
         assert!(raised["payload"]["summary"].as_str().is_some_and(|summary| summary.chars().count() <= 1_024));
         let other = of_segment(Kind::Firing, "other").series;
-        let one_over = page(&[of_segment(Kind::Resolved, "1")], &holding(&other, Status::Firing));
-        assert_eq!((&one_over["event_action"], &one_over["dedup_key"]), (&json!("trigger"), &raised["dedup_key"]));
+        // Where others still fire, the end of one is no page, nor are figures that have changed.
+        for kind in [Kind::Resolved, Kind::Revised] {
+            let quiet = messages(&of, "m", 1, 0, &[&of_segment(kind, "1")], &holding(&other, Status::Firing), None);
+            assert_eq!(quiet, [], "{kind:?}");
+        }
+        let still = page(&[of_segment(Kind::Repeated, "1")], &holding(&other, Status::Firing));
+        assert_eq!((&still["event_action"], &still["dedup_key"]), (&json!("trigger"), &raised["dedup_key"]));
         let all_over = page(&[of_segment(Kind::Withdrawn, "1")], &holding(&other, Status::Resolved));
         assert_eq!((&all_over["event_action"], &all_over["dedup_key"]), (&json!("resolve"), &raised["dedup_key"]));
         // Raised and over in one record, as a backlog has it: it must not stay open.
