@@ -263,31 +263,32 @@ impl Turn {
                 }
                 (sent.taken, self.tries) = (sent.taken + 1, 0);
             }
-            match outcome {
-                Outcome::Done => (sent.next, sent.taken) = (sent.next + 1, 0),
+            let is_old = clock::now_micros() - at > DAY;
+            let failed = match outcome {
+                Outcome::Done => {
+                    (sent.next, sent.taken) = (sent.next + 1, 0);
+                    None
+                }
                 Outcome::Gone => {
                     tracing::warn!(
                         sink = sink.name,
                         "the receiver is gone (410): it is told nothing more under this address"
                     );
                     sent.gone = Some(address.clone());
+                    None
                 }
-                Outcome::Again { .. } | Outcome::Refused { .. } => {
-                    let is_old = clock::now_micros() - at > DAY;
-                    let (why, after, is_enough) = match outcome {
-                        Outcome::Again { why, after } => (why, after, is_old),
-                        Outcome::Refused { why } => (why, None, true),
-                        Outcome::Done | Outcome::Gone => unreachable!("matched above"),
-                    };
-                    if !is_enough || self.tries < TRIES_MIN {
-                        tracing::warn!(sink = sink.name, of = feed.name(), why, "not delivered; it is tried again");
-                        self.note(&path, &sent, object.version).await?;
-                        return Ok(Ended::Again { tries: self.tries + 1, after });
-                    }
-                    tracing::error!(sink = sink.name, of = feed.name(), why, "delivery given up");
-                    self.tries = 0;
-                    (sent.next, sent.taken, sent.given_up) = (sent.next + 1, 0, sent.given_up + 1);
+                Outcome::Again { why, after } => Some((why, after, is_old)),
+                Outcome::Refused { why } => Some((why, None, true)),
+            };
+            if let Some((why, after, is_enough)) = failed {
+                if !is_enough || self.tries < TRIES_MIN {
+                    tracing::warn!(sink = sink.name, of = feed.name(), why, "not delivered; it is tried again");
+                    self.note(&path, &sent, object.version).await?;
+                    return Ok(Ended::Again { tries: self.tries + 1, after });
                 }
+                tracing::error!(sink = sink.name, of = feed.name(), why, "delivery given up");
+                self.tries = 0;
+                (sent.next, sent.taken, sent.given_up) = (sent.next + 1, 0, sent.given_up + 1);
             }
             self.note(&path, &sent, object.version).await?;
         }

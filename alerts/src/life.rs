@@ -1372,6 +1372,23 @@ mod tests {
     }
 
     #[test]
+    fn what_is_withdrawn_though_it_still_lies_beyond_its_level_says_why() {
+        let said = |high: f64| {
+            let evidence = |value: f64, ci_high: f64| Evidence {
+                value,
+                level: 0.8,
+                ci_low: Some(value - 0.03),
+                ci_high: Some(ci_high),
+                ..Evidence::default()
+            };
+            let withdrawn = crate::message::example(Kind::Withdrawn);
+            Transition { evidence: evidence(0.753, high), before: Some(evidence(0.5, 0.53)), ..withdrawn }.show()
+        };
+        assert!(said(0.779).ends_with("; that is too little evidence for an alert"), "{}", said(0.779));
+        assert!(!said(0.801).contains("too little evidence"), "{}", said(0.801));
+    }
+
+    #[test]
     fn an_alert_holds_for_a_sink_that_was_told_of_it_whatever_its_rule_says_by_now() {
         let (mut bad, mut worse) = (window(1, 1, 0.7), window(2, 1, 0.7));
         (bad.findings[0].sinks, bad.findings[0].severity) = (vec!["old".into()], Severity::Critical);

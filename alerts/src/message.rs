@@ -173,10 +173,10 @@ pub fn messages(
     external_url: Option<&str>,
 ) -> Vec<Message> {
     let id = message_id(model, seq, &sink.name);
-    if sink.kind == SinkKind::Alertmanager {
-        return alertmanager_messages(sink, &id, told, state, external_url);
-    }
     let open = open_series(sink, told, state);
+    if sink.kind == SinkKind::Alertmanager {
+        return alertmanager_messages(sink, &id, told, &open, external_url);
+    }
     let signs = matches!(sink.kind, SinkKind::Webhook | SinkKind::Cloudevents) && sink.secret.is_some();
     let message = |(place, group): (usize, &Group<'_>)| {
         let id = if sink.group_by.is_empty() { id.clone() } else { format!("{id}_{place}") };
@@ -218,12 +218,10 @@ fn alertmanager_messages(
     sink: &Sink,
     id: &str,
     told: &[&Transition],
-    state: &State,
+    open: &BTreeSet<String>,
     external_url: Option<&str>,
 ) -> Vec<Message> {
-    let held: BTreeSet<String> =
-        state.series.values().filter(|tracked| tracked.holds_for(sink)).map(|held| held.series.fingerprint()).collect();
-    let is_open = |t: &Transition| is_firing(t) || held.contains(&t.series.fingerprint());
+    let is_open = |t: &Transition| is_firing(t) || open.contains(&t.series.fingerprint());
     let path = "/api/v2/alerts";
     let url = &sink.url;
     let url = if url.ends_with(path) { url.clone() } else { format!("{}{path}", url.trim_end_matches('/')) };

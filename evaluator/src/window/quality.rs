@@ -179,7 +179,7 @@ pub(super) async fn duplicates(
     let shares = columns.budget().shares(HASH_BYTES);
     let (mut rows, mut different) = (0, 0);
     for part in 0..shares {
-        let share = sql::constant(&serde_json::to_string(&Share { part, of: shares }).expect("two numbers are JSON"));
+        let share = sql::constant(&serde_json::to_string(&Share { part, of: shares })?);
         for batch in
             collect(session, &format!("SELECT distinct_rows({share}, {features}) AS counts FROM {valid}")).await?
         {

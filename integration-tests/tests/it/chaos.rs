@@ -234,5 +234,8 @@ async fn c4_group_offsets_sent_to_zero_and_to_the_end_change_nothing() -> Result
         broker.send_group(&group, &partitions, to).await?;
         sandbox.catch_up().await?;
     }
+    judge::check(&sandbox, &topics, &options, &run).await?;
+    broker.send_group(&group, &partitions, GroupOffsets::Zero).await?;
+    sandbox.catch_up().await?;
     judge::check(&sandbox, &topics, &options, &run).await
 }
