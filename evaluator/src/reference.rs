@@ -25,9 +25,13 @@ use crate::{
 
 /// What sums of two doubles each may lose, beside one.
 const ROUNDING: f64 = 1e-14;
-/// Values kept of a numeric column. A larger sample is thinned to evenly spaced order statistics, which moves a
-/// Kolmogorov–Smirnov statistic by at most one part in this.
+/// Values kept of a numeric column, fewer where memory asks for it. A larger sample is thinned to evenly spaced order statistics, which moves a
+/// Kolmogorov–Smirnov statistic by at most one part in as many.
 const SAMPLE_MAX: usize = 1_000_000;
+/// Values kept at the least: fewer would show.
+const SAMPLE_MIN: usize = 1 << 14;
+/// What a kept value takes, most of all: itself, and its digits in what is written. Half of the memory is for them.
+const VALUE_BYTES: u64 = 2 * (8 + 20);
 /// Categories kept of a text column, the most frequent ones; the others count as unseen, in the reference too.
 pub const CATEGORIES_MAX: usize = 1_000;
 
@@ -179,6 +183,7 @@ impl Reference {
         let mut kept: BTreeMap<Column, ReferenceColumn> = BTreeMap::new();
         let mut moments = BTreeMap::new();
         let numeric: Vec<_> = read.numeric(task).into_iter().chain(attributions(context, &read).await?).collect();
+        let values_max = read.budget().values(numeric.len() as u64, VALUE_BYTES, SAMPLE_MAX).max(SAMPLE_MIN);
         let mut reader = NumberReader::new(&read, &numeric, (None, 1), None);
         while let Some(samples) = reader.next(context).await? {
             for (column, by_group) in samples {
@@ -186,7 +191,7 @@ impl Reference {
                 if let (Column::Feature(name), Some(found)) = (&column, mean_and_deviation(sample.as_ref())) {
                     moments.insert(name.clone(), found);
                 }
-                if let Some(values) = ReferenceValues::numeric(sample) {
+                if let Some(values) = ReferenceValues::thinned(sample, values_max) {
                     kept.insert(column.clone(), ReferenceColumn { column, values });
                 }
             }
@@ -276,8 +281,12 @@ impl Reference {
 impl ReferenceValues {
     /// From a sorted sample; `None` if empty.
     pub fn numeric(sample: Sample) -> Option<Self> {
+        Self::thinned(sample, SAMPLE_MAX)
+    }
+
+    fn thinned(sample: Sample, max: usize) -> Option<Self> {
         let (n, bins) = (sample.as_ref().rows(), Bins::of_sample(sample.as_ref()));
-        let (sample, weights) = sample.thinned(SAMPLE_MAX).into_parts();
+        let (sample, weights) = sample.thinned(max).into_parts();
         (n > 0).then_some(Self::Numeric { n, bins, sample, weights })
     }
 

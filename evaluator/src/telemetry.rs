@@ -76,6 +76,20 @@ pub(crate) fn values_pooled(model: &str, name: &str, max: usize) {
     }
 }
 
+/// A window has more classes than are told apart.
+pub(crate) fn classes_pooled(model: &str, max: usize) {
+    static TOLD: LazyLock<Mutex<BTreeSet<String>>> = LazyLock::new(Mutex::default);
+    instruments().pooled.add(1, &[]);
+    let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
+    if told.len() < POOLED_TOLD_MAX && told.insert(model.to_owned()) {
+        tracing::warn!(
+            model,
+            max,
+            "more classes than are told apart; the rarest labels are `__other__` together: are they classes, or ids?"
+        );
+    }
+}
+
 /// A window has more rows than the memory of a query holds: values that need all of them say how far they may be off.
 pub(crate) fn window_binned(model: &str, rows: u64) {
     instruments().binned.add(1, &[]);

@@ -230,7 +230,7 @@ impl Sample {
         reader.extend_u64s(&mut cuts)?;
         let bins = Bins::decode(reader)?;
         if !bins.is_empty() {
-            let limit = self.limit.get_or_insert_with(|| Limit { bins: usize::MAX, cuts, pivots: Vec::new() });
+            let limit = self.limit.get_or_insert_with(|| Limit { cuts, ..Limit::none() });
             self.bins.merge(&bins, &limit.cuts);
         }
         Some(())

@@ -18,6 +18,10 @@ pub const CLASS_METRICS: [&str; 4] = ["precision", "recall", "f1", "roc_auc"];
 /// Classes up to which each has estimates of its own: the work grows with the square.
 const CLASSES_MAX: usize = 20;
 
+/// What a row takes for each class that the reference knows, most of all at once: its probability (twice, while rows are sorted), its share, and where
+/// it lies on its curve.
+pub const CELL_BYTES: u64 = (3 * size_of::<f64>() + size_of::<Place>()) as u64;
+
 /// How a metric moves with one row's being of a class: `weight · (if_predicted · [predicted] + always)`.
 #[derive(Clone, Copy, Default)]
 struct Slope {

@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, HashMap};
 use crate::{
     drift::Sample,
     metrics::{
-        Weight,
+        OTHER, Weight,
         binned::{Limit, hold_to},
+        multiclass::CLASSES_MAX,
         scores::Side,
         wire::{Reader, put_f64s, put_text, put_u64, put_u64s},
     },
@@ -104,6 +105,8 @@ pub struct ClassRows {
     counts: BTreeMap<u32, [u64; 2]>,
     /// Whether rows are only counted: there is no memory for their probabilities.
     is_counted_only: bool,
+    /// Whether there were more than [`CLASSES_MAX`] classes. Rows are only counted then, all as [`OTHER`].
+    has_too_many_classes: bool,
 }
 
 /// The rows of a [`ClassRows`] over a fixed list of classes, in an order of their own content.
@@ -143,6 +146,11 @@ impl ClassRows {
         self.is_counted_only
     }
 
+    /// Whether there were too many classes to tell apart, so that rows were counted together.
+    pub fn has_too_many_classes(&self) -> bool {
+        self.has_too_many_classes
+    }
+
     /// Adds a row. Without a class, the most probable one stands for it, the first in text order if several are; probabilities
     /// with a NaN among them are no probabilities, and a row without any only counts for [`ClassRows::counts`].
     pub fn push(&mut self, class: Option<&str>, probabilities: &[(&str, f64)], is_labelled: bool, weight: Weight) {
@@ -151,9 +159,10 @@ impl ClassRows {
             .iter()
             .reduce(|best, next| if next.1 > best.1 || (next.1 == best.1 && next.0 < best.0) { next } else { best });
         let Some(class) = class.or(best.map(|(class, _)| *class)) else { return };
-        let place = self.place(class);
+        let place = self.place(if self.has_too_many_classes { OTHER } else { class });
         self.counts.entry(place).or_default()[usize::from(is_labelled)] += 1;
         if probabilities.is_empty() || self.is_counted_only {
+            self.bound_classes();
             return;
         }
         self.class_of.push(place);
@@ -164,11 +173,21 @@ impl ClassRows {
             self.probabilities.push(*probability);
         }
         self.ends.push(self.probabilities.len() as u64);
+        self.bound_classes();
     }
 
     /// Adds all rows of another state.
     pub fn merge(&mut self, other: &Self) {
+        if other.has_too_many_classes {
+            self.give_up();
+        }
         self.is_counted_only |= other.is_counted_only;
+        if self.has_too_many_classes {
+            let place = self.place(OTHER);
+            let mine = self.counts.entry(place).or_default();
+            *mine = other.counts.values().fold(*mine, |all, counts| [all[0] + counts[0], all[1] + counts[1]]);
+            return;
+        }
         let places: Vec<u32> = other.names.iter().map(|name| self.place(name)).collect();
         let before = self.probabilities.len() as u64;
         self.class_of.extend(other.class_of.iter().map(|class| places[*class as usize]));
@@ -180,6 +199,21 @@ impl ClassRows {
             let mine = self.counts.entry(places[*class as usize]).or_default();
             *mine = [mine[0] + counts[0], mine[1] + counts[1]];
         }
+        self.bound_classes();
+    }
+
+    /// Lets go of the rows, and keeps their number, where there are too many classes. Of a part of the rows there are never more than of all.
+    fn bound_classes(&mut self) {
+        if self.names.len() > CLASSES_MAX {
+            self.give_up();
+        }
+    }
+
+    fn give_up(&mut self) {
+        let all = self.counts.values().fold([0, 0], |all, counts| [all[0] + counts[0], all[1] + counts[1]]);
+        *self = Self { is_counted_only: true, has_too_many_classes: true, ..Self::default() };
+        let place = self.place(OTHER);
+        self.counts.insert(place, all);
     }
 
     /// Rows of each class without and with a label, by name.
@@ -242,7 +276,7 @@ impl ClassRows {
     }
 
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
-        put_u64(out, u64::from(self.is_counted_only));
+        put_u64(out, u64::from(self.is_counted_only) + 2 * u64::from(self.has_too_many_classes));
         put_u64(out, self.names.len() as u64);
         self.names.iter().for_each(|name| put_text(out, name));
         let wide = |narrow: &[u32]| narrow.iter().map(|place| u64::from(*place)).collect::<Vec<u64>>();
@@ -256,7 +290,9 @@ impl ClassRows {
     }
 
     pub(crate) fn merge_encoded(&mut self, reader: &mut Reader<'_>) -> Option<()> {
-        let mut other = Self { is_counted_only: reader.u64()? == 1, ..Self::default() };
+        let flags = reader.u64()?;
+        let mut other =
+            Self { is_counted_only: flags & 1 == 1, has_too_many_classes: flags & 2 == 2, ..Self::default() };
         for _ in 0..reader.u64()? {
             other.place(&reader.text()?);
         }
@@ -309,6 +345,31 @@ mod tests {
         let table = rows.table(&["bird", "dog"]);
         assert_eq!((table.rows(), table.row(0)), (1, &[0.2, 0.4][..]));
         assert_eq!((table.class_of[0], table.other_classes[0].as_deref()), (None, Some("cat")));
+    }
+
+    #[test]
+    fn b1_rows_of_too_many_classes_are_counted_together() {
+        let ids = |from: usize, to: usize| {
+            let mut rows = ClassRows::default();
+            for row in from..to {
+                let class = format!("{row}");
+                rows.push(Some(&class), &[(&class, 0.7)], row % 3 == 0, Weight::ONE);
+            }
+            rows
+        };
+        assert!(!ids(0, CLASSES_MAX).has_too_many_classes());
+        for split in [0, 1, 2_000, 2_999, 3_000] {
+            let (mut merged, rest) = (ids(0, split), ids(split, 3_000));
+            let mut bytes = Vec::new();
+            rest.encode(&mut bytes);
+            let mut decoded = merged.clone();
+            decoded.merge_encoded(&mut Reader::new(&bytes)).expect("whole state");
+            merged.merge(&rest);
+            for rows in [merged, decoded] {
+                assert!(rows.has_too_many_classes() && rows.is_counted_only() && rows.size() < 1_000);
+                assert_eq!(rows.counts(), [(OTHER, [2_000, 1_000])].into());
+            }
+        }
     }
 
     type Row = (Option<u8>, Vec<(u8, f64)>, bool, f64);

@@ -32,9 +32,17 @@ pub struct Limit {
     /// Bits of the floats that central moments are taken around.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pivots: Vec<u64>,
+    /// Classes that are told apart where there are too many, ascending; none: all are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub classes: Vec<String>,
 }
 
 impl Limit {
+    /// Rows as they are, however many.
+    pub fn none() -> Self {
+        Self::of(usize::MAX)
+    }
+
     /// So many bins.
     pub fn of(bins: usize) -> Self {
         Self { bins, ..Self::default() }
@@ -64,7 +72,9 @@ impl Limit {
     pub fn json(&self) -> String {
         let cuts: Vec<String> = self.cuts.iter().map(u64::to_string).collect();
         let pivots: Vec<String> = self.pivots.iter().map(u64::to_string).collect();
-        format!("{{\"bins\":{},\"cuts\":[{}],\"pivots\":[{}]}}", self.bins, cuts.join(","), pivots.join(","))
+        let classes = serde_json::Value::from(self.classes.as_slice());
+        let (cuts, pivots) = (cuts.join(","), pivots.join(","));
+        format!("{{\"bins\":{},\"cuts\":[{cuts}],\"pivots\":[{pivots}],\"classes\":{classes}}}", self.bins)
     }
 }
 

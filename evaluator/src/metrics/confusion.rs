@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Cell, Estimate, ExactSum, Outcome, Report, Undefined,
+    Cell, Estimate, ExactSum, OTHER, Outcome, Report, Undefined,
     interval::{Interval, Method, effective_rows, fisher, mover, wilson},
     mass::Mass,
     one_vs_rest::{Differential, OneVsRest, Rate},
@@ -346,9 +346,11 @@ impl Margins<'_> {
         self.predicted.get(class).map_or(0.0, Mass::weight) / all
     }
 
+    /// Of one class; those that are not told apart are several.
     fn largest_share(&self) -> f64 {
         let all = self.hits.with(self.misses).weight();
-        self.actual.values().map(|rows| rows.weight() / all).fold(0.0, f64::max)
+        let classes = self.actual.iter().filter(|(class, _)| **class != OTHER);
+        classes.map(|(_, rows)| rows.weight() / all).fold(0.0, f64::max)
     }
 
     /// A coefficient in `[−1, 1]` with its interval; a constant prediction has none, and counts as 0.

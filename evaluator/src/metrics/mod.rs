@@ -47,6 +47,9 @@ pub use interval::{Interval, Method, Warning};
 pub use mass::{Mass, Weight};
 pub use report::{Cell, Report, ReportRow};
 
+/// Stands for all that are not told apart: values of a segment, versions, classes.
+pub const OTHER: &str = "__other__";
+
 /// Why a metric has no value. The closed list of every `reason` column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -71,7 +74,7 @@ pub enum Undefined {
     NotProbability,
     /// Nothing has the value that the figure is of: no row a latency, or no query a relevant row.
     NoValues,
-    /// There are more rows than memory holds, and of these figures no smaller state is known.
+    /// There are more rows, or more classes, than memory holds, and of these figures no smaller state is known.
     BeyondMemory,
     /// A value lies where the metric is not defined: the logarithm of a target or prediction of −1 or less, or squares beyond
     /// the largest float.

@@ -1,9 +1,9 @@
 //! Everything a classification into more than two classes is judged by, from one state.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::{
-    Estimate, ExactSum, Report, Undefined,
+    Estimate, ExactSum, OTHER, Report, Undefined,
     binned::{Limit, hold_to},
     binned_scores::roc_auc_of_bins,
     confusion::Confusion,
@@ -15,6 +15,12 @@ use super::{
     scores::{Side, roc_auc},
     wire::{Reader, put_text, put_u64},
 };
+
+/// Classes of labels, predictions and probabilities that are told apart. Where there are more, a state says so and holds nothing, until it is
+/// told which of them to tell apart ([`Limit::classes`]).
+pub const CLASSES_MAX: usize = 1_000;
+/// The prediction of a class that is not told apart, of a row whose label is another such class: a miss, which must not look like a hit.
+pub const ANOTHER: &str = "__another__";
 
 /// Hits and misses by class, and for labelled rows with probabilities each class's scores by label.
 /// Eight bytes a row and class, sixteen where rows weigh differently.
@@ -32,6 +38,10 @@ pub struct MulticlassState {
     squares: Moments,
     bins: [CalibrationBin; CALIBRATION_BINS],
     limit: Option<Limit>,
+    /// The classes that are told apart; none: all are.
+    kept: Option<HashSet<String>>,
+    /// Whether there were more than [`CLASSES_MAX`], and nobody said which are told apart. No row is held then.
+    has_too_many: bool,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -57,13 +67,16 @@ impl PartialEq for MulticlassState {
             && self.loss == other.loss
             && self.squares == other.squares
             && self.bins == other.bins
+            && self.has_too_many == other.has_too_many
     }
 }
 
 impl MulticlassState {
-    /// An empty state that keeps no more than this, as long as [`hold`](Self::hold) is called.
-    pub fn held_to(limit: Limit) -> Self {
-        Self { limit: Some(limit), ..Self::default() }
+    /// An empty state that keeps no more than this, as long as [`hold`](Self::hold) is called, and tells its classes apart.
+    pub fn held_to(mut limit: Limit) -> Self {
+        let classes = std::mem::take(&mut limit.classes);
+        let kept = (!classes.is_empty()).then(|| classes.into_iter().collect());
+        Self { limit: Some(limit), kept, ..Self::default() }
     }
 
     /// Puts the scores of all classes into bins, if the limit asks for it; `is_last`: no row follows.
@@ -77,11 +90,23 @@ impl MulticlassState {
     ///
     /// Without a prediction the most probable class stands for it, the first in text order if several are.
     /// Probabilities with a NaN among them are no probabilities.
+    ///
+    /// A class that is not told apart counts as [`OTHER`]: as a label, as a prediction of what is that label, and as one where the label is a
+    /// class of its own. Hits, and so accuracy, are those of the classes as they are; so are the losses.
     pub fn push(&mut self, actual: &str, predicted: Option<&str>, probabilities: &[(&str, f64)], weight: Weight) {
+        if self.has_too_many {
+            return;
+        }
         let probabilities = if probabilities.iter().any(|(_, p)| p.is_nan()) { &[] } else { probabilities };
         let best = most_probable(probabilities);
-        let place = self.place(actual);
+        let is_own = self.is_told_apart(actual);
+        let place = self.place(if is_own { actual } else { OTHER });
         if let Some(predicted) = predicted.or(best.map(|(class, _)| class)) {
+            let predicted = match self.is_told_apart(predicted) {
+                true => predicted,
+                false if is_own || predicted == actual => OTHER,
+                false => ANOTHER,
+            };
             let predicted = self.place(predicted);
             self.cells.entry((place, predicted)).or_default().push(weight);
         }
@@ -93,10 +118,15 @@ impl MulticlassState {
             }
             bin.confidence.push(weight.value() * confidence);
         }
+        self.bound_classes();
     }
 
     /// Adds all rows of another state.
     pub fn merge(&mut self, other: &Self) {
+        if self.has_too_many || other.has_too_many {
+            self.give_up();
+            return;
+        }
         let mut theirs: Vec<(&String, &usize)> = other.places.iter().collect();
         theirs.sort_unstable_by_key(|(_, place)| **place);
         let mine: Vec<usize> = theirs.iter().map(|(class, _)| self.place(class)).collect();
@@ -117,10 +147,14 @@ impl MulticlassState {
             mine.hits.merge(&theirs.hits);
             mine.confidence.merge(&theirs.confidence);
         }
+        self.bound_classes();
     }
 
     /// Every metric of the task: the whole, each class against the rest, and the averages.
     pub fn value(&self) -> Report {
+        if self.has_too_many {
+            return Report { has_too_many_classes: true, ..Report::default() };
+        }
         let confusion = self.confusion();
         let nothing = if confusion.rows() + self.scored.rows() == 0 { Undefined::NoRows } else { Undefined::NoScores };
         let mut report = Report::default();
@@ -136,13 +170,15 @@ impl MulticlassState {
         let shares =
             || self.classes.iter().map(|class| class.scored_labels.weight() / all).filter(|share| *share > 0.0);
         let scarcest = self.scarcest_label();
+        // Of labels that are not told apart nobody knows what a constant prediction would have reached.
+        let baseline = |known: f64| if self.kept.is_none() { known } else { f64::NAN };
         report.add(
             "log_loss",
             None,
             probability(&|| {
                 self.loss
                     .mean(scarcest)
-                    .with_baseline(shares().map(|share| -share * share.ln()).collect::<ExactSum>().value())
+                    .with_baseline(baseline(shares().map(|share| -share * share.ln()).collect::<ExactSum>().value()))
             }),
         );
         report.add(
@@ -151,7 +187,7 @@ impl MulticlassState {
             probability(&|| {
                 self.squares
                     .mean(scarcest)
-                    .with_baseline(shares().map(|share| share * (1.0 - share)).collect::<ExactSum>().value())
+                    .with_baseline(baseline(shares().map(|share| share * (1.0 - share)).collect::<ExactSum>().value()))
             }),
         );
         report.add(
@@ -179,6 +215,10 @@ impl MulticlassState {
     }
 
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        put_u64(out, u64::from(self.has_too_many));
+        if self.has_too_many {
+            return;
+        }
         put_u64(out, self.classes.len() as u64);
         let mut by_place: Vec<(&String, &usize)> = self.places.iter().collect();
         by_place.sort_unstable_by_key(|(_, place)| **place);
@@ -209,6 +249,10 @@ impl MulticlassState {
 
     pub(crate) fn merge_encoded(&mut self, reader: &mut Reader<'_>) -> Option<()> {
         let mut other = Self::default();
+        if reader.u64()? != 0 {
+            self.give_up();
+            return Some(());
+        }
         let classes = reader.u64()?;
         for place in 0..classes {
             other.places.insert(reader.text()?, place as usize);
@@ -246,8 +290,10 @@ impl MulticlassState {
             if is_actual {
                 of_actual = Some(*p);
             }
-            let of_class = self.place(class);
-            self.classes[of_class].scores.entry(place).or_default().push_score(*p, weight);
+            if self.is_told_apart(class) {
+                let of_class = self.place(class);
+                self.classes[of_class].scores.entry(place).or_default().push_score(*p, weight);
+            }
             squares += if is_actual { (1.0 - p) * (1.0 - p) } else { p * p };
         }
         if of_actual.is_none() {
@@ -265,11 +311,12 @@ impl MulticlassState {
     /// Provost & Domingos (2000) for one against the rest, Hand & Till (2001) for one against one; scikit-learn's
     /// `roc_auc_score`.
     /// # Returns
-    /// The means' intervals add the errors of their parts, as if all went together: wider than need be.
+    /// The means' intervals add the errors of their parts, as if all went together: wider than need be. Classes that are not told apart
+    /// are among the rest, and have no area of their own.
     fn report_roc_auc(&self, report: &mut Report, nothing: Undefined) {
         let by_text = self.by_text();
         if self.scored.rows() == 0 {
-            for class in by_text.keys() {
+            for class in by_text.keys().filter(|class| self.is_told_apart(class)) {
                 report.add("roc_auc", Some(class), Err(nothing));
             }
             for name in ["roc_auc_macro", "roc_auc_weighted", "roc_auc_ovo_macro", "roc_auc_ovo_weighted"] {
@@ -279,13 +326,18 @@ impl MulticlassState {
         }
         let labels: Vec<usize> =
             by_text.keys().map(|class| self.places[*class]).filter(|at| self.is_label(*at)).collect();
+        let own: Vec<usize> = (by_text.keys().filter(|class| self.is_told_apart(class)))
+            .map(|class| self.places[*class])
+            .filter(|at| self.is_label(*at))
+            .collect();
         let sorted: BTreeMap<usize, BTreeMap<usize, Side>> = by_text
             .keys()
+            .filter(|class| self.is_told_apart(class))
             .map(|class| self.places[*class])
             .map(|class| (class, labels.iter().map(|label| (*label, self.sorted_side(class, *label))).collect()))
             .collect();
         let (mut plain, mut weighted) = (Mean::default(), Mean::default());
-        for class in by_text.keys() {
+        for class in by_text.keys().filter(|class| self.is_told_apart(class)) {
             let place = self.places[*class];
             let (mut own, mut rest) = (Side::default(), Side::default());
             for (label, side) in &sorted[&place] {
@@ -304,8 +356,8 @@ impl MulticlassState {
             report.add("roc_auc", Some(class), outcome.map(within));
         }
         let (mut pairs, mut weighted_pairs) = (Mean::default(), Mean::default());
-        for (at, one) in labels.iter().enumerate() {
-            for other in &labels[at + 1..] {
+        for (at, one) in own.iter().enumerate() {
+            for other in &own[at + 1..] {
                 let ((first, off_first), (second, off_second)) =
                     (area(&sorted[one][one], &sorted[one][other]), area(&sorted[other][other], &sorted[other][one]));
                 let bound = f64::midpoint(off_first, off_second);
@@ -317,7 +369,7 @@ impl MulticlassState {
                 weighted_pairs.push(value, error, weight, first.scarcest(), bound);
             }
         }
-        let several = labels.len() > 1;
+        let several = own.len() > 1;
         for (name, mean) in [
             ("roc_auc_macro", plain),
             ("roc_auc_weighted", weighted),
@@ -326,6 +378,22 @@ impl MulticlassState {
         ] {
             report.add(name, None, if several { Ok(mean.value()) } else { Err(Undefined::OneClass) });
         }
+    }
+
+    fn is_told_apart(&self, class: &str) -> bool {
+        self.kept.as_ref().is_none_or(|kept| kept.contains(class))
+    }
+
+    /// Lets go of everything where there are more classes than are told apart: of a part of the rows there are never more than of all, so
+    /// neither order nor split shows.
+    fn bound_classes(&mut self) {
+        if self.kept.is_none() && self.classes.len() > CLASSES_MAX {
+            self.give_up();
+        }
+    }
+
+    fn give_up(&mut self) {
+        *self = Self { limit: self.limit.take(), kept: self.kept.take(), has_too_many: true, ..Self::default() };
     }
 
     fn is_label(&self, place: usize) -> bool {
@@ -494,7 +562,88 @@ mod tests {
         assert_eq!(nan.get("log_loss").and_then(|r| r.reason), Some(Undefined::NoScores));
     }
 
+    /// Rows of ids: none is the label of two rows, and the prediction of every other row is its label.
+    fn ids(from: usize, to: usize, classes: Vec<String>) -> MulticlassState {
+        let mut state = MulticlassState::held_to(Limit { classes, ..Limit::none() });
+        for row in from..to {
+            let (actual, other) = (format!("{row}"), format!("{}", row + 1));
+            let predicted = if row % 2 == 0 { &actual } else { &other };
+            state.push(&actual, Some(predicted), &[(&actual, 0.6), (&other, 0.4)], Weight::ONE);
+        }
+        state
+    }
+
+    #[test]
+    fn b1_more_classes_than_are_told_apart_are_said_to_be_and_cost_nothing() {
+        let all = ids(0, CLASSES_MAX - 1, Vec::new());
+        assert!(!all.value().has_too_many_classes && all.classes.len() == CLASSES_MAX);
+        for split in [0, 1, 700, CLASSES_MAX] {
+            let (mut merged, rest) = (ids(0, split, Vec::new()), ids(split, CLASSES_MAX, Vec::new()));
+            let mut bytes = Vec::new();
+            rest.encode(&mut bytes);
+            let mut decoded = merged.clone();
+            decoded.merge_encoded(&mut Reader::new(&bytes)).expect("whole state");
+            merged.merge(&rest);
+            for state in [merged, decoded] {
+                assert_eq!(state.value(), Report { has_too_many_classes: true, ..Report::default() });
+                assert!(state.classes.is_empty() && state.size() < 1_000);
+            }
+        }
+    }
+
+    #[test]
+    fn b1_a_miss_among_classes_that_are_not_told_apart_is_no_hit() {
+        let report = ids(0, 5_000, vec!["0".to_owned(), "1".to_owned()]).value();
+        assert_eq!(report.get("accuracy").and_then(|row| row.value), Some(0.5));
+        assert_eq!(report.get("precision_micro").and_then(|row| row.value), Some(0.5));
+        assert_eq!(report.get("accuracy").and_then(|row| row.baseline), Some(1.0 / 5_000.0));
+        let cells: Vec<(&str, &str, i64)> =
+            report.confusion.iter().map(|cell| (cell.actual.as_str(), cell.predicted.as_str(), cell.count)).collect();
+        assert_eq!(cells, [("0", "0", 1), ("1", OTHER, 1), (OTHER, ANOTHER, 2_499), (OTHER, OTHER, 2_499)]);
+        let areas = report.metrics.iter().filter(|row| row.metric == "roc_auc");
+        assert_eq!(areas.filter_map(|row| row.class.as_deref()).collect::<Vec<_>>(), ["0", "1"]);
+    }
+
     proptest! {
+        /// Whatever is pooled: hits, losses and the figures of classes that are told apart are those of the rows as they are.
+        #[test]
+        fn b1_what_is_told_apart_is_as_if_all_were(
+            rows in prop::collection::vec(
+                (0_u8..4, prop::option::of(0_u8..4), prop::collection::btree_map(0_u8..4, 0.0..1.0_f64, 0..4)), 1..60),
+        ) {
+            let rows: Vec<Row> = rows.into_iter().map(|(y, p, m)| (y, p, m.into_iter().collect())).collect();
+            let whole = state(&rows).value();
+            let classes = vec!["a".to_owned(), "c".to_owned()];
+            let mut pooled = MulticlassState::held_to(Limit { classes: classes.clone(), ..Limit::none() });
+            for (actual, predicted, probabilities) in &rows {
+                let probabilities: Vec<(&str, f64)> =
+                    probabilities.iter().map(|(class, p)| (CLASSES[usize::from(*class)], *p)).collect();
+                let predicted = predicted.map(|p| CLASSES[usize::from(p)]);
+                pooled.push(CLASSES[usize::from(*actual)], predicted, &probabilities, Weight::ONE);
+            }
+            let pooled = pooled.value();
+            let same = |metric: &str, class: Option<&str>| {
+                let of = |report: &Report| {
+                    let mut rows = report.metrics.iter().filter(|row| row.metric == metric && row.class.as_deref() == class);
+                    // Intervals sum floats cell by cell, and there are fewer cells.
+                    let rounded = |x: Option<f64>| x.map(|x| (x * 1e9).round());
+                    rows.next().map(|row| (row.value, row.reason, rounded(row.ci_low), rounded(row.ci_high)))
+                };
+                (of(&whole), of(&pooled))
+            };
+            for metric in ["accuracy", "precision_micro", "recall_micro", "log_loss", "brier_score", "expected_calibration_error"] {
+                let (expected, found) = same(metric, None);
+                prop_assert_eq!(expected, found, "{}", metric);
+            }
+            for class in &classes {
+                for metric in ["precision", "recall", "f1", "specificity", "roc_auc"] {
+                    let (expected, found) = same(metric, Some(class));
+                    // A class that occurs in probabilities alone has an area and no rates, either way.
+                    prop_assert_eq!(expected, found, "{} of {}", metric, class);
+                }
+            }
+        }
+
         #[test]
         fn e1_multiclass_merges(
             rows in prop::collection::vec(

@@ -58,6 +58,9 @@ pub struct Report {
     /// The curves of a binary classification with scores.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub curves: Vec<Curve>,
+    /// Whether there are more classes than are told apart, and nobody said which to tell apart. Nothing else is there then.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub has_too_many_classes: bool,
 }
 
 impl Report {

@@ -66,6 +66,18 @@ impl Budget {
         memory / self.rows.saturating_mul(bytes_per_row).saturating_mul(COPIES).max(1)
     }
 
+    /// How many values of each of so many lists fit, each value of so many bytes: `max` at the most, a power of two where they are fewer, so that
+    /// little more memory changes nothing.
+    pub(crate) fn values(&self, lists: u64, bytes: u64, max: usize) -> usize {
+        let fitting = self.memory.map_or(u64::MAX, |memory| memory / (lists.max(1) * bytes)).max(1);
+        if fitting >= max as u64 { max } else { 1 << fitting.ilog2() }
+    }
+
+    /// Whether so much fits, bytes.
+    pub(crate) fn holds(&self, bytes: u64) -> bool {
+        self.memory.is_none_or(|memory| bytes <= memory)
+    }
+
     /// Whether one such state fits.
     pub(crate) fn fits(&self, bytes_per_row: u64) -> bool {
         self.states(bytes_per_row) > 0
@@ -117,6 +129,8 @@ mod tests {
         assert_eq!(budget(1_000_000, 500_000_000).states(8), 10);
         assert!(Budget { rows: u64::MAX, memory: None, partitions: 8 }.fits(u64::MAX));
         assert!(budget(0, 1).fits(8));
+        let values = |memory, lists| budget(0, memory).values(lists, 25, 1_000_000);
+        assert_eq!((values(500_000_000, 20), values(499_999_999, 20), values(0, 20)), (1_000_000, 1 << 19, 1));
         let shares = |rows, memory| budget(rows, memory).shares(8);
         assert_eq!((shares(1_000_000, 500_000_000), shares(10_000_000, 128_000_000), shares(0, 0)), (1, 4, 1));
     }

@@ -19,6 +19,7 @@ use crate::{
     estimate::{
         Calibration, Curve, LossBins,
         calibration::one_vs_rest,
+        classes,
         loss::{self, Loss, LossBin},
     },
     metrics::Undefined,
@@ -87,7 +88,10 @@ async fn curves(
     );
     let aggregate = "class_rows(actual, probabilities, is_labelled";
     let rows = class_rows(&gathered(session, columns, &read, (aggregate, gather::CLASS_ROW_BYTES)).await?)?;
-    Ok(if rows.is_counted_only() { Err(Undefined::BeyondMemory) } else { one_vs_rest(&rows) })
+    // Sorted by class, as a list for each of them.
+    let cells = rows.scored().saturating_mul(rows.classes().len() as u64);
+    let fits = columns.budget().holds(cells.saturating_mul(classes::CELL_BYTES));
+    Ok(if rows.is_counted_only() || !fits { Err(Undefined::BeyondMemory) } else { one_vs_rest(&rows) })
 }
 
 /// Two passes: where the bins end, then what the losses are in them.

@@ -6,6 +6,7 @@ use driftline_schemas::tables::{ConfusionRow, EstimateRow, MetricRow, Task};
 
 use super::{
     EvaluationContext,
+    budget::Budget,
     gather::Gathered,
     groups::{Groups, Versions},
     inputs,
@@ -42,7 +43,7 @@ pub(super) fn estimate(
     gathered: &BTreeMap<Group, Gathered>,
     groups: &Groups,
     (metrics, confusion): (&[MetricRow], &[ConfusionRow]),
-    context: &EvaluationContext,
+    (budget, context): (Budget, &EvaluationContext),
 ) -> Result<Vec<EstimateRow>, Error> {
     let mut estimated: BTreeMap<Group, Estimates> = BTreeMap::new();
     match context.reference.as_deref().map_or(Err(Undefined::NoReference), |reference| usable(reference, context)) {
@@ -51,7 +52,7 @@ pub(super) fn estimate(
         }
         Ok(calibration) => {
             for (group, rows) in gathered {
-                estimated.insert(group.clone(), of_rows(rows, calibration)?);
+                estimated.insert(group.clone(), of_rows(rows, calibration, budget)?);
             }
         }
     }
@@ -91,7 +92,7 @@ fn nothing(task: Task, reason: Undefined) -> Vec<OfClass> {
     metrics.iter().map(|metric| (*metric, None, Err(reason))).collect()
 }
 
-fn of_rows(gathered: &Gathered, calibration: &Calibration) -> Result<Estimates, Error> {
+fn of_rows(gathered: &Gathered, calibration: &Calibration, budget: Budget) -> Result<Estimates, Error> {
     let bytes = &gathered.rows;
     let (n, outcomes) = match calibration {
         Calibration::Binary(curve) => {
@@ -101,7 +102,8 @@ fn of_rows(gathered: &Gathered, calibration: &Calibration) -> Result<Estimates, 
         }
         Calibration::Multiclass(curves) => {
             let rows = class_rows(bytes)?;
-            if rows.is_counted_only() {
+            let cells = rows.scored().saturating_mul(curves.len() as u64);
+            if rows.is_counted_only() || !budget.holds(cells.saturating_mul(classes::CELL_BYTES)) {
                 (0, nothing(Task::Multiclass, Undefined::BeyondMemory))
             } else {
                 (rows.scored(), classes::estimate(&rows, curves))

@@ -28,7 +28,7 @@ use crate::{
         binned::Limit,
         business::business_value,
         interval::LEVEL,
-        multiclass::MulticlassState,
+        multiclass::{CLASSES_MAX, MulticlassState},
         regression::PairedValues,
         serving::{REQUESTS, REQUESTS_PER_SECOND, ServingState},
     },
@@ -126,12 +126,12 @@ pub(super) async fn judge(
         Task::Multiclass | Task::Regression => None,
     };
     let mut query = task_query(columns, names.as_ref(), context);
-    let mut judged = scanned(session, columns, groups, &query, Asked::All).await?;
+    let mut judged = scanned(session, columns, groups, &query, (Asked::All, context)).await?;
     let has_other_classes = judged.get(&Group::default()).is_some_and(|overall| overall.misnamed > 0);
     if has_other_classes && (context.task_is_inferred || context.positive_class.is_none()) {
         names = None;
         query = task_query(columns, None, context);
-        judged = scanned(session, columns, groups, &query, Asked::All).await?;
+        judged = scanned(session, columns, groups, &query, (Asked::All, context)).await?;
     }
     let (task, told_by) = (query.task, names.clone());
     let overall = judged.entry(Group::default()).or_insert_with(|| Judged::nothing(task, context));
@@ -171,7 +171,7 @@ pub(super) async fn metrics_of(
     context: &EvaluationContext,
 ) -> Result<Vec<MetricRow>, Error> {
     let query = task_query(columns, names, context);
-    let mut judged = scanned(session, columns, groups, &query, Asked::Metrics).await?;
+    let mut judged = scanned(session, columns, groups, &query, (Asked::Metrics, context)).await?;
     with_version(&mut judged, groups);
     let of = judged.iter().filter(|(_, judged)| judged.n > 0);
     Ok(of.flat_map(|(group, judged)| metric_rows(group, judged, context)).collect())
@@ -226,14 +226,51 @@ async fn scanned(
     columns: &Columns,
     groups: &Groups,
     query: &TaskQuery,
-    asked: Asked,
+    (asked, context): (Asked, &EvaluationContext),
+) -> Result<BTreeMap<Group, Judged>, Error> {
+    let judged = scanned_by(session, columns, groups, query, (asked, &[])).await?;
+    if !judged.values().any(|judged| judged.report.has_too_many_classes) {
+        return Ok(judged);
+    }
+    let classes = most_frequent_classes(session, columns).await?;
+    crate::telemetry::classes_pooled(&context.model, CLASSES_MAX);
+    scanned_by(session, columns, groups, query, (asked, &classes)).await
+}
+
+/// The classes that are told apart where there are too many: the most frequent labels, then predictions, the first in text order among equals.
+async fn most_frequent_classes(session: &SessionContext, columns: &Columns) -> Result<Vec<String>, Error> {
+    let rows = columns.valid_rows();
+    let (label, prediction) = (columns.text("label"), columns.text("prediction"));
+    let query = format!(
+        "SELECT value FROM (\
+         SELECT {label} AS value, 1 AS labels, 0 AS predictions FROM {rows} UNION ALL \
+         SELECT {prediction} AS value, 0 AS labels, 1 AS predictions FROM {rows} AND {label} IS NOT NULL\
+         ) WHERE value IS NOT NULL GROUP BY value \
+         ORDER BY sum(labels) DESC, sum(predictions) DESC, value LIMIT {CLASSES_MAX}"
+    );
+    let mut classes: Vec<String> = Vec::new();
+    for batch in collect(session, &query).await? {
+        classes.extend(text_column(&batch, "value")?.as_string::<i32>().iter().flatten().map(str::to_owned));
+    }
+    classes.sort_unstable();
+    Ok(classes)
+}
+
+/// With `classes`, only these are told apart.
+async fn scanned_by(
+    session: &SessionContext,
+    columns: &Columns,
+    groups: &Groups,
+    query: &TaskQuery,
+    (asked, classes): (Asked, &[String]),
 ) -> Result<BTreeMap<Group, Judged>, Error> {
     let mut judged = BTreeMap::new();
     let bytes = bytes_per_row(session, columns, query, asked).await?;
     let pivots = pivots(session, columns, query, bytes).await?;
     let lists = 1 + u64::from(query.task == Task::Regression) + u64::from(has_latency(columns, asked));
     for part in parts(columns.budget(), groups, bytes, lists) {
-        let limit = part.limit.clone().map(|limit| Limit { pivots: pivots.clone(), ..limit });
+        let limit = part.limit.clone().or_else(|| (!classes.is_empty()).then(Limit::none));
+        let limit = limit.map(|limit| Limit { pivots: pivots.clone(), classes: classes.to_vec(), ..limit });
         for batch in collect(session, &scan(columns, groups, query, asked, &part.sets, limit.as_ref())).await? {
             read_groups(&batch, groups, query.task, &mut judged)?;
         }

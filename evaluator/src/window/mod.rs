@@ -41,6 +41,7 @@ use driftline_schemas::tables::{
     sort_error_rows, sort_estimate_rows, sort_label_lag_rows, sort_metric_rows, sort_quality_rows, sort_serving_rows,
 };
 
+pub use crate::metrics::OTHER;
 use crate::reference::Terms;
 use crate::{Error, Reference};
 use columns::Columns;
@@ -49,9 +50,6 @@ use columns::Columns;
 const FRACTIONS: [u64; 2] = [1, 4];
 /// The last one.
 const FRACTION_MIN: u64 = 32;
-
-/// The value of a segment whose own value is beyond the cap.
-pub const OTHER: &str = "__other__";
 
 /// What a window is judged under.
 #[derive(Debug, Clone)]
@@ -187,7 +185,7 @@ async fn evaluate_within(
         judge::judge(session, &columns, &groups, context).await?;
     let mut comparisons = compare::compare(session, &columns, &query, versions, context).await?;
     let gathered = gather::gather(session, &columns, &groups, &metrics, context).await?;
-    let mut estimates = estimate::estimate(&gathered, &groups, (&metrics, &confusion), context)?;
+    let mut estimates = estimate::estimate(&gathered, &groups, (&metrics, &confusion), (columns.budget(), context))?;
     let mut label_lag = lag::label_lag(&gathered, &groups, context)?;
     estimates.extend(
         nowcast::nowcast(session, (&table, &columns), &groups, &gathered, (&metrics, names.as_ref()), context).await?,

@@ -166,7 +166,8 @@ fn of_classes(columns: &Columns, all: &Gathered) -> Result<Vec<Stratum>, Error> 
     let (mut strata, mut rest) = (Vec::new(), [0, 0]);
     let mut kept = BTreeSet::new();
     for (class, [waiting, labelled]) in rows.counts() {
-        if labelled as usize >= ROWS_PER_STRATUM && kept.insert(class) {
+        let is_one = !rows.has_too_many_classes() && labelled as usize >= ROWS_PER_STRATUM;
+        if is_one && kept.insert(class) {
             let condition = Some(format!("{} = {}", columns.text("prediction"), sql::text(class)));
             strata.push(Stratum { condition, labelled_share: share(labelled as f64, (waiting + labelled) as f64) });
         } else {

@@ -7,7 +7,13 @@ use datafusion::{
     execution::{memory_pool::FairSpillPool, runtime_env::RuntimeEnvBuilder},
     prelude::{SessionConfig, SessionContext},
 };
-use driftline_evaluator::{EvaluatedWindow, EvaluationContext, Reference, evaluate, udaf};
+use driftline_evaluator::{
+    EvaluatedWindow, EvaluationContext, Reference,
+    drift::Sample,
+    evaluate,
+    reference::{Column, ReferenceValues},
+    udaf,
+};
 use driftline_schemas::tables::Task;
 
 use crate::rows::{batch, context, doubles, maps, session_of, texts};
@@ -269,4 +275,29 @@ async fn a_limit_is_said_as_a_plain_text_or_as_one_value_for_all_rows() {
     // What keeps no rows has no such argument, and does not take one in silence.
     let refused = session.sql("SELECT paired_hits(TRUE, FALSE, '{\"bins\": 300}') FROM rows").await;
     assert!(refused.is_err(), "a limit that does nothing");
+}
+
+#[tokio::test]
+async fn a_reference_keeps_as_many_values_as_it_may() {
+    const MEMORY: usize = 16 << 20;
+    let rows = binary_rows(3, 0.0);
+    let frozen = async |memory: usize| {
+        Reference::from_table(&beside(&rows, memory, 2).await, "rows", Task::Binary).await.expect("reads")
+    };
+    let (whole, little) = (frozen(1 << 30).await, frozen(MEMORY).await);
+    let numbers = |reference: &Reference, name: &str| match reference.column(&Column::Feature(name.to_owned())) {
+        Some(ReferenceValues::Numeric { n, sample, bins, .. }) => (*n, bins.clone(), sample.clone()),
+        other => panic!("{name} is {other:?}"),
+    };
+    for name in ["a", "b", "c"] {
+        let ((n, bins, all), (thinned_n, thinned_bins, kept)) = (numbers(&whole, name), numbers(&little, name));
+        assert_eq!((n, &bins, all.len()), (thinned_n, &thinned_bins, ROWS), "{name}");
+        assert!(kept.len().is_power_of_two() && kept.len() >= 1 << 14 && kept.len() < ROWS, "{} of {name}", kept.len());
+        assert_eq!((all.first(), all.last()), (kept.first(), kept.last()), "{name}");
+        let values = little.column(&Column::Feature(name.to_owned())).expect("as above");
+        let test = values.ks(Sample::of_sorted(all).as_ref()).expect("rows on both sides");
+        assert!(test.statistic <= 1.0 / kept.len() as f64, "{} of {name}", test.statistic);
+    }
+    let written = serde_json::to_vec(&little).expect("writes").len();
+    assert!(written < MEMORY / 2, "{written} bytes");
 }

@@ -863,3 +863,52 @@ async fn the_method_that_decides_for_categories_has_the_p_value_of_its_test() {
     assert_eq!(p_value("jensen_shannon"), p_value("chi2"));
     assert_eq!(p_value("psi"), None, "it decides nothing");
 }
+
+/// B1: labels that are ids make neither a row of every metric for each of them, nor hits of what are misses.
+#[tokio::test]
+async fn b1_labels_that_are_ids_have_one_class_beyond_the_thousandth() {
+    const ROWS: usize = 6_000;
+    let id = |row: usize| format!("id-{row}");
+    // One row in two is of a class, and every third of these is missed; of the ids every second is hit. One in ten waits for its label.
+    let label = |row: usize| match row % 10 {
+        9 => None,
+        at if at % 2 == 0 => Some(["a", "b", "c"][row / 2 % 3].to_owned()),
+        _ => Some(id(row)),
+    };
+    let is_hit = |row: usize| if row.is_multiple_of(2) { !(row / 2).is_multiple_of(4) } else { row % 4 == 1 };
+    let prediction = |row: usize| match label(row) {
+        Some(label) if is_hit(row) => label,
+        Some(label) if label == "a" => "b".to_owned(),
+        _ => id(row + 1),
+    };
+    let (labels, predictions): (Vec<_>, Vec<_>) = (0..ROWS).map(|row| (label(row), prediction(row))).unzip();
+    let chances: Vec<Option<Vec<(&str, f64)>>> =
+        predictions.iter().map(|said| Some(vec![(said.as_str(), 0.7), ("a", 0.3)])).collect();
+    let regions: Vec<Option<&str>> = (0..ROWS).map(|row| Some(["eu", "us"][row / 7 % 2])).collect();
+    let rows = batch(vec![
+        ("label", texts(&labels.iter().map(Option::as_deref).collect::<Vec<_>>())),
+        ("prediction", texts(&predictions.iter().map(|said| Some(said.as_str())).collect::<Vec<_>>())),
+        ("probabilities", maps(&chances)),
+        ("tag_region", texts(&regions)),
+    ]);
+    let mut context = context(Task::Multiclass);
+    context.segments = vec![vec!["region".to_owned()]];
+    let window = evaluate_everywhere(&rows, &context).await;
+
+    let labelled = (0..ROWS).filter(|row| label(*row).is_some()).count() as f64;
+    let hits = (0..ROWS).filter(|row| label(*row).is_some() && is_hit(*row)).count() as f64;
+    assert_eq!(overall(&window, "accuracy", None).value, Some(hits / labelled));
+    let of_a: Vec<usize> = (0..ROWS).filter(|row| label(*row).as_deref() == Some("a")).collect();
+    let recall = of_a.iter().filter(|row| is_hit(**row)).count() as f64 / of_a.len() as f64;
+    assert_eq!(overall(&window, "recall", Some("a")).value, Some(recall));
+    for region in [None, Some("eu"), Some("us")] {
+        let classes: BTreeSet<Option<&str>> =
+            (window.metrics.iter().filter(|row| row.metric == "recall" && row.segment_value.as_deref() == region))
+                .map(|row| row.class.as_deref())
+                .collect();
+        assert!(classes.len() <= 1_002 && classes.contains(&Some(OTHER)), "{} classes of {region:?}", classes.len());
+    }
+    let nowcast = window.estimates.iter().find(|row| row.method == "nowcast" && row.metric == "accuracy");
+    let nowcast = nowcast.and_then(|row| row.value).expect("some labels are still to come");
+    assert!((nowcast - hits / labelled).abs() < 1e-12, "{nowcast}");
+}
