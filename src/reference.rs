@@ -6,11 +6,12 @@ use std::path::Path;
 use anyhow::{Context, Result, anyhow, bail};
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
+use arrow::datatypes::Schema;
 use async_trait::async_trait;
 use bytes::Bytes;
 use driftline_collector::decode;
 use driftline_evaluator::Reference;
-use driftline_evaluator::stage::ReferenceFiles;
+use driftline_evaluator::stage::{ReferenceFiles, ReferenceRows};
 use driftline_schemas::clock;
 use driftline_schemas::config::Config;
 use driftline_schemas::event::EventKind;
@@ -30,7 +31,12 @@ impl Files {
 
 #[async_trait]
 impl ReferenceFiles for Files {
-    async fn read(&self, location: &str) -> Result<RecordBatch, String> {
+    async fn read(&self, location: &str) -> Result<ReferenceRows, String> {
+        let path = local(location).map(Path::to_owned);
+        let in_place = tokio::task::spawn_blocking(move || path.filter(|path| has_history_columns(path))).await;
+        if let Some(path) = in_place.map_err(|error| error.to_string())? {
+            return Ok(ReferenceRows::ParquetFile(path));
+        }
         let bytes = fetch(location, &self.options).await.map_err(|error| format!("{error:#}"))?;
         let location = location.to_owned();
         let rows = tokio::task::spawn_blocking(move || history_rows(&location, &bytes)).await;
@@ -47,15 +53,34 @@ impl ReferenceFiles for Files {
     }
 }
 
+/// A location on this machine's disk.
+fn local(location: &str) -> Option<&Path> {
+    if let Some(path) = location.strip_prefix("file://") {
+        return Some(Path::new(path));
+    }
+    (!location.contains("://")).then(|| Path::new(location))
+}
+
+/// Whether a file is a Parquet file of history's columns. What cannot be read is none; who reads it whole says why.
+fn has_history_columns(path: &Path) -> bool {
+    let file = std::fs::File::open(path).ok();
+    file.and_then(|file| ParquetRecordBatchReaderBuilder::try_new(file).ok())
+        .is_some_and(|builder| is_history(builder.schema()))
+}
+
+/// Whether a Parquet file has history's columns already, and not the fields of events.
+fn is_history(schema: &Schema) -> bool {
+    schema.fields().iter().any(|field| field.name().starts_with("feature_")) || schema.index_of("features").is_err()
+}
+
 /// The bytes at a path or URL; `.gz` is unpacked.
 pub(crate) async fn fetch(location: &str, options: &BTreeMap<String, String>) -> Result<Bytes> {
-    let bytes = if location.contains("://") && !location.starts_with("file://") {
+    let bytes = if let Some(path) = local(location) {
+        Bytes::from(tokio::fs::read(path).await.with_context(|| format!("read {}", path.display()))?)
+    } else {
         let (folder, name) = location.rsplit_once('/').context("a URL has a path")?;
         let store = Store::open(folder, options).context("open the store of the file")?;
         store.get(name).await.context("read the file")?.with_context(|| format!("there is no {location}"))?.bytes
-    } else {
-        let path = location.strip_prefix("file://").unwrap_or(location);
-        Bytes::from(tokio::fs::read(path).await.with_context(|| format!("read {path}"))?)
     };
     unpacked(location, bytes)
 }
@@ -78,19 +103,19 @@ pub(crate) fn is_parquet(bytes: &[u8]) -> bool {
 
 /// Rows with the columns of `history`. JSON lines go through the collector's decoder; a Parquet file either has history's
 /// columns already (`feature_…`), or the fields of events, and then goes the same way.
-fn history_rows(location: &str, bytes: &Bytes) -> Result<RecordBatch> {
-    if is_parquet(bytes) {
-        let builder = ParquetRecordBatchReaderBuilder::try_new(bytes.clone()).context("open the Parquet file")?;
-        let schema = builder.schema().clone();
-        let has_features = schema.fields().iter().any(|field| field.name().starts_with("feature_"));
-        let batches = builder.build()?.collect::<Result<Vec<_>, _>>().context("read the Parquet file")?;
-        if has_features || schema.index_of("features").is_err() {
-            return concat_batches(&schema, &batches).context("join the rows");
-        }
-        let lines = json_lines(&batches)?;
-        return decoded(location, &lines);
+fn history_rows(location: &str, bytes: &Bytes) -> Result<ReferenceRows> {
+    if bytes.starts_with(b"PAR1") && !is_parquet(bytes) {
+        bail!("a Parquet file that is cut short: its end is not there");
     }
-    decoded(location, bytes)
+    if !is_parquet(bytes) {
+        return decoded(location, bytes).map(ReferenceRows::Decoded);
+    }
+    let builder = ParquetRecordBatchReaderBuilder::try_new(bytes.clone()).context("open the Parquet file")?;
+    if is_history(builder.schema()) {
+        return Ok(ReferenceRows::ParquetBytes(bytes.clone()));
+    }
+    let batches = builder.build()?.collect::<Result<Vec<_>, _>>().context("read the Parquet file")?;
+    decoded(location, &json_lines(&batches)?).map(ReferenceRows::Decoded)
 }
 
 fn decoded(location: &str, lines: &[u8]) -> Result<RecordBatch> {

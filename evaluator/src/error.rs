@@ -50,6 +50,19 @@ pub enum Error {
 }
 
 impl Error {
+    /// It and its causes, outermost first: where a text is all that can be passed on.
+    pub fn with_causes(&self) -> String {
+        let mut said: Vec<String> = Vec::new();
+        for cause in std::iter::successors(Some(self as &(dyn StdError + 'static)), |&cause| cause.source()) {
+            let text = cause.to_string();
+            // Those that are transparent say what their cause says.
+            if said.last() != Some(&text) {
+                said.push(text);
+            }
+        }
+        said.join(": ")
+    }
+
     /// Whether a query needed more memory than it may have.
     pub fn is_out_of_memory(&self) -> bool {
         matches!(self, Self::Query(error) if matches!(error.find_root(), DataFusionError::ResourcesExhausted(_)))

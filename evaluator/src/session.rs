@@ -19,16 +19,23 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 use driftline_store::Store;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt, stream};
+use object_store::local::LocalFileSystem;
+use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions,
-    PutOptions, PutPayload, PutResult,
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult,
 };
 
 use crate::{Error, udaf};
 
 /// Where the store's root is mounted in a session.
 const MOUNT: &str = "driftline://store/";
+/// Where a file that is no part of the store is.
+const FILE_MOUNT: &str = "driftline-file://file/";
+/// Bytes of a query's memory for each partition at the least: beside it lies what a partition reads at once, a row group of all columns, of
+/// which nobody counts the bytes. Fewer partitions are slower, more take more than they were given.
+const PARTITION_BYTES: usize = 100_000_000;
 /// Footers of one table that are read at a time.
 const FOOTERS_AT_ONCE: usize = 16;
 
@@ -42,8 +49,9 @@ pub struct Sessions {
 }
 
 impl Sessions {
-    /// Sessions that use at most `memory_bytes` for one query, in so many partitions.
+    /// Sessions that use at most `memory_bytes` for one query, in so many partitions, or in fewer if there is little memory.
     pub fn new(store: Store, memory_bytes: usize, partitions: usize) -> Self {
+        let partitions = partitions.min(memory_bytes / PARTITION_BYTES).max(1);
         Self { store, memory_bytes, partitions, template: Arc::default() }
     }
 
@@ -99,7 +107,36 @@ impl Sessions {
 /// Registers objects of the store as one table; their schemas are joined by column name.
 pub async fn register_objects(session: &SessionContext, table: &str, paths: &[String]) -> Result<(), Error> {
     let urls = paths.iter().map(|path| mounted(path)).collect::<Result<Vec<_>, _>>()?;
-    register(session, table, urls, Vec::new()).await
+    register(session, table, urls, Vec::new(), ".parquet").await
+}
+
+/// Registers a Parquet file on this machine's disk as a table. It is read where it lies; another file under its name fails a query.
+pub async fn register_file(session: &SessionContext, table: &str, path: &std::path::Path) -> Result<(), Error> {
+    let path = Path::from_filesystem_path(path).map_err(object_store::Error::from);
+    let path = path.map_err(datafusion::error::DataFusionError::from)?;
+    register_single(session, table, Arc::new(LocalFileSystem::new()), &path).await
+}
+
+/// Registers the bytes of a Parquet file as a table.
+pub async fn register_bytes(session: &SessionContext, table: &str, bytes: Bytes) -> Result<(), Error> {
+    let (store, path) = (InMemory::new(), Path::from("bytes.parquet"));
+    store.put(&path, bytes.into()).await.map_err(datafusion::error::DataFusionError::from)?;
+    register_single(session, table, Arc::new(store), &path).await
+}
+
+async fn register_single(
+    session: &SessionContext,
+    table: &str,
+    store: Arc<dyn ObjectStore>,
+    path: &Path,
+) -> Result<(), Error> {
+    let mut url = url::Url::parse(FILE_MOUNT).expect("a constant URL");
+    session.register_object_store(&url, Arc::new(Pinned::new(store)));
+    if let Ok(mut segments) = url.path_segments_mut() {
+        // Whatever means something in a URL is part of a name here.
+        segments.clear().extend(path.parts().map(|part| part.as_ref().to_owned()));
+    }
+    register(session, table, vec![ListingTableUrl::try_new(url, None)?], Vec::new(), "").await
 }
 
 /// Reads a table of few rows into memory. A window is asked a dozen questions: each would open its objects anew, and share few rows
@@ -145,7 +182,7 @@ pub async fn register_folder(
         }
     }
     drop(objects);
-    register(session, table, vec![url], partitions.iter().map(ToString::to_string).collect()).await?;
+    register(session, table, vec![url], partitions.iter().map(ToString::to_string).collect(), ".parquet").await?;
     Ok(true)
 }
 
@@ -154,11 +191,12 @@ async fn register(
     table: &str,
     urls: Vec<ListingTableUrl>,
     partitions: Vec<String>,
+    extension: &str,
 ) -> Result<(), Error> {
     let kind = |name: &str| if name == "date" { DataType::Date32 } else { DataType::Utf8 };
     let columns = partitions.into_iter().map(|name| (name.clone(), kind(&name))).collect();
     let options = ListingOptions::new(Arc::new(ParquetFormat::default()))
-        .with_file_extension(".parquet")
+        .with_file_extension(extension)
         .with_table_partition_cols(columns);
     // DataFusion infers a schema from the first URL alone; another object may have columns that the first lacks.
     let state = Arc::new(session.state());
@@ -304,9 +342,6 @@ impl ObjectStore for Pinned {
 
 #[cfg(test)]
 mod tests {
-    use object_store::ObjectStoreExt;
-    use object_store::memory::InMemory;
-
     use super::*;
 
     async fn put(store: &InMemory, text: &'static str) {
@@ -370,6 +405,43 @@ mod tests {
         let read = session.sql("SELECT count(x), max(y), max(z) FROM t").await.unwrap().collect().await.unwrap();
         let shown = arrow::util::pretty::pretty_format_batches(&read).unwrap().to_string();
         assert!(shown.contains("| 2          | late     | 3.5      |"), "{shown}");
+    }
+
+    #[tokio::test]
+    async fn a_file_is_read_where_it_lies_whatever_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = async |path: &std::path::Path, row: i64| {
+            let session = SessionContext::new();
+            let rows = session.sql(&format!("SELECT {row} AS x")).await.unwrap().collect().await.unwrap();
+            let file = std::fs::File::create(path).unwrap();
+            let mut writer = parquet::arrow::ArrowWriter::try_new(file, rows[0].schema(), None).unwrap();
+            writer.write(&rows[0]).unwrap();
+            writer.close().unwrap();
+        };
+        let read = async |session: &SessionContext| -> Result<i64, Error> {
+            let batches = session.sql("SELECT sum(x) AS x FROM t").await?.collect().await?;
+            let column = batches[0].column(0);
+            Ok(arrow::array::AsArray::as_primitive::<arrow::datatypes::Int64Type>(column).value(0))
+        };
+        for name in ["a.parquet", "a b%20ü#?.parquet", "no-extension"] {
+            let path = folder.path().join(name);
+            write(&path, 7).await;
+            let session = Sessions::detached(64 << 20, 2).unwrap();
+            register_file(&session, "t", &path).await.unwrap();
+            assert_eq!(read(&session).await.unwrap(), 7, "{name}");
+            let session = Sessions::detached(64 << 20, 2).unwrap();
+            register_bytes(&session, "t", std::fs::read(&path).unwrap().into()).await.unwrap();
+            assert_eq!(read(&session).await.unwrap(), 7, "bytes of {name}");
+        }
+        // One that takes its place is another file.
+        let (path, other) = (folder.path().join("a.parquet"), folder.path().join("other"));
+        let session = Sessions::detached(64 << 20, 2).unwrap();
+        register_file(&session, "t", &path).await.unwrap();
+        assert_eq!(read(&session).await.unwrap(), 7);
+        write(&other, 70_000).await;
+        std::fs::rename(&other, &path).unwrap();
+        let said = read(&session).await.expect_err("two files were mixed").with_causes();
+        assert!(said.contains(REPLACED), "{said}");
     }
 
     #[tokio::test]

@@ -1,10 +1,13 @@
 //! The evaluator's loop: takes windows whose parts are all judged, evaluates them, publishes, and records completion.
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
+use bytes::Bytes;
+use datafusion::prelude::SessionContext;
 use driftline_ledger::{LedgerState, Members, Replica, WindowRecord};
 use driftline_schemas::clock;
 use driftline_schemas::config::ReferenceSpec;
@@ -19,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::figures::Figures;
 use crate::publish::Published;
 use crate::reference::Terms;
-use crate::session::{Sessions, hold, register_objects};
+use crate::session::{Sessions, hold, register_bytes, register_file, register_objects};
 use crate::{Error, EvaluatedWindow, EvaluationContext, Reference, account, publish, telemetry};
 
 /// The role's name in heartbeats.
@@ -42,11 +45,39 @@ const TRY_REFERENCE_EVERY: Duration = Duration::from_secs(30);
 /// Where a row of no date is kept.
 const NO_DATE: &str = "1970-01-01";
 
-/// Reads a reference file: prediction events with labels, as rows with the columns of `history`.
+/// The rows of a reference file, with the columns of `history`.
+#[derive(Debug)]
+pub enum ReferenceRows {
+    /// Those of events.
+    Decoded(RecordBatch),
+    /// A Parquet file on this machine's disk, which is read where it lies.
+    ParquetFile(PathBuf),
+    /// A Parquet file from elsewhere.
+    ParquetBytes(Bytes),
+}
+
+impl ReferenceRows {
+    /// Makes them a table of a session.
+    ///
+    /// # Errors
+    /// If the file is no Parquet file, or gone by now.
+    pub async fn register(self, session: &SessionContext, table: &str) -> Result<(), Error> {
+        match self {
+            Self::Decoded(rows) => {
+                session.register_batch(table, rows)?;
+                Ok(())
+            }
+            Self::ParquetFile(path) => register_file(session, table, &path).await,
+            Self::ParquetBytes(bytes) => register_bytes(session, table, bytes).await,
+        }
+    }
+}
+
+/// Reads a reference file: prediction events with labels.
 #[async_trait]
 pub trait ReferenceFiles: Send + Sync {
     /// Reads the rows of the file at a URL or path.
-    async fn read(&self, location: &str) -> Result<RecordBatch, String>;
+    async fn read(&self, location: &str) -> Result<ReferenceRows, String>;
     /// Reads the file, if it is a reference that was frozen before; `None` if it has rows to be frozen, as all have unless an
     /// implementation knows better.
     async fn read_frozen(&self, _location: &str) -> Result<Option<Reference>, String> {
@@ -378,8 +409,8 @@ impl References {
         } else {
             let rows = parts.references.read(location).await.map_err(unreadable)?;
             let session = parts.sessions.open()?;
-            session.register_batch("reference", rows)?;
-            let unfit = |error: Error| unreadable(error.to_string());
+            let unfit = |error: Error| unreadable(error.with_causes());
+            rows.register(&session, "reference").await.map_err(&unfit)?;
             let frozen = Reference::from_table(&session, "reference", terms(job)).await.map_err(&unfit)?;
             Arc::new(frozen.with_metrics(&session, "reference", own_rows).await.map_err(&unfit)?)
         };

@@ -3,8 +3,11 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::Result;
+use arrow::array::AsArray;
+use arrow::datatypes::Int64Type;
 use driftline_collector::Finding;
-use driftline_evaluator::stage::ReferenceFiles;
+use driftline_evaluator::session::Sessions;
+use driftline_evaluator::stage::{ReferenceFiles, ReferenceRows};
 use driftline_schemas::clock;
 use driftline_schemas::config::{Config, ReferenceSpec};
 use driftline_schemas::window::TZDATA;
@@ -18,6 +21,8 @@ use crate::{CheckFailed, config, pipeline};
 const CLOCK_SKEW_MAX_SECS: i64 = 60;
 /// A person waits for the answer: a store that is away is reported sooner than a running pipeline gives up on it.
 const STORE_WAIT: Duration = Duration::from_secs(10);
+/// Memory for counting the rows of a reference file, which reads its footer.
+const COUNT_BYTES: usize = 64 << 20;
 
 pub(crate) async fn run(global: &Global) -> Result<()> {
     let config = config::load(global)?;
@@ -79,7 +84,10 @@ pub(crate) async fn run(global: &Global) -> Result<()> {
                  again, if it has labelled rows"
             )),
             Ok(Some(frozen)) => Ok(format!("{location}: frozen from {} rows", frozen.rows)),
-            Ok(None) => files.read(&location).await.map(|rows| format!("{location}: {} rows", rows.num_rows())),
+            Ok(None) => match files.read(&location).await {
+                Ok(rows) => count(rows).await.map(|rows| format!("{location}: {rows} rows")),
+                Err(error) => Err(error),
+            },
             Err(error) => Err(error),
         };
         say("reference", found);
@@ -90,6 +98,17 @@ pub(crate) async fn run(global: &Global) -> Result<()> {
         say(what, result);
     }
     if failed == 0 { Ok(()) } else { Err(CheckFailed(format!("{failed} check(s) failed")).into()) }
+}
+
+/// How many rows a reference file has.
+async fn count(rows: ReferenceRows) -> Result<u64, String> {
+    let counted = async {
+        let session = Sessions::detached(COUNT_BYTES, 1)?;
+        rows.register(&session, "reference").await?;
+        let batches = session.sql("SELECT count(*) FROM reference").await?.collect().await?;
+        Ok(batches.iter().map(|batch| batch.column(0).as_primitive::<Int64Type>().value(0) as u64).sum())
+    };
+    counted.await.map_err(|error: driftline_evaluator::Error| error.with_causes())
 }
 
 /// Whether a rule on a metric is relative to what a reference keeps of its own rows.

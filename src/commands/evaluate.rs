@@ -299,7 +299,7 @@ async fn frozen(config: &Config, location: &str, terms: Terms) -> Result<Referen
     }
     let rows = files.read(location).await.map_err(anyhow::Error::msg)?;
     let session = detached(config)?;
-    session.register_batch("reference", rows).context("read the reference")?;
+    rows.register(&session, "reference").await.context("read the reference")?;
     Reference::from_table(&session, "reference", terms).await.context("freeze the reference")
 }
 

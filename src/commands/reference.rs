@@ -24,8 +24,9 @@ pub(crate) async fn fit(global: &Global, args: &ReferenceFitArgs) -> Result<()> 
     let judged = EvaluationContext::of_reference(&args.model, settings, most, terms.clone());
     let session = pipeline::sessions(&config, &store).open().context("open a session")?;
     let from = if let Some(file) = &args.file {
-        let rows = Files::new(&config).read(file).await.map_err(anyhow::Error::msg)?;
-        session.register_batch("reference", rows).with_context(|| format!("open {file}"))?;
+        let rows = Files::new(&config).read(file).await.map_err(anyhow::Error::msg);
+        let rows = rows.with_context(|| format!("reference {file}"))?;
+        rows.register(&session, "reference").await.with_context(|| format!("open {file}"))?;
         file.clone()
     } else {
         let (paths, said) = windows(&replica, args)?;

@@ -56,6 +56,8 @@ pub enum Warning {
     /// More than 5 % of the rows have a score or a prediction beyond all of the reference: what is said of them is
     /// what was seen at its edge.
     OutOfRange,
+    /// There are more rows than memory holds: scores or predictions of a bin are taken for one another, which the interval does not cover.
+    Binned,
 }
 
 impl Warning {
@@ -64,6 +66,7 @@ impl Warning {
         match self {
             Self::FewRows => "few_rows",
             Self::OutOfRange => "out_of_range",
+            Self::Binned => "binned",
         }
     }
 }
@@ -99,5 +102,11 @@ impl Estimated {
     #[must_use]
     fn on_strange(self, share: f64) -> Self {
         if share > STRANGE_MAX { Self { warning: self.warning.or(Some(Warning::OutOfRange)), ..self } } else { self }
+    }
+
+    /// With [`Warning::Binned`], if some rows are taken for others.
+    #[must_use]
+    pub fn on_bins(self, are_blurred: bool) -> Self {
+        if are_blurred { Self { warning: self.warning.or(Some(Warning::Binned)), ..self } } else { self }
     }
 }

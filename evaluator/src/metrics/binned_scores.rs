@@ -203,6 +203,18 @@ mod tests {
     }
 
     #[test]
+    fn where_positives_abound_the_worst_order_is_what_bounds_average_precision() {
+        // Ten negatives before six hundred positives, all in one bin: as a tie it looks nearly perfect.
+        let rows: Vec<Row> = (0..610).map(|at| (0.5 + f64::from(at) * 1e-6, at < 600, 1.0)).collect();
+        let precision = |limit: Option<&Limit>| report(state(&rows, limit)).get("average_precision").cloned();
+        let (exact, binned) = (precision(None).expect("a row"), precision(Some(&Limit::of(1))).expect("a row"));
+        let off = (exact.value.expect("defined") - binned.value.expect("defined")).abs();
+        let bound = binned.error_bound.expect("binned");
+        // An integral in place of a sum: little more than it is off.
+        assert!(off <= bound && bound < 1.1 * off, "{off} {bound}");
+    }
+
+    #[test]
     fn ties_are_exact_whatever_holds_them() {
         let rows: Vec<Row> = (0..5_000).map(|i| (f64::from(i % 97) / 97.0, i % 3 == 0, 1.0)).collect();
         let (exact, binned) = (report(state(&rows, None)), report(state(&rows, Some(&Limit::of(256)))));

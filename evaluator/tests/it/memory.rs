@@ -148,6 +148,17 @@ async fn a_binary_window_beyond_memory_is_evaluated_within_bounds() {
     }
     assert_eq!(exact.confusion, little.confusion);
     assert_eq!(exact.quality, little.quality);
+    // Estimates say that they rest on bins, and are near those of the rows as they are: of all, average precision is moved most by ties.
+    let cbpe = |window: &EvaluatedWindow| {
+        window.estimates.iter().filter(|row| row.method == "cbpe" && row.value.is_some()).cloned().collect::<Vec<_>>()
+    };
+    let (of_rows, of_bins) = (cbpe(&exact), cbpe(&little));
+    assert!(!of_rows.is_empty() && of_rows.len() == of_bins.len());
+    for (row, bin) in of_rows.iter().zip(&of_bins) {
+        assert_eq!((row.ci_warning.as_deref(), bin.ci_warning.as_deref()), (None, Some("binned")), "{}", row.metric);
+        let off = row.value.zip(bin.value).map_or(f64::NAN, |(row, bin)| (row - bin).abs());
+        assert!(off < 0.05, "{}: {off}", row.metric);
+    }
     let auc = |window: &EvaluatedWindow| {
         let row = window.metrics.iter().find(|row| row.metric == "roc_auc" && row.segment.is_none()).cloned();
         row.expect("defined")

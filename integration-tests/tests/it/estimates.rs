@@ -3,9 +3,12 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
+use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
 use flate2::read::GzDecoder;
+use parquet::arrow::ArrowWriter;
 use serde::Deserialize;
 
 use crate::judge::Differences;
@@ -229,5 +232,78 @@ async fn a_reference_is_fitted_once_and_named_in_the_configuration() -> Result<(
     let refused = evaluated(set, FLIGHT_AIRTIME, &tampered.display().to_string()).await.err();
     let said = refused.map(|error| format!("{error:#}")).unwrap_or_default();
     ensure!(said.contains("its content is of version"), "{said}");
+    Ok(())
+}
+
+/// The same rows freeze to the same version: as events, as Parquet with the columns of `history` (read where it lies, whatever its name),
+/// and as Parquet with the fields of events.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_rows_are_the_same_reference_however_they_come() -> Result<()> {
+    const ROWS: usize = 5_000;
+    let sandbox = Sandbox::with_config("[[models]]\nname = \"m\"\ntask = \"binary\"\npositive_class = \"1\"\n")?;
+    let score = |row: usize| (row * 7_919 % ROWS) as f64 / ROWS as f64;
+    let label = |row: usize| i64::from(row * 104_729 % ROWS < row * 7_919 % ROWS);
+    let (age, city) = (|row: usize| (row * 31 % 83) as f64, |row: usize| ["Oslo", "Lima", "Hà Nội"][row % 3]);
+    let mut events = String::new();
+    for row in 0..ROWS {
+        let event = serde_json::json!({
+            "prediction_id": format!("{row}"), "model_name": "m", "timestamp": "2026-01-05T10:00:00Z", "score": score(row),
+            "label": label(row), "features": { "age": age(row), "city": city(row) },
+        });
+        events += &format!("{event}\n");
+    }
+    std::fs::write(sandbox.path("events.jsonl"), &events)?;
+    let rows = 0..ROWS;
+    let columns: Vec<(&str, ArrayRef)> = vec![
+        ("score", Arc::new(rows.clone().map(score).collect::<Float64Array>())),
+        ("label", Arc::new(rows.clone().map(label).collect::<Int64Array>())),
+        ("feature_age", Arc::new(rows.clone().map(age).collect::<Float64Array>())),
+        ("feature_city_text", Arc::new(rows.clone().map(|row| Some(city(row))).collect::<StringArray>())),
+    ];
+    let columns = RecordBatch::try_from_iter(columns)?;
+    let names = ["history.parquet", "a #b?%20ü.parquet", "no-extension"];
+    for name in names {
+        written(&sandbox.path(name), &columns)?;
+    }
+    let mut decoder =
+        arrow::json::ReaderBuilder::new(Arc::new(arrow::json::reader::infer_json_schema(events.as_bytes(), None)?.0))
+            .build(events.as_bytes())?;
+    let fields = decoder.next().context("rows of events")??;
+    let rest = decoder.collect::<Result<Vec<_>, _>>()?;
+    let fields = arrow::compute::concat_batches(&fields.schema(), [&fields].into_iter().chain(&rest))?;
+    written(&sandbox.path("fields.parquet"), &fields)?;
+    let fitted = async |location: &str| -> Result<serde_json::Value> {
+        sandbox.succeed(&["reference", "fit", "--model", "m", location, "--out", "fitted.json"]).await?;
+        Ok(serde_json::from_slice(&std::fs::read(sandbox.path("fitted.json"))?)?)
+    };
+    let expected = fitted("events.jsonl").await?;
+    ensure!(expected["rows"] == ROWS && expected["metrics"]["values"][0].is_object(), "{expected}");
+    let url = format!("file://{}", sandbox.path("history.parquet").display());
+    for location in names.into_iter().chain(["fields.parquet", &url]) {
+        let found = fitted(location).await?;
+        ensure!(
+            found["version"] == expected["version"],
+            "{location}: {} is not {}",
+            found["version"],
+            expected["version"]
+        );
+    }
+    let cut = std::fs::read(sandbox.path("history.parquet"))?;
+    std::fs::write(sandbox.path("cut.parquet"), &cut[..cut.len() / 2])?;
+    for (name, word) in [("cut.parquet", "cut short"), ("none.parquet", "No such file")] {
+        let said = sandbox.run(&["reference", "fit", "--model", "m", name, "--out", "fitted.json"]).await?;
+        ensure!(
+            said.code != Some(0) && said.stderr.contains(word) && said.stderr.contains(name),
+            "{name}: {}",
+            said.stderr
+        );
+    }
+    Ok(())
+}
+
+fn written(path: &Path, rows: &RecordBatch) -> Result<()> {
+    let mut writer = ArrowWriter::try_new(File::create(path)?, rows.schema(), None)?;
+    writer.write(rows)?;
+    writer.close()?;
     Ok(())
 }

@@ -250,7 +250,7 @@ struct NoFiles;
 
 #[async_trait::async_trait]
 impl driftline_evaluator::stage::ReferenceFiles for NoFiles {
-    async fn read(&self, location: &str) -> Result<arrow::array::RecordBatch, String> {
+    async fn read(&self, location: &str) -> Result<driftline_evaluator::stage::ReferenceRows, String> {
         Err(format!("no reference is configured, and {location} was asked for"))
     }
 }
