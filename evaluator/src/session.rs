@@ -49,14 +49,17 @@ pub struct Sessions {
     store: Store,
     memory_bytes: usize,
     partitions: usize,
+    /// As many as there are cores, whatever the memory.
+    most_partitions: usize,
     template: Arc<OnceLock<SessionContext>>,
 }
 
 impl Sessions {
     /// Sessions that use at most `memory_bytes` for one query, in so many partitions, or in fewer if there is little memory.
     pub fn new(store: Store, memory_bytes: usize, partitions: usize) -> Self {
+        let most_partitions = partitions;
         let partitions = partitions.min(memory_bytes / PARTITION_BYTES).max(1);
-        Self { store, memory_bytes, partitions, template: Arc::default() }
+        Self { store, memory_bytes, partitions, most_partitions, template: Arc::default() }
     }
 
     /// The store.
@@ -69,9 +72,12 @@ impl Sessions {
         self.open_with(Arc::new(FairSpillPool::new(self.memory_bytes)))
     }
 
-    /// The same, whose memory goes to whoever asks first: for a query of many operators of which few hold anything.
+    /// The same, whose memory goes to whoever asks first: for a query of many operators of which few hold anything. Its joins are in as many
+    /// partitions as there are cores: in one, DataFusion holds the whole of a side instead of what its partition needs.
     pub(crate) fn open_greedy(&self) -> Result<SessionContext, Error> {
-        self.open_with(Arc::new(GreedyMemoryPool::new(self.memory_bytes)))
+        let session = self.open_with(Arc::new(GreedyMemoryPool::new(self.memory_bytes)))?;
+        session.state_ref().write().config_mut().options_mut().execution.target_partitions = self.most_partitions;
+        Ok(session)
     }
 
     fn open_with(&self, memory: Arc<dyn MemoryPool>) -> Result<SessionContext, Error> {
