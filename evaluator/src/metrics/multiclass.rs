@@ -584,7 +584,7 @@ mod tests {
             let mut decoded = merged.clone();
             decoded.merge_encoded(&mut Reader::new(&bytes)).expect("whole state");
             merged.merge(&rest);
-            for state in [merged, decoded] {
+            for state in [&merged, &decoded] {
                 assert_eq!(state.value(), Report { has_too_many_classes: true, ..Report::default() });
                 assert!(state.classes.is_empty() && state.size() < 1_000);
             }
