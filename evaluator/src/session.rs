@@ -36,10 +36,6 @@ const FILE_MOUNT: &str = "driftline-file://file/";
 /// Bytes of a query's memory for each partition at the least: beside it lies what a partition reads at once, a row group of all columns, of
 /// which nobody counts the bytes. Fewer partitions are slower, more take more than they were given.
 const PARTITION_BYTES: usize = 100_000_000;
-/// What each sort keeps back, to put its runs together: of little memory a part, for DataFusion's own 10 MB are half of the least.
-const SORT_BYTES: (usize, usize) = (1 << 20, 10 << 20);
-/// The part.
-const SORT_SHARE: usize = 32;
 /// Footers of one table that are read at a time.
 const FOOTERS_AT_ONCE: usize = 16;
 
@@ -99,7 +95,6 @@ impl Sessions {
         self.template.get_or_init(|| {
             let config = SessionConfig::new()
                 .with_target_partitions(self.partitions)
-                .with_sort_spill_reservation_bytes((self.memory_bytes / SORT_SHARE).clamp(SORT_BYTES.0, SORT_BYTES.1))
                 .with_information_schema(true)
                 .set_bool("datafusion.execution.parquet.pushdown_filters", true)
                 .set_bool("datafusion.execution.collect_statistics", false);

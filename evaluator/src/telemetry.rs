@@ -63,10 +63,7 @@ impl Instruments {
 
 /// A segment, or the version, has more values than get rows of their own. The log says so once a model and name.
 pub(crate) fn values_pooled(model: &str, name: &str, max: usize) {
-    static TOLD: LazyLock<Mutex<BTreeSet<(String, String)>>> = LazyLock::new(Mutex::default);
-    instruments().pooled.add(1, &[]);
-    let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
-    if told.len() < POOLED_TOLD_MAX && told.insert((model.to_owned(), name.to_owned())) {
+    if is_first_pooled(model, Some(name)) {
         tracing::warn!(
             model,
             segment = name,
@@ -76,12 +73,17 @@ pub(crate) fn values_pooled(model: &str, name: &str, max: usize) {
     }
 }
 
-/// A window has more classes than are told apart.
-pub(crate) fn classes_pooled(model: &str, max: usize) {
-    static TOLD: LazyLock<Mutex<BTreeSet<String>>> = LazyLock::new(Mutex::default);
+/// Counts that a model's values of a segment, or its classes (no name), were pooled; whether it is to be told.
+fn is_first_pooled(model: &str, name: Option<&str>) -> bool {
+    static TOLD: LazyLock<Mutex<BTreeSet<(String, Option<String>)>>> = LazyLock::new(Mutex::default);
     instruments().pooled.add(1, &[]);
     let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
-    if told.len() < POOLED_TOLD_MAX && told.insert(model.to_owned()) {
+    told.len() < POOLED_TOLD_MAX && told.insert((model.to_owned(), name.map(str::to_owned)))
+}
+
+/// A window has more classes than are told apart.
+pub(crate) fn classes_pooled(model: &str, max: usize) {
+    if is_first_pooled(model, None) {
         tracing::warn!(
             model,
             max,

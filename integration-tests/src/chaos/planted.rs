@@ -14,7 +14,7 @@ use tokio::process::Command;
 const PLANTED: &str = "DRIFTLINE_PLANTED";
 /// Where the scratch copy is built; by default `planted` beside the profile's folder.
 const TARGET: &str = "DRIFTLINE_PLANTED_TARGET";
-/// A check that takes longer has stopped moving, which is red too. The exhaustive ones take more than eight minutes of one core.
+/// A check that takes longer has stopped moving, which is red too. That of two writers takes a quarter of an hour of one core.
 const CHECK_MAX: Duration = Duration::from_secs(1_800);
 /// Seeds of a simulation: a break that shows in fewer shows in these.
 const SEEDS: u64 = 200;

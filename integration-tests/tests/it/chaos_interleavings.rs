@@ -396,6 +396,15 @@ fn c3_two_writers_in_every_order_with_every_fault_leave_one_chain() -> Result<()
     Ok(())
 }
 
+/// The same where any answer may be lost, that to a read too.
+#[test]
+#[ignore = "exhaustive: more than half an hour; cargo test --workspace -- --ignored c1_a_chain_is_born_once_whatever"]
+fn c1_a_chain_is_born_once_whatever_answer_is_lost() -> Result<()> {
+    let kinds = &[Fate::LostAfter];
+    exhaust(Scenario { birth: Some([0, 2]), end: 3, sizes: [3, 3], faults: 1, kinds, writes_only: false })?;
+    Ok(())
+}
+
 /// C1: retention at the broker moves its first offset between the two looks at it, and the chain still begins once.
 #[test]
 #[ignore = "exhaustive: minutes; cargo test --workspace -- --ignored chaos_interleavings"]
@@ -404,7 +413,7 @@ fn c1_a_chain_is_born_once_though_retention_moves_the_first_offset() -> Result<(
     for births in [[0, 2], [2, 0], [1, 1]] {
         exhaust(Scenario { birth: Some(births), ..calm })?;
     }
-    // A read that is lost is made again, and tells nothing that another one would not.
+    // A read that is lost is made again: those are left to the long one.
     exhaust(Scenario { birth: Some([0, 2]), faults: 1, kinds: &[Fate::LostAfter], ..calm })?;
     Ok(())
 }
