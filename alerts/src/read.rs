@@ -140,6 +140,7 @@ macro_rules! as_metric {
             ci_method: None,
             ci_warning: None,
             baseline: None,
+            baseline_error_bound: None,
             error_bound: None,
             n: $row.n,
             n_labelled: 0,

@@ -209,6 +209,8 @@ table! {
     ci_warning: Option<String> = "ci_warning",
     /// What the best constant prediction would have reached on the same rows.
     baseline: Option<f64> = "baseline",
+    /// How far the baseline may lie from that of all rows, as `error_bound` has it of the value.
+    baseline_error_bound: Option<f64> = "baseline_error_bound",
     /// How far the value may lie from that of all rows as they are, where there were more than memory holds; none where it is that.
     error_bound: Option<f64> = "error_bound",
     /// Valid predictions in the group.
@@ -285,6 +287,8 @@ table! {
     ci_level: Option<f64> = "ci_level",
     /// Why the interval may not hold; none where it does.
     ci_warning: Option<String> = "ci_warning",
+    /// How far the value may lie from that of all rows as they are, where there were more than memory holds; none where it is that.
+    error_bound: Option<f64> = "error_bound",
     /// The metric on the rows that have a label by now, as it stands in `metrics`.
     realised: Option<f64> = "realised",
     /// Rows that the value is of.
@@ -347,6 +351,8 @@ table! {
     selection_statistic: Option<f64> = "selection_statistic",
     /// How likely chance alone would set them so far apart.
     selection_p_value: Option<f64> = "selection_p_value",
+    /// How far the statistic may be off, where there were more rows than memory holds; none where it is that of all rows.
+    selection_error_bound: Option<f64> = "selection_error_bound",
     /// Whether they differ by more than chance, and by enough to matter: metrics of such rows are not those of all.
     is_selective: Option<bool> = "is_selective",
     /// Why there is no share.

@@ -1,14 +1,14 @@
 //! Confidence-based estimates of a binary model's metrics (CBPE).
 
 use super::{
-    Estimated, Outcome,
-    areas::{ExpectedRun, areas},
+    Estimated, Outcome, Reach,
+    areas::{Area, ExpectedRun, areas},
     calibration::{Curve, Place},
 };
 use crate::metrics::{
     Undefined,
     exact_sum::DoubledSum,
-    scores::{Run, Side, runs},
+    scores::{BinnedRun, Run, Side, spans},
 };
 
 /// Every metric that is estimated, in published order. The last four are the confusion matrix, as shares of all rows.
@@ -26,6 +26,9 @@ pub const METRICS: [&str; 11] = [
     "true_negative_share",
 ];
 
+/// Where a share may be.
+pub(super) const UNIT: (f64, f64) = (0.0, 1.0);
+
 /// The estimates of a binary model.
 ///
 /// # Formula
@@ -33,6 +36,9 @@ pub const METRICS: [&str; 11] = [
 /// those of the expected confusion matrix and of the expected curves. The variance of each is
 /// `Σ w² p(1 − p) d²`, the labels' own chance, plus `Σₖ (Σ w d ∂p/∂vₖ)² Var vₖ`, that of the reference's blocks, with the
 /// derivatives d by a row's p.
+///
+/// Of rows that are held in bins, p is that of the bin's middle, and somewhere between those of its ends: each metric but the areas goes up, or down, with the expected
+/// hits and with the expected misses, so it is bounded by two corners of what these can be. For the areas see [`areas`].
 /// # Source
 /// NannyML, Confidence-based Performance Estimation, for the values; the delta method for the variances.
 /// # Inputs
@@ -46,24 +52,24 @@ pub fn estimate(said: &Side, unsaid: &Side, curve: &Curve) -> Vec<(&'static str,
     }
     let sweep = || {
         let mut from = 0;
-        runs(said, unsaid).map(move |run| {
-            let place = curve.place(run.score, &mut from);
-            (expected(&run, &place), (run, place))
+        spans(said, unsaid).map(move |span| {
+            let scored = Scored::of(&span, curve, &mut from);
+            (scored.expected(), scored)
         })
     };
     let mut table = Expected { said: of_said.weight(), unsaid: of_unsaid.weight(), ..Expected::new(curve) };
-    for (_, (run, place)) in sweep() {
-        table.add(&run, &place);
+    for (_, scored) in sweep() {
+        table.add(&scored);
     }
     let blocks = curve.blocks().len();
     let (mut by_auc, mut by_precision) = (vec![DoubledSum::default(); blocks], vec![DoubledSum::default(); blocks]);
     let mut strange = 0.0;
-    let areas = areas(sweep, |(run, place), slopes| {
-        let weight = run.positives + run.negatives;
-        if curve.is_beyond(run.score) {
+    let areas = areas(sweep, |scored, slopes| {
+        let weight = scored.run.positives + scored.run.negatives;
+        if curve.is_beyond(scored.score) {
             strange += weight;
         }
-        for (block, part) in parts(place) {
+        for (block, part) in parts(&scored.place) {
             by_auc[block].push(part * weight * slopes.roc_auc);
             by_precision[block].push(part * weight * slopes.average_precision);
         }
@@ -77,45 +83,47 @@ pub fn estimate(said: &Side, unsaid: &Side, curve: &Curve) -> Vec<(&'static str,
     let (positives, negatives) = (hits + misses, all - hits - misses);
     let effective = all / of_said.with(of_unsaid).effective_rows();
     let scarcest = positives.min(negatives) / effective;
-    let ratio = |above: f64, below: f64, by_hits: f64, by_misses: f64, rows: f64| -> Outcome {
-        if below <= 0.0 {
-            return Err(Undefined::ZeroDenominator);
-        }
-        let value = (above / below).clamp(0.0, 1.0);
-        Ok(Estimated::share(value, table.variance(by_hits, by_misses)).on_rows(rows))
+    let ratio = |of: &dyn Fn(f64, f64) -> (f64, f64), (by_hits, by_misses): (f64, f64), rows: f64| -> Outcome {
+        let value = |hits: f64, misses: f64| {
+            let (above, below) = of(hits, misses);
+            (below > 0.0).then(|| (above / below).clamp(0.0, 1.0))
+        };
+        let estimate = value(hits, misses).ok_or(Undefined::ZeroDenominator)?;
+        let [of_hits, of_misses] = table.reach();
+        let corners = [value(of_hits.least, of_misses.most), value(of_hits.most, of_misses.least)];
+        let bound = corners.into_iter().flatten().map(|corner| (corner - estimate).abs()).fold(0.0, f64::max);
+        let estimated = Estimated::share(estimate, table.variance(by_hits, by_misses)).on_rows(rows);
+        Ok(estimated.within(bound, UNIT))
     };
-    let share =
-        |above: f64, by_hits: f64, by_misses: f64| ratio(above, all, by_hits / all, by_misses / all, all / effective);
+    let share = |of: &dyn Fn(f64, f64) -> f64, by_hits: f64, by_misses: f64| {
+        ratio(&|h, m| (of(h, m), all), (by_hits / all, by_misses / all), all / effective)
+    };
     let either = said + positives;
+    let area = |area: Option<Area>, by_block: &[DoubledSum], rows: f64| {
+        let area = area.ok_or(Undefined::OneClass)?;
+        let estimated = Estimated::share(area.value, area.variance + of_blocks(by_block)).on_rows(rows);
+        Ok(estimated.within(area.bound, UNIT))
+    };
     let outcomes: [Outcome; METRICS.len()] = [
-        share(hits + unsaid - misses, 1.0, -1.0),
-        ratio(hits, said, 1.0 / said, 0.0, said / effective),
-        ratio(hits, positives, misses / positives.powi(2), -hits / positives.powi(2), positives / effective),
+        share(&|h, m| h + unsaid - m, 1.0, -1.0),
+        ratio(&|h, _| (h, said), (1.0 / said, 0.0), said / effective),
+        ratio(&|h, m| (h, h + m), (misses / positives.powi(2), -hits / positives.powi(2)), positives / effective),
         ratio(
-            unsaid - misses,
-            negatives,
-            (unsaid - misses) / negatives.powi(2),
-            -(said - hits) / negatives.powi(2),
+            &|h, m| (unsaid - m, all - h - m),
+            ((unsaid - misses) / negatives.powi(2), -(said - hits) / negatives.powi(2)),
             negatives / effective,
         ),
         ratio(
-            2.0 * hits,
-            either,
-            2.0 * (either - hits) / either.powi(2),
-            -2.0 * hits / either.powi(2),
+            &|h, m| (2.0 * h, said + (h + m)),
+            (2.0 * (either - hits) / either.powi(2), -2.0 * hits / either.powi(2)),
             positives.min(either) / effective,
         ),
-        areas
-            .roc_auc
-            .ok_or(Undefined::OneClass)
-            .map(|area| Estimated::share(area.value, area.variance + of_blocks(&by_auc)).on_rows(scarcest)),
-        areas.average_precision.ok_or(Undefined::OneClass).map(|area| {
-            Estimated::share(area.value, area.variance + of_blocks(&by_precision)).on_rows(positives / effective)
-        }),
-        share(hits, 1.0, 0.0),
-        share(said - hits, -1.0, 0.0),
-        share(misses, 0.0, 1.0),
-        share(unsaid - misses, 0.0, -1.0),
+        area(areas.roc_auc, &by_auc, scarcest),
+        area(areas.average_precision, &by_precision, positives / effective),
+        share(&|h, _| h, 1.0, 0.0),
+        share(&|h, _| said - h, -1.0, 0.0),
+        share(&|_, m| m, 0.0, 1.0),
+        share(&|_, m| unsaid - m, 0.0, -1.0),
     ];
     let finish = |outcome: Outcome| outcome.map(|e| e.on_rows_of(curve).on_strange(strange / all));
     METRICS.iter().zip(outcomes).map(|(metric, outcome)| (*metric, finish(outcome))).collect()
@@ -128,14 +136,40 @@ impl Estimated {
     }
 }
 
-/// What is expected of the rows of one score.
-fn expected(run: &Run, place: &Place) -> ExpectedRun {
-    let (weight, squares) = (run.positives + run.negatives, run.positive_squares + run.negative_squares);
-    let share = place.share;
-    ExpectedRun {
-        positives: weight * share,
-        negatives: weight * (1.0 - share),
-        spread: squares * share * (1.0 - share),
+/// The rows of one score, or of one bin of scores: how often they are right.
+struct Scored {
+    /// Its positives are the rows that were predicted so.
+    run: Run,
+    /// The score that stands for all.
+    score: f64,
+    place: Place,
+    /// The shares at its ends.
+    shares: Reach,
+    is_one_value: bool,
+}
+
+impl Scored {
+    /// `from`: as [`Curve::place`] has it.
+    fn of(span: &BinnedRun, curve: &Curve, from: &mut usize) -> Self {
+        let (score, is_one_value) = (span.middle(), span.is_one_value());
+        let least = if is_one_value { None } else { Some(curve.place(span.run.score, from).share) };
+        let place = curve.place(score, from);
+        let most = if is_one_value { place.share } else { curve.place(span.largest, from).share };
+        let shares = Reach { least: least.unwrap_or(most), most };
+        Self { run: span.run, score, place, shares, is_one_value }
+    }
+
+    fn expected(&self) -> ExpectedRun {
+        let run = &self.run;
+        let (weight, squares) = (run.positives + run.negatives, run.positive_squares + run.negative_squares);
+        let share = self.place.share;
+        ExpectedRun {
+            positives: weight * share,
+            negatives: weight * (1.0 - share),
+            spread: squares * share * (1.0 - share),
+            reach: Reach { least: weight * self.shares.least, most: weight * self.shares.most },
+            is_one_value: self.is_one_value,
+        }
     }
 }
 
@@ -153,6 +187,8 @@ struct Expected {
     /// The expected positives among either.
     hits: DoubledSum,
     misses: DoubledSum,
+    /// How many these are at the least and at the most.
+    ends: [[DoubledSum; 2]; 2],
     /// Their variances by the labels' chance; they have no rows in common.
     hits_variance: DoubledSum,
     misses_variance: DoubledSum,
@@ -171,6 +207,7 @@ impl Expected {
             unsaid: 0.0,
             hits: none,
             misses: none,
+            ends: [[none; 2]; 2],
             hits_variance: none,
             misses_variance: none,
             hits_by_block: vec![none; blocks],
@@ -179,17 +216,26 @@ impl Expected {
         }
     }
 
-    /// `run`: its positives are the rows that were predicted so.
-    fn add(&mut self, run: &Run, place: &Place) {
+    fn add(&mut self, scored: &Scored) {
+        let Scored { run, place, shares, .. } = scored;
         let spread = place.share * (1.0 - place.share);
         self.hits.push(run.positives * place.share);
         self.misses.push(run.negatives * place.share);
+        for (end, share) in [shares.least, shares.most].into_iter().enumerate() {
+            self.ends[0][end].push(run.positives * share);
+            self.ends[1][end].push(run.negatives * share);
+        }
         self.hits_variance.push(run.positive_squares * spread);
         self.misses_variance.push(run.negative_squares * spread);
         for (block, part) in parts(place) {
             self.hits_by_block[block].push(run.positives * part);
             self.misses_by_block[block].push(run.negatives * part);
         }
+    }
+
+    /// Where hits and misses lie for sure.
+    fn reach(&self) -> [Reach; 2] {
+        self.ends.map(|[least, most]| Reach { least: least.value(), most: most.value() })
     }
 
     /// The variance of a metric that moves so with hits and misses.
@@ -206,10 +252,12 @@ impl Expected {
 
 #[cfg(test)]
 pub(super) mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::{
-        estimate::Warning,
-        metrics::{Weight, confusion::Confusion, scores::Scores},
+        estimate::{FlaggedValues, Warning},
+        metrics::{Weight, binned::Limit, confusion::Confusion, scores::Scores},
     };
 
     /// A generator of chance that repeats itself.
@@ -324,6 +372,73 @@ pub(super) mod tests {
         window.iter_mut().take(60).for_each(|(score, _)| *score += 1.0);
         let accuracy = estimated(&window, &curve)[0].1.expect("defined");
         assert_eq!(accuracy.warning, Some(Warning::OutOfRange));
+    }
+
+    /// Scored rows that were predicted positive or not, whatever their score, each kept with some probability.
+    fn flagged(rows: &[(f64, bool, f64)], limit: Option<Limit>) -> [Side; 2] {
+        let mut values = FlaggedValues::held_to(limit);
+        for (at, (score, said, rate)) in rows.iter().enumerate() {
+            values.push(at % 3 == 0, *said, *score, Weight::of_rate(Some(*rate)));
+            if at % 7 == 6 {
+                values.hold(false);
+            }
+        }
+        values.hold(true);
+        [values.by_second(true), values.by_second(false)]
+    }
+
+    fn scored_row() -> impl Strategy<Value = (f64, bool, f64)> {
+        let score = prop_oneof![
+            6 => -0.1..1.1_f64,
+            2 => prop::sample::select(vec![0.0, 0.5, 1.0, f64::INFINITY, f64::NEG_INFINITY, 1e300]),
+            2 => 0.5..0.501_f64,
+        ];
+        (score, any::<bool>(), prop_oneof![3 => Just(1.0), 1 => 0.05..1.0_f64])
+    }
+
+    proptest! {
+        #[test]
+        fn the_estimate_of_all_rows_lies_within_the_bound(
+            reference in prop::collection::vec((0.0..1.0_f64, any::<bool>()), 2..80),
+            rows in prop::collection::vec(scored_row(), 1..200),
+            bins in 1_usize..40,
+        ) {
+            prop_assume!(reference.iter().any(|row| row.1) && reference.iter().any(|row| !row.1));
+            let curve = fitted(&reference);
+            let [said, unsaid] = flagged(&rows, None);
+            let exact = estimate(&said, &unsaid, &curve);
+            let [said, unsaid] = flagged(&rows, Some(Limit::of(bins)));
+            let held = estimate(&said, &unsaid, &curve);
+            for ((metric, exact), (_, held)) in exact.into_iter().zip(held) {
+                // A share that is nowhere but at the end of a bin may be none in its middle.
+                let (Ok(exact), Ok(held)) = (exact, held) else { continue };
+                prop_assert_eq!(exact.bound, None);
+                let (off, bound) = ((exact.value - held.value).abs(), held.bound.unwrap_or(0.0));
+                prop_assert!(off <= bound + 1e-12, "{metric}: {exact:?} {held:?}");
+                prop_assert!(held.low <= exact.value + 1e-12 && exact.value <= held.high + 1e-12, "{metric}: {held:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn bounds_are_as_tight_as_bins_are_narrow() {
+        let mut chance = Chance(11);
+        let curve = fitted(&(0..2_000).map(|_| row(&mut chance)).collect::<Vec<_>>());
+        let rows: Vec<(f64, bool, f64)> =
+            (0..40_000).map(|_| chance.draw()).map(|score| (score, score >= 0.5, 1.0)).collect();
+        let bounds = |bins: usize| {
+            let [said, unsaid] = flagged(&rows, Some(Limit::of(bins)));
+            let bounds = estimate(&said, &unsaid, &curve).into_iter().map(|(_, held)| held.expect("defined").bound);
+            bounds.map(|bound| bound.expect("in bins")).fold(0.0, f64::max)
+        };
+        let (wide, narrow) = (bounds(1_024), bounds(16_384));
+        assert!(wide < 0.05 && narrow < wide / 8.0, "{wide} {narrow}");
+        // A bin for each score is no bin.
+        let same: Vec<(f64, bool, f64)> =
+            rows.iter().map(|(score, said, rate)| ((score * 50.0).floor(), *said, *rate)).collect();
+        let [said, unsaid] = flagged(&same, Some(Limit::of(200)));
+        assert!(!said.bins().is_empty());
+        assert!(estimate(&said, &unsaid, &curve).iter().all(|(_, held)| held.expect("defined").bound.is_none()));
     }
 
     /// How often the realised value lies in the interval, over references and windows of so many rows.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Estimated, Outcome,
+    Estimated, Outcome, Reach,
     areas::{ExpectedRun, areas},
     binary::parts,
     calibration::{Curve, Place},
@@ -189,13 +189,20 @@ impl<'a> Calibrated<'a> {
                 if to < order.len() && table.row(order[to])[class] == table.row(order[from])[class] {
                     continue;
                 }
-                let mut run = ExpectedRun { positives: 0.0, negatives: 0.0, spread: 0.0 };
+                let mut run = ExpectedRun {
+                    positives: 0.0,
+                    negatives: 0.0,
+                    spread: 0.0,
+                    reach: Reach::of(0.0),
+                    is_one_value: true,
+                };
                 for row in &order[from..to] {
                     let (weight, share) = (table.weights[*row].value(), self.of_row(*row)[class]);
                     run.positives += weight * share;
                     run.negatives += weight * (1.0 - share);
                     run.spread += weight * weight * share * (1.0 - share);
                 }
+                run.reach = Reach::of(run.positives);
                 runs.push((run, (from, to)));
                 from = to;
             }

@@ -2,14 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Estimated, Outcome};
+use super::{Estimated, Outcome, Reach};
 use crate::{
     drift::SampleRef,
     metrics::{
         Undefined,
         exact_sum::DoubledSum,
         interval::ROWS_MIN,
-        scores::{Side, runs},
+        scores::{Side, spans},
     },
 };
 
@@ -81,6 +81,8 @@ pub fn edges(sorted: SampleRef<'_>) -> Vec<f64> {
 /// A row's loss is expected to be the mean loss of the reference's rows in its bin of predictions; a metric is the mean over the
 /// window's rows. Variance: `Σ w² s²/W²` over rows, the losses' own chance, plus `Σ (W_b/W)² s_b²/n_b` over bins, that of the
 /// reference's means.
+///
+/// Rows that are held in a bin across an edge count where its middle is; their losses are between the least and the most of what they may be, and so is the mean.
 /// # Source
 /// The idea of NannyML's direct loss estimation (DLE), which learns the loss from all features with gradient boosting. Here it is learnt
 /// from the prediction alone.
@@ -94,14 +96,19 @@ pub fn estimate(predictions: &Side, bins: &LossBins) -> Vec<(&'static str, Outco
         return METRICS.iter().map(|metric| (*metric, Err(Undefined::NoRows))).collect();
     }
     let mut weights = vec![(DoubledSum::default(), DoubledSum::default()); bins.bins.len()];
-    let (mut bin, mut strange) = (0, 0.0);
-    for run in runs(predictions, &Side::default()) {
-        while bins.edges.get(bin).is_some_and(|edge| run.score > *edge) {
-            bin += 1;
+    let mut strange = 0.0;
+    let bin_of = |prediction: f64| bins.edges.partition_point(|edge| *edge < prediction);
+    // Rows that may be in more than one bin: the first, that of their middle, the last, and their weight.
+    let mut across = Vec::new();
+    for span in spans(predictions, &Side::default()) {
+        let (run, score) = (span.run, span.middle());
+        let (first, bin, last) = (bin_of(run.score), bin_of(score), bin_of(span.largest));
+        if first < last {
+            across.push((first, bin, last, run.positives));
         }
         weights[bin].0.push(run.positives);
         weights[bin].1.push(run.positive_squares);
-        if run.score < bins.range.0 || run.score > bins.range.1 {
+        if score < bins.range.0 || score > bins.range.1 {
             strange += run.positives;
         }
     }
@@ -114,13 +121,33 @@ pub fn estimate(predictions: &Side, bins: &LossBins) -> Vec<(&'static str, Outco
             variance.push(squares.value() / all / all * loss.variance);
             variance.push(share * share * loss.variance / bin.rows);
         }
+        let (mut least, mut most) = (DoubledSum::default(), DoubledSum::default());
+        for (first, bin, last, weight) in &across {
+            let means = bins.bins[*first..=*last].iter().map(|bin| loss(bin).mean);
+            let own = loss(&bins.bins[*bin]).mean;
+            least.push(weight / all * (own - means.clone().fold(own, f64::min)));
+            most.push(weight / all * (means.fold(own, f64::max) - own));
+        }
         let scarcest = bins.bins.iter().map(|bin| bin.rows).fold(mass.effective_rows(), f64::min);
-        Estimated::loss(value.value(), variance.value()).on_rows(scarcest).on_strange(strange / all)
+        let value = value.value();
+        let estimated = Estimated::loss(value, variance.value()).on_rows(scarcest).on_strange(strange / all);
+        (estimated, Reach { least: (value - least.value()).max(0.0), most: value + most.value() })
     };
     let (absolute, squared) = (of(|bin| bin.absolute), of(|bin| bin.squared));
-    let root = Estimated { value: squared.value.sqrt(), low: squared.low.sqrt(), high: squared.high.sqrt(), ..squared };
-    METRICS.into_iter().zip([absolute, squared, root].map(Ok)).collect()
+    let (of_squared, reach) = squared;
+    let root = Estimated {
+        value: of_squared.value.sqrt(),
+        low: of_squared.low.sqrt(),
+        high: of_squared.high.sqrt(),
+        ..of_squared
+    };
+    let root = (root, Reach { least: reach.least.sqrt(), most: reach.most.sqrt() });
+    let finish = |(estimated, reach): (Estimated, Reach)| Ok(estimated.within(reach.off(estimated.value), ANY_LOSS));
+    METRICS.into_iter().zip([absolute, squared, root].map(finish)).collect()
 }
+
+/// Where a loss may be.
+const ANY_LOSS: (f64, f64) = (0.0, f64::INFINITY);
 
 impl LossBins {
     /// Bins that can be estimated from; `too_few_rows` where there are under [`ROWS_MIN`] in all.
@@ -132,8 +159,13 @@ impl LossBins {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::{super::binary::tests::Chance, *};
-    use crate::{estimate::Warning, metrics::Weight};
+    use crate::{
+        estimate::{FlaggedValues, Warning},
+        metrics::{Weight, binned::Limit},
+    };
 
     fn of(values: &[f64]) -> SampleRef<'_> {
         SampleRef::new(values, &[])
@@ -168,6 +200,52 @@ mod tests {
         assert_eq!((low.value, low.warning), (1.0, Some(Warning::OutOfRange)));
         assert_eq!(estimate(&Side::default(), &bins)[0].1, Err(Undefined::NoRows));
         assert_eq!(LossBins::new(vec![], (0.0, 1.0), vec![bin(9.0, 1.0, 1.0)]), Err(Undefined::TooFewRows));
+    }
+
+    proptest! {
+        #[test]
+        fn the_loss_of_all_rows_lies_within_the_bound(
+            rows in prop::collection::vec((-5.0..15.0_f64, prop_oneof![3 => Just(1.0), 1 => 0.05..1.0_f64]), 1..150),
+            losses in prop::collection::vec((0.0..3.0_f64, 0.0..9.0_f64), 5),
+            bins in 1_usize..30,
+        ) {
+            let losses = losses.into_iter().map(|(absolute, squared)| bin(60.0, absolute, squared)).collect();
+            let losses = LossBins { edges: vec![0.0, 1.5, 4.0, 9.0], range: (-2.0, 12.0), bins: losses };
+            let estimated = |limit: Option<Limit>| {
+                let mut values = FlaggedValues::held_to(limit);
+                rows.iter().for_each(|(value, rate)| values.push(false, false, *value, Weight::of_rate(Some(*rate))));
+                values.hold(true);
+                estimate(&values.by_second(false), &losses)
+            };
+            for ((metric, exact), (_, held)) in estimated(None).into_iter().zip(estimated(Some(Limit::of(bins)))) {
+                let (exact, held) = (exact.expect("defined"), held.expect("defined"));
+                prop_assert_eq!(exact.bound, None);
+                let (off, bound) = ((exact.value - held.value).abs(), held.bound.unwrap_or(0.0));
+                prop_assert!(off <= bound + 1e-12, "{metric}: {exact:?} {held:?}");
+                prop_assert!(held.low <= exact.value + 1e-12 && exact.value <= held.high + 1e-12, "{metric}: {held:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn only_rows_across_an_edge_may_be_off() {
+        let losses =
+            LossBins { edges: vec![1.0], range: (0.0, 5.0), bins: vec![bin(100.0, 1.0, 4.0), bin(100.0, 3.0, 9.0)] };
+        let held = |values: &[f64]| {
+            let mut rows = FlaggedValues::held_to(Some(Limit::of(1)));
+            values.iter().for_each(|value| rows.push(false, false, *value, Weight::ONE));
+            rows.hold(true);
+            estimate(&rows.by_second(false), &losses)
+        };
+        // One bin from 1.1 to 1.3, all of it beyond the edge.
+        assert!(held(&[1.1, 1.2, 1.3]).iter().all(|(_, outcome)| outcome.expect("defined").bound.is_none()));
+        // From 0.6 to 1.2: taken for 0.9, at most they are all beyond it.
+        let across: Vec<Estimated> =
+            held(&[0.6, 0.9, 1.2]).into_iter().map(|(_, outcome)| outcome.expect("defined")).collect();
+        let bounds = across.iter().map(|estimated| (estimated.value, estimated.bound.expect("in a bin")));
+        for ((value, bound), (expected, off)) in bounds.zip([(1.0, 2.0), (4.0, 5.0), (2.0, 1.0)]) {
+            assert!((value - expected).abs() < 1e-12 && (bound - off).abs() < 1e-12, "{value} {bound}");
+        }
     }
 
     #[test]

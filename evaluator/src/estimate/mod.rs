@@ -25,6 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::metrics::{
     Undefined,
+    binned::ROUNDING,
     interval::{ROWS_MIN, Z_95, logit},
 };
 pub use calibration::{Calibration, Curve};
@@ -45,6 +46,8 @@ pub struct Estimated {
     pub high: f64,
     /// Why the interval may not hold.
     pub warning: Option<Warning>,
+    /// How far the value may lie from that of the rows as they are, where they were held in bins; none if it is that value.
+    pub bound: Option<f64>,
 }
 
 /// Why an estimate may not hold. The closed list of the `ci_warning` column of `estimates`.
@@ -56,8 +59,6 @@ pub enum Warning {
     /// More than 5 % of the rows have a score or a prediction beyond all of the reference: what is said of them is
     /// what was seen at its edge.
     OutOfRange,
-    /// There are more rows than memory holds: scores or predictions of a bin are taken for one another, which the interval does not cover.
-    Binned,
 }
 
 impl Warning {
@@ -66,7 +67,6 @@ impl Warning {
         match self {
             Self::FewRows => "few_rows",
             Self::OutOfRange => "out_of_range",
-            Self::Binned => "binned",
         }
     }
 }
@@ -83,13 +83,13 @@ impl Estimated {
         } else {
             ((value - Z_95 * error).max(0.0), (value + Z_95 * error).min(1.0))
         };
-        Self { value, low, high, warning: None }
+        Self { value, low, high, warning: None, bound: None }
     }
 
     /// A mean of losses, on the scale of its logarithm.
     fn loss(value: f64, variance: f64) -> Self {
         let spread = if value > 0.0 { (Z_95 * variance.max(0.0).sqrt() / value).exp() } else { 1.0 };
-        Self { value, low: value / spread, high: value * spread, warning: None }
+        Self { value, low: value / spread, high: value * spread, warning: None, bound: None }
     }
 
     /// With [`Warning::FewRows`], if the scarcest rows are under [`ROWS_MIN`].
@@ -104,9 +104,35 @@ impl Estimated {
         if share > STRANGE_MAX { Self { warning: self.warning.or(Some(Warning::OutOfRange)), ..self } } else { self }
     }
 
-    /// With [`Warning::Binned`], if some rows are taken for others.
+    /// With a bound on how far it is off, and with an interval that is so much wider, where the metric itself may be; 0 says that it is exact.
     #[must_use]
-    pub fn on_bins(self, are_blurred: bool) -> Self {
-        if are_blurred { Self { warning: self.warning.or(Some(Warning::Binned)), ..self } } else { self }
+    fn within(self, bound: f64, ends: (f64, f64)) -> Self {
+        if bound <= 0.0 {
+            return self;
+        }
+        let bound = bound + ROUNDING * self.value.abs();
+        let (low, high) = ((self.low - bound).max(ends.0), (self.high + bound).min(ends.1));
+        Self { low, high, bound: Some(bound), ..self }
+    }
+}
+
+/// Where a value lies for sure.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Reach {
+    /// At least.
+    pub least: f64,
+    /// At most.
+    pub most: f64,
+}
+
+impl Reach {
+    /// This value alone.
+    pub fn of(value: f64) -> Self {
+        Self { least: value, most: value }
+    }
+
+    /// How far it may be off a value in it.
+    pub fn off(&self, value: f64) -> f64 {
+        (self.most - value).max(value - self.least).max(0.0)
     }
 }

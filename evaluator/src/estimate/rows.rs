@@ -66,12 +66,6 @@ impl FlaggedValues {
         all.sorted()
     }
 
-    /// Whether different values are held as one.
-    pub fn are_blurred(&self) -> bool {
-        let bins = self.lists.iter().flatten().flat_map(|side| side.bins().list());
-        bins.into_iter().any(|bin| !bin.is_one_value())
-    }
-
     /// The values of these, each of one row: those of a bin are taken for one another.
     pub fn sample_by_first(&self, first: bool) -> Sample {
         let side = self.by_first(first);

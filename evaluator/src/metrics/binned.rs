@@ -14,6 +14,8 @@ use super::{
     wire::{Reader, put_u64},
 };
 
+/// What sums of two doubles each may lose, beside a value of one.
+pub const ROUNDING: f64 = 1e-14;
 /// Bins of one state where memory does not ask for fewer: 4 MiB, and numbers that differ by a few ten-thousandths are told apart.
 pub const BINS_MAX: usize = 1 << 16;
 /// Bins of one state at the least: beside fewer a bound would say little.

@@ -169,10 +169,13 @@ impl BinnedPairs {
     /// # Inputs
     /// One row or more, and no row that is not held.
     pub fn outcomes(&self) -> Vec<(RegressionMetric, Outcome)> {
+        use RegressionMetric::{MeanAbsoluteError, PinballLoss10, PinballLoss90};
         let errors = self.errors.binned();
         let sizes = errors.sizes();
         let (errors, sizes) = (SortedBins::of(errors.list()), SortedBins::of(sizes.list()));
         let truth = self.truth.binned().into_list();
+        let reaches = truth.iter().map(|bin| bin.mass.weight() * bin.reach());
+        let off_truth = reaches.collect::<ExactSum>().value() / self.rows.weight();
         let mut losses = self.losses.iter();
         let mut outcomes = Vec::new();
         for metric in RegressionMetric::ALL {
@@ -193,7 +196,9 @@ impl BinnedPairs {
                 _ => of_loss.map_or(Err(Undefined::NoRows), |loss| Ok(loss.mean_above(0.0))),
             };
             let baseline = outcome.is_ok().then(|| self.baseline(metric, &truth)).flatten();
-            outcomes.push((metric, outcome.map(|estimate| Estimate { baseline, ..estimate })));
+            let of_quantile = [PinballLoss10, PinballLoss90, MeanAbsoluteError].contains(&metric);
+            let baseline_bound = (of_quantile && off_truth > 0.0).then_some(off_truth);
+            outcomes.push((metric, outcome.map(|estimate| Estimate { baseline, baseline_bound, ..estimate })));
         }
         outcomes
     }
@@ -252,6 +257,10 @@ impl BinnedPairs {
     }
 
     /// As `PairedValues::baseline`; what rests on a quantile of the truth is taken from its bins.
+    ///
+    /// # Formula
+    /// The least mean loss of any constant. A loss changes by no more than the truth does, so the mean loss of each constant, and so the least of them, is off by no more than truths
+    /// lie from the middles of their bins on the mean.
     fn baseline(&self, metric: RegressionMetric, truth: &[Bin]) -> Option<f64> {
         let weight = self.rows.weight();
         let sorted = SortedBins::of(truth);
@@ -362,6 +371,20 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_baseline_of_a_quantile_is_off_by_what_truths_are_off_their_bins() {
+        // One bin: all truths are taken for 0.505, each 0.005 off. Their mean distance from their median is that.
+        let rows: Vec<Row> = (0..8).map(|i| (if i % 2 == 0 { 0.5 } else { 0.51 }, 0.7 + f64::from(i), 1.0)).collect();
+        let held = report(state(&rows, Some(&limit(1, &rows))));
+        for metric in ["mean_absolute_error", "mean_pinball_loss_q10", "mean_pinball_loss_q90"] {
+            let row = held.get(metric).expect("a row");
+            let bound = row.baseline_bound.expect("in a bin");
+            assert!(row.baseline == Some(0.0) && (bound - 0.005).abs() < 1e-15 && row.error_bound.is_none(), "{row:?}");
+        }
+        let bounded = held.metrics.iter().filter(|row| row.baseline_bound.is_some()).count();
+        assert_eq!(bounded, 3, "others are exact");
+    }
+
     proptest! {
         #[test]
         fn the_exact_value_lies_within_the_bound(rows in prop::collection::vec(row(), 2..200), bins in 2_usize..30) {
@@ -371,6 +394,11 @@ mod tests {
                 let (Some(value), Some(found)) = (one.value, other.value) else { continue };
                 let bound = other.error_bound.unwrap_or(0.0);
                 prop_assert!(is_close(value, found, bound, 1.0), "{} {value} {found} {bound}", &one.metric);
+                prop_assert_eq!((one.baseline_bound, one.baseline.is_some()), (None, other.baseline.is_some()));
+                if let (Some(baseline), Some(found)) = (one.baseline, other.baseline) {
+                    let bound = other.baseline_bound.unwrap_or(0.0);
+                    prop_assert!(is_close(baseline, found, bound, 1.0), "{} {baseline} {found} {bound}", &one.metric);
+                }
                 if let (Some(low), Some(high)) = (other.ci_low, other.ci_high) {
                     prop_assert!(low <= value + 1e-6 * (1.0 + value.abs()), "{:?} {:?}", one, other);
                     prop_assert!(high >= value - 1e-6 * (1.0 + value.abs()), "{:?} {:?}", one, other);

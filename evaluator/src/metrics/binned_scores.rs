@@ -3,6 +3,7 @@
 use super::{
     Undefined,
     average_precision::AveragePrecision,
+    binned::ROUNDING,
     curves::{Curve, Curves},
     exact_sum::DoubledSum,
     likelihood::StreamedLikelihood,
@@ -10,9 +11,6 @@ use super::{
     roc_auc::RocAuc,
     scores::{BinnedRun, Run, ScoreMetrics, Scores, Side, binned_runs},
 };
-
-/// What sums of two doubles each may lose, beside a value of one.
-const ROUNDING: f64 = 1e-14;
 
 /// What the order of rows within bins may change in an area under the ROC curve.
 ///
@@ -27,7 +25,7 @@ pub struct AreaBound {
 impl AreaBound {
     /// Adds a bin.
     pub fn add(&mut self, binned: &BinnedRun) {
-        if !binned.is_one_value {
+        if !binned.is_one_value() {
             self.pairs.push(binned.run.positives * binned.run.negatives / 2.0);
         }
     }
@@ -76,7 +74,7 @@ impl PrecisionBound {
         }
         let as_tie = p * (through / (through + negatives_through));
         let (mut least, mut most) = (as_tie, as_tie);
-        if !binned.is_one_value {
+        if !binned.is_one_value() {
             least = p - negatives_through * (p / (self.positives_above + negatives_through)).ln_1p();
             most = p * (through / (through + self.negatives_above));
         }

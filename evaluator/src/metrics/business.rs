@@ -60,11 +60,9 @@ pub fn business_value(cells: &[Cell], cost: &CostMatrix) -> [(&'static str, Outc
         estimate = estimate.with_interval(Interval::new((value, value), Method::HallT).warned(warning));
     }
     let total = Estimate {
-        value: sum(&|cell| cell.weight * worth(cell)),
         interval: estimate.interval.map(|interval| interval.map(|end| end * weight)),
         baseline: estimate.baseline.map(|baseline| baseline * weight),
-        error: None,
-        bound: None,
+        ..Estimate::bare(sum(&|cell| cell.weight * worth(cell)))
     };
     [(TOTAL, Ok(total)), (MEAN, Ok(estimate))]
 }

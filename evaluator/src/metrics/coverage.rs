@@ -10,7 +10,7 @@
 //! choice of who is told.
 //!
 //! ```sh
-//! cargo test -p driftline-evaluator --release coverage -- --ignored --nocapture
+//! cargo test --workspace coverage -- --ignored --nocapture
 //! ```
 //! Scores are binormal, and calibrated: a score is the probability of the positive class given what was drawn. A prediction is
 //! positive from the score on that makes as many positive predictions as there are positives. The true value of a metric is

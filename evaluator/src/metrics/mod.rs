@@ -110,6 +110,8 @@ pub struct Estimate {
     pub interval: Option<Interval>,
     /// What the best constant prediction would have reached on these rows.
     pub baseline: Option<f64>,
+    /// How far that may lie from that of the rows as they are, where they were held in bins; none if it is that.
+    pub baseline_bound: Option<f64>,
     /// Of an area under the ROC curve and of a mean: what a difference of two is judged by.
     pub error: Option<StandardError>,
     /// How far the value may lie from that of the rows as they are, where they were held in bins; none if it is that value.
@@ -128,7 +130,7 @@ pub struct StandardError {
 impl Estimate {
     /// A value alone.
     pub fn bare(value: f64) -> Self {
-        Self { value, interval: None, baseline: None, error: None, bound: None }
+        Self { value, interval: None, baseline: None, baseline_bound: None, error: None, bound: None }
     }
 
     /// With a standard error, if it is one.

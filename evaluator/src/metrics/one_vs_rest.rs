@@ -112,7 +112,7 @@ impl OneVsRest {
         if rate == Rate::F1 {
             let jaccard = self.value(Rate::Jaccard)?;
             let interval = jaccard.interval.map(|interval| interval.map(|j| 2.0 * j / (1.0 + j)));
-            return Ok(Estimate { value, interval, baseline: self.baseline(rate), error: None, bound: None });
+            return Ok(Estimate { interval, baseline: self.baseline(rate), ..Estimate::bare(value) });
         }
         let base = self.base(rate);
         let method = if matches!(rate, Rate::F05 | Rate::F2) { Method::WilsonDelta } else { Method::Wilson };
@@ -121,7 +121,7 @@ impl OneVsRest {
         let scarcest = if method == Method::Wilson { base } else { self.true_positives };
         let interval =
             Interval::new(wilson(value, rows), method).on_rows(scarcest.effective_rows()).on_hits(value, rows);
-        Ok(Estimate { value, interval: Some(interval), baseline: self.baseline(rate), error: None, bound: None })
+        Ok(Estimate { interval: Some(interval), baseline: self.baseline(rate), ..Estimate::bare(value) })
     }
 
     /// What the best constant prediction would reach: always this class, or never it.

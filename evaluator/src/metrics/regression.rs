@@ -481,7 +481,7 @@ pub(super) fn root(squares: Estimate) -> Estimate {
         interval.method = Method::HallTRoot;
         interval
     });
-    Estimate { value: squares.value.sqrt(), interval, baseline: None, error: None, bound: None }
+    Estimate { interval, ..Estimate::bare(squares.value.sqrt()) }
 }
 
 #[cfg(test)]

@@ -25,6 +25,9 @@ pub struct ReportRow {
     pub ci_warning: Option<Warning>,
     /// What the best constant prediction would have reached.
     pub baseline: Option<f64>,
+    /// How far that may lie from that of the rows as they are; none if it is that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub baseline_bound: Option<f64>,
     /// How far the value may lie from that of the rows as they are; none if it is that value.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error_bound: Option<f64>,
@@ -77,6 +80,7 @@ impl Report {
             ci_method: None,
             ci_warning: None,
             baseline: None,
+            baseline_bound: None,
             error_bound: None,
             error: None,
         };
@@ -86,6 +90,7 @@ impl Report {
                 row.error = estimate.error;
                 row.error_bound = estimate.bound.map(finite);
                 row.baseline = estimate.baseline.filter(|baseline| !baseline.is_nan()).map(finite);
+                row.baseline_bound = estimate.baseline_bound.filter(|_| row.baseline.is_some()).map(finite);
                 if let Some(Interval { low, high, method, warning }) =
                     estimate.interval.filter(|i| !(i.low + i.high).is_nan())
                 {

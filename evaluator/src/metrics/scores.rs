@@ -282,10 +282,16 @@ impl Cursor<'_> {
 
 /// Runs of equal scores of two sorted sides, ascending; of rows that are in bins, the bins.
 pub fn runs<'a>(positives: &'a Side, negatives: &'a Side) -> impl Iterator<Item = Run> + 'a {
+    spans(positives, negatives).map(|span| span.run)
+}
+
+/// The same, each with how far it reaches.
+pub fn spans<'a>(positives: &'a Side, negatives: &'a Side) -> impl Iterator<Item = BinnedRun> + 'a {
     let (listed, binned) = if positives.bins.is_empty() && negatives.bins.is_empty() {
-        (Some(listed_runs(positives, negatives)), None)
+        let one_value = |run: Run| BinnedRun { run, largest: run.score };
+        (Some(listed_runs(positives, negatives).map(one_value)), None)
     } else {
-        (None, Some(binned_runs(positives, negatives).map(|binned| binned.run)))
+        (None, Some(binned_runs(positives, negatives)))
     };
     listed.into_iter().flatten().chain(binned.into_iter().flatten())
 }
@@ -295,8 +301,20 @@ pub fn runs<'a>(positives: &'a Side, negatives: &'a Side) -> impl Iterator<Item 
 pub struct BinnedRun {
     /// Its rows; the score is the smallest among them.
     pub run: Run,
-    /// Whether all have that score.
-    pub is_one_value: bool,
+    /// The largest.
+    pub largest: f64,
+}
+
+impl BinnedRun {
+    /// Whether all rows have the same score.
+    pub fn is_one_value(&self) -> bool {
+        self.run.score == self.largest
+    }
+
+    /// A score in the middle, which stands for all.
+    pub fn middle(&self) -> f64 {
+        if self.is_one_value() { self.largest } else { f64::midpoint(self.run.score, self.largest) }
+    }
 }
 
 /// The bins of two sides, ascending, those that have rows of both as one.
@@ -316,7 +334,7 @@ pub fn binned_runs(positives: &Side, negatives: &Side) -> impl Iterator<Item = B
             (None, _) => (None, negatives.next()),
         };
         let low = mine.iter().chain(&theirs).map(|bin| bin.low).min()?;
-        let is_one_value = mine.iter().chain(&theirs).all(|bin| bin.low == low && bin.is_one_value());
+        let high = mine.iter().chain(&theirs).map(|bin| bin.high).max()?;
         let (positive, negative) =
             (mine.map_or_else(Mass::default, |bin| bin.mass), theirs.map_or_else(Mass::default, |bin| bin.mass));
         let run = Run {
@@ -326,7 +344,7 @@ pub fn binned_runs(positives: &Side, negatives: &Side) -> impl Iterator<Item = B
             positive_squares: positive.squares(),
             negative_squares: negative.squares(),
         };
-        Some(BinnedRun { run, is_one_value })
+        Some(BinnedRun { run, largest: from_key(high) })
     })
 }
 

@@ -94,11 +94,9 @@ fn nothing(task: Task, reason: Undefined) -> Vec<OfClass> {
 
 fn of_rows(gathered: &Gathered, calibration: &Calibration, budget: Budget) -> Result<Estimates, Error> {
     let bytes = &gathered.rows;
-    let mut are_blurred = false;
     let (n, outcomes) = match calibration {
         Calibration::Binary(curve) => {
             let rows = flagged_values(bytes)?;
-            are_blurred = rows.are_blurred();
             let (said, unsaid) = (rows.by_second(true), rows.by_second(false));
             (said.mass().rows() + unsaid.mass().rows(), of_all(binary::estimate(&said, &unsaid, curve)))
         }
@@ -112,9 +110,7 @@ fn of_rows(gathered: &Gathered, calibration: &Calibration, budget: Budget) -> Re
             }
         }
         Calibration::Regression(bins) => {
-            let rows = flagged_values(bytes)?;
-            are_blurred = rows.are_blurred();
-            let predictions = rows.by_second(false);
+            let predictions = flagged_values(bytes)?.by_second(false);
             (predictions.mass().rows(), of_all(loss::estimate(&predictions, bins)))
         }
         Calibration::None(reason) => (0, vec![("", None, Err(*reason))]),
@@ -122,8 +118,8 @@ fn of_rows(gathered: &Gathered, calibration: &Calibration, budget: Budget) -> Re
     // Rows that have nothing to estimate from are rows all the same.
     let reason =
         |reason: Undefined| if reason == Undefined::NoRows && gathered.n > 0 { Undefined::NoScores } else { reason };
-    let finish = |outcome: Outcome| outcome.map(|estimated| estimated.on_bins(are_blurred)).map_err(reason);
-    let outcomes = outcomes.into_iter().map(|(metric, class, outcome)| (metric, class, finish(outcome))).collect();
+    let outcomes =
+        outcomes.into_iter().map(|(metric, class, outcome)| (metric, class, outcome.map_err(reason))).collect();
     Ok(Estimates { n: n as i64, outcomes })
 }
 
@@ -190,6 +186,7 @@ fn rows(group: &Group, estimates: &Estimates, realised: &Realised, context: &Eva
             ci_high: estimated.map(|estimated| estimated.high),
             ci_level: estimated.map(|_| LEVEL),
             ci_warning: estimated.and_then(|estimated| estimated.warning).map(|warning| warning.as_str().to_owned()),
+            error_bound: estimated.and_then(|estimated| estimated.bound),
             realised: realised.values.get(&(group.clone(), (*metric).to_owned(), class.clone())).copied(),
             n: estimates.n,
             n_labelled: realised.labelled.get(group).copied().unwrap_or(0),

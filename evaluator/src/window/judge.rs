@@ -678,6 +678,7 @@ pub(super) fn rows_of(
             ci_method: row.ci_method.map(|method| method.as_str().to_owned()),
             ci_warning: row.ci_warning.map(|warning| warning.as_str().to_owned()),
             baseline: row.baseline,
+            baseline_error_bound: row.baseline_bound,
             error_bound: row.error_bound,
             n,
             n_labelled,

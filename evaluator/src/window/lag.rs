@@ -28,6 +28,8 @@ struct Selection {
     method: Method,
     statistic: f64,
     p_value: f64,
+    /// How far the statistic may be off, for values of a bin are taken for one another.
+    bound: Option<f64>,
     is_selective: bool,
 }
 
@@ -99,6 +101,7 @@ fn of_group(
             selection_method: selection.as_ref().map(|found| found.method.as_str().to_owned()),
             selection_statistic: selection.as_ref().map(|found| found.statistic),
             selection_p_value: selection.as_ref().map(|found| found.p_value),
+            selection_error_bound: selection.as_ref().and_then(|found| found.bound),
             is_selective: selection.as_ref().map(|found| found.is_selective),
             reason: reason.map(|reason| reason.as_str().to_owned()),
             state: context.state.clone(),
@@ -120,6 +123,7 @@ fn selection(gathered: &Gathered, task: Task) -> Result<Option<Selection>, Error
             method: Method::Chi2,
             statistic: test.statistic,
             p_value: test.p_value,
+            bound: None,
             is_selective: test.p_value < SIGNIFICANT
                 && test.statistic >= ChiSquare::statistic_of(test.rows, Method::Chi2.effect_min()),
         }));
@@ -127,11 +131,13 @@ fn selection(gathered: &Gathered, task: Task) -> Result<Option<Selection>, Error
     let rows = flagged_values(&gathered.rows)?;
     let (waiting, labelled) = (rows.sample_by_first(false), rows.sample_by_first(true));
     let test = ks_of_samples(waiting.as_ref(), labelled.as_ref());
+    let bound = waiting.as_ref().share_bound().max(labelled.as_ref().share_bound());
     Ok(test.map(|test| Selection {
         column: if task == Task::Regression { "prediction" } else { "score" },
         method: Method::Ks,
         statistic: test.statistic,
         p_value: test.p_value,
+        bound: (bound > 0.0).then_some(bound),
         is_selective: test.p_value < SIGNIFICANT && test.statistic >= Method::Ks.effect_min(),
     }))
 }

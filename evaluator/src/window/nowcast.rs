@@ -18,7 +18,7 @@ use super::{
 use crate::{
     Error,
     drift::SampleRef,
-    metrics::scores::Side,
+    metrics::scores::{Side, runs, spans},
     udaf::rows::{class_rows, flagged_values},
 };
 
@@ -78,7 +78,9 @@ pub(super) async fn nowcast(
 
 fn nowcast_row(row: &MetricRow, realised: Option<f64>) -> EstimateRow {
     let left = (1.0 - row.n_labelled as f64 / row.n as f64).max(0.0).sqrt();
-    let narrowed = |bound: Option<f64>| Some(row.value? + (bound? - row.value?) * left);
+    // What may be off because rows are held in bins is off however many have a label.
+    let off = row.error_bound.unwrap_or(0.0);
+    let narrowed = |end: Option<f64>, off: f64| Some(row.value? + (end? - off - row.value?) * left + off);
     EstimateRow {
         model: row.model.clone(),
         model_version: row.model_version.clone(),
@@ -90,10 +92,11 @@ fn nowcast_row(row: &MetricRow, realised: Option<f64>) -> EstimateRow {
         class: None,
         method: NOWCAST.to_owned(),
         value: row.value,
-        ci_low: narrowed(row.ci_low),
-        ci_high: narrowed(row.ci_high),
+        ci_low: narrowed(row.ci_low, -off),
+        ci_high: narrowed(row.ci_high, off),
         ci_level: row.ci_level,
         ci_warning: row.ci_warning.clone(),
+        error_bound: row.error_bound,
         realised,
         n: row.n,
         n_labelled: row.n_labelled,
@@ -139,12 +142,11 @@ fn strata(columns: &Columns, all: &Gathered, context: &EvaluationContext) -> Res
         Task::Regression => inputs::number(columns, "prediction_value", "prediction"),
     };
     let rows = flagged_values(&all.rows)?;
+    let (labelled, waiting) = (rows.by_first(true), rows.by_first(false));
     let edges = edges(rows.sample_by_first(true).as_ref());
-    let (of_labelled, of_all) = (weights(&rows.by_first(true), &edges), {
-        let mut both = rows.by_first(true);
-        both.merge(&rows.by_first(false));
-        weights(&both.sorted(), &edges)
-    });
+    let edges = ends_of_bins(&edges, &labelled, &waiting);
+    let [of_labelled, of_waiting] = weights(&labelled, &waiting, &edges);
+    let of_all: Vec<f64> = of_labelled.iter().zip(&of_waiting).map(|(labelled, waiting)| labelled + waiting).collect();
     let mut strata = Vec::new();
     for (at, (labelled, all)) in of_labelled.iter().zip(&of_all).enumerate() {
         let condition = edges.get(at).map(|edge| format!("{value} <= CAST({edge:?} AS DOUBLE)"));
@@ -188,15 +190,30 @@ fn edges(labelled: SampleRef<'_>) -> Vec<f64> {
     edges
 }
 
-/// The weight of sorted rows in each stratum.
-fn weights(sorted: &Side, edges: &[f64]) -> Vec<f64> {
-    let mut weights = vec![0.0; edges.len() + 1];
+/// Edges where no bin is cut in two: each is moved up to the largest value of the bin that it lies in. Values that are no bins stay.
+fn ends_of_bins(edges: &[f64], labelled: &Side, waiting: &Side) -> Vec<f64> {
+    let mut spans = spans(labelled, waiting).peekable();
+    let mut ends = Vec::new();
+    for edge in edges {
+        while spans.peek().is_some_and(|span| span.largest < *edge) {
+            spans.next();
+        }
+        ends.push(spans.peek().filter(|span| span.run.score <= *edge).map_or(*edge, |span| span.largest));
+    }
+    ends.dedup();
+    ends
+}
+
+/// The weight of sorted rows in each stratum: of labelled ones, and of those that wait.
+fn weights(labelled: &Side, waiting: &Side, edges: &[f64]) -> [Vec<f64>; 2] {
+    let mut weights = [(); 2].map(|()| vec![0.0; edges.len() + 1]);
     let mut at = 0;
-    for run in crate::metrics::scores::runs(sorted, &Side::default()) {
+    for run in runs(labelled, waiting) {
         while edges.get(at).is_some_and(|edge| run.score > *edge) {
             at += 1;
         }
-        weights[at] += run.positives;
+        weights[0][at] += run.positives;
+        weights[1][at] += run.negatives;
     }
     weights
 }

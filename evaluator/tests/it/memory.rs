@@ -14,7 +14,7 @@ use driftline_evaluator::{
     reference::{Column, ReferenceValues},
     udaf,
 };
-use driftline_schemas::tables::Task;
+use driftline_schemas::tables::{EstimateRow, Task};
 
 use crate::rows::{batch, context, doubles, maps, session_of, texts};
 
@@ -79,7 +79,7 @@ const ID: [&str; 7] = ["a", "b", "c", "d", "e", "f", "g"];
 
 type Key = (Option<String>, Option<String>, Option<String>, String, Option<String>);
 
-/// Values with their bounds, of metrics, drift and serving.
+/// Values with their bounds, of metrics and their baselines, drift, serving, estimates from a reference, and how labelled rows differ from others.
 fn values(window: &EvaluatedWindow) -> BTreeMap<Key, (Option<f64>, Option<f64>)> {
     let metrics = window.metrics.iter().map(|row| {
         let group = (row.model_version.clone(), row.segment.clone(), row.segment_value.clone());
@@ -94,7 +94,23 @@ fn values(window: &EvaluatedWindow) -> BTreeMap<Key, (Option<f64>, Option<f64>)>
         let name = (row.method.clone(), Some(row.column_name.clone()));
         ((group.0, group.1, group.2, name.0, name.1), (row.statistic, row.error_bound))
     });
-    metrics.chain(serving).chain(drift).collect()
+    let baselines = window.metrics.iter().map(|row| {
+        let group = (row.model_version.clone(), row.segment.clone(), row.segment_value.clone());
+        let name = format!("baseline of {}", row.metric);
+        ((group.0, group.1, group.2, name, row.class.clone()), (row.baseline, row.baseline_error_bound))
+    });
+    // A nowcast has other strata where scores are in bins.
+    let estimates = window.estimates.iter().filter(|row| row.method != "nowcast").map(|row| {
+        let group = (row.model_version.clone(), row.segment.clone(), row.segment_value.clone());
+        let name = format!("{} {}", row.method, row.metric);
+        ((group.0, group.1, group.2, name, row.class.clone()), (row.value, row.error_bound))
+    });
+    let lags = window.label_lag.iter().map(|row| {
+        let group = (row.model_version.clone(), row.segment.clone(), row.segment_value.clone());
+        let name = format!("selection {}", row.within_seconds);
+        ((group.0, group.1, group.2, name, None), (row.selection_statistic, row.selection_error_bound))
+    });
+    metrics.chain(serving).chain(drift).chain(baselines).chain(estimates).chain(lags).collect()
 }
 
 /// The window beside little memory is within its bounds of that beside enough; which values have one.
@@ -139,7 +155,8 @@ async fn a_binary_window_beyond_memory_is_evaluated_within_bounds() {
     let exact = evaluated(&rows, 1 << 30, 2, &context).await;
     let little = evaluated(&rows, LITTLE, 2, &context).await;
     let bounded = within_bounds(&exact, &little);
-    for name in ["roc_auc", "average_precision", "ks", "wasserstein", "latency_p95_ms"] {
+    let of_bins = ["roc_auc", "average_precision", "ks", "wasserstein", "latency_p95_ms", "cbpe f1", "cbpe roc_auc"];
+    for name in of_bins.into_iter().chain(["cbpe average_precision"]) {
         assert!(bounded.iter().any(|found| found == name), "{name} of {bounded:?}");
     }
     // What is counted, and what is summed, is exact.
@@ -148,16 +165,16 @@ async fn a_binary_window_beyond_memory_is_evaluated_within_bounds() {
     }
     assert_eq!(exact.confusion, little.confusion);
     assert_eq!(exact.quality, little.quality);
-    // Estimates say that they rest on bins, and are near those of the rows as they are: of all, average precision is moved most by ties.
-    let cbpe = |window: &EvaluatedWindow| {
-        window.estimates.iter().filter(|row| row.method == "cbpe" && row.value.is_some()).cloned().collect::<Vec<_>>()
+    // The strata of a nowcast are near those of the rows as they are.
+    let nowcasts = |window: &EvaluatedWindow| {
+        let is = |row: &&EstimateRow| row.method == "nowcast" && row.value.is_some();
+        window.estimates.iter().filter(is).cloned().collect::<Vec<_>>()
     };
-    let (of_rows, of_bins) = (cbpe(&exact), cbpe(&little));
+    let (of_rows, of_bins) = (nowcasts(&exact), nowcasts(&little));
     assert!(!of_rows.is_empty() && of_rows.len() == of_bins.len());
     for (row, bin) in of_rows.iter().zip(&of_bins) {
-        assert_eq!((row.ci_warning.as_deref(), bin.ci_warning.as_deref()), (None, Some("binned")), "{}", row.metric);
         let off = row.value.zip(bin.value).map_or(f64::NAN, |(row, bin)| (row - bin).abs());
-        assert!(off < 0.05, "{}: {off}", row.metric);
+        assert!(off < 0.01 + bin.error_bound.unwrap_or(0.0), "{}: {off}", row.metric);
     }
     let auc = |window: &EvaluatedWindow| {
         let row = window.metrics.iter().find(|row| row.metric == "roc_auc" && row.segment.is_none()).cloned();
@@ -194,10 +211,17 @@ async fn a_regression_beyond_memory_is_evaluated_within_bounds() {
     ]);
     let mut context = context(Task::Regression);
     context.segments = vec![vec!["region".to_owned()]];
+    let reference = session_of(&rows, 2, 8_192);
+    let reference = Reference::from_table(&reference, "rows", Task::Regression).await.expect("reads");
+    context.reference = Some(Arc::new(reference));
     let exact = evaluated(&rows, 1 << 30, 2, &context).await;
     let little = evaluated(&rows, LITTLE, 2, &context).await;
     let bounded = within_bounds(&exact, &little);
-    assert!(bounded.contains(&"error_q95".to_owned()) && !bounded.contains(&"r2".to_owned()), "{bounded:?}");
+    let has = |name: &str| bounded.iter().any(|found| found == name);
+    for name in ["error_q95", "baseline of mean_absolute_error", "dle root_mean_squared_error"] {
+        assert!(has(name), "{name} of {bounded:?}");
+    }
+    assert!(!has("r2") && !has("baseline of mean_squared_error"), "{bounded:?}");
     assert_eq!(little, evaluated(&rows, LITTLE, 4, &context).await);
 }
 
