@@ -217,3 +217,54 @@ fn weights(labelled: &Side, waiting: &Side, edges: &[f64]) -> [Vec<f64>; 2] {
     }
     weights
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        estimate::FlaggedValues,
+        metrics::{Weight, binned::Limit},
+    };
+
+    #[test]
+    fn an_edge_cuts_no_bin_in_two() {
+        let labelled = [0.1, 0.2, 0.51, 0.52, 0.9];
+        let waiting = [0.15, 0.505, 0.53, 0.95];
+        let lists = |limit: Option<Limit>| {
+            let mut rows = FlaggedValues::held_to(limit);
+            labelled.iter().for_each(|score| rows.push(true, false, *score, Weight::ONE));
+            waiting.iter().for_each(|score| rows.push(false, false, *score, Weight::ONE));
+            rows.hold(true);
+            [rows.by_first(true), rows.by_first(false)]
+        };
+        let [exact, others] = lists(None);
+        assert_eq!(ends_of_bins(&[0.2, 0.52], &exact, &others), [0.2, 0.52], "values are no bins");
+        // Of labelled rows the bin ends at 0.52, of the others at 0.53.
+        let [binned, others] = lists(Some(Limit::of(6)));
+        let largest: Vec<f64> = spans(&binned, &others).map(|span| span.largest).collect();
+        assert!(largest.contains(&0.53) && !largest.contains(&0.52), "{largest:?}");
+        let edges = ends_of_bins(&[0.52], &binned, &others);
+        assert_eq!(edges, [0.53]);
+        assert_eq!(ends_of_bins(&[0.51, 0.52], &binned, &others), [0.53], "strata do not repeat");
+        // Seven rows of nine are in the first stratum by their scores, and by their bins.
+        assert_eq!(weights(&binned, &others, &edges), [vec![4.0, 1.0], vec![3.0, 1.0]]);
+    }
+
+    #[test]
+    fn what_bins_put_a_value_off_labels_do_not_put_right() {
+        let row = MetricRow {
+            value: Some(0.8),
+            ci_low: Some(0.55),
+            ci_high: Some(0.95),
+            error_bound: Some(0.05),
+            n: 100,
+            n_labelled: 75,
+            ..MetricRow::default()
+        };
+        let found = nowcast_row(&row, None);
+        assert_eq!(found.error_bound, Some(0.05));
+        // Half of what is not the bound, and the bound.
+        let off = |end: Option<f64>, expected: f64| end.is_some_and(|end| (end - expected).abs() < 1e-15);
+        assert!(off(found.ci_low, 0.8 - 0.1 - 0.05) && off(found.ci_high, 0.8 + 0.05 + 0.05), "{found:?}");
+    }
+}

@@ -6,12 +6,12 @@ use std::{
     sync::Arc,
 };
 
-use arrow::array::{ArrayRef, RecordBatch, TimestampMicrosecondArray};
+use arrow::array::RecordBatch;
 use driftline_evaluator::{EvaluatedWindow, EvaluationContext, Reference, reference::Terms};
 use driftline_schemas::tables::{EstimateRow, LabelLagRow, ScoreKind, Task};
 use serde::Deserialize;
 
-use crate::rows::{batch, context, doubles, evaluate_everywhere, maps, overall, session, texts};
+use crate::rows::{batch, context, doubles, evaluate_everywhere, maps, overall, session, texts, times};
 
 /// Relative, and absolute below one.
 const TOLERANCE: f64 = 1e-11;
@@ -325,10 +325,6 @@ async fn a_reference_keeps_the_metrics_of_its_labelled_rows_under_a_version_that
     let plain = Reference::from_table(&session(&unlabelled, 1), "rows", fraud()).await.expect("reads");
     let same = plain.clone().with_metrics(&session(&unlabelled, 1), "rows", &judged).await.expect("judges");
     assert_eq!(same, plain);
-}
-
-fn times(micros: &[Option<i64>]) -> ArrayRef {
-    Arc::new(TimestampMicrosecondArray::from(micros.to_vec()).with_timezone("UTC"))
 }
 
 const HOUR: i64 = 3_600_000_000;

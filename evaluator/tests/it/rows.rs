@@ -5,6 +5,7 @@ use std::sync::Arc;
 use arrow::{
     array::{
         ArrayRef, BooleanArray, Float64Array, Float64Builder, MapBuilder, RecordBatch, StringArray, StringBuilder,
+        TimestampMicrosecondArray,
     },
     datatypes::Schema,
 };
@@ -59,6 +60,10 @@ pub(crate) fn texts(values: &[Option<&str>]) -> ArrayRef {
 
 pub(crate) fn doubles(values: &[Option<f64>]) -> ArrayRef {
     Arc::new(Float64Array::from(values.to_vec()))
+}
+
+pub(crate) fn times(micros: &[Option<i64>]) -> ArrayRef {
+    Arc::new(TimestampMicrosecondArray::from(micros.to_vec()).with_timezone("UTC"))
 }
 
 pub(crate) fn booleans(values: &[Option<bool>]) -> ArrayRef {

@@ -2,13 +2,15 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
+use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use datafusion::prelude::{ParquetReadOptions, SessionContext};
 use driftline_evaluator::{EvaluatedWindow, Reference, evaluate, reference::ReferenceValues, udaf, window::OTHER};
 use driftline_schemas::config::CostMatrix;
 use driftline_schemas::tables::{DriftRow, MetricRow, ScoreKind, Task};
 
-use crate::rows::{batch, booleans, context, doubles, evaluate_everywhere, maps, overall, session, session_of, texts};
+use crate::rows::{
+    batch, booleans, context, doubles, evaluate_everywhere, maps, overall, session, session_of, texts, times,
+};
 
 fn reasons(window: &EvaluatedWindow) -> Vec<&str> {
     let mut reasons: Vec<&str> = window.metrics.iter().filter_map(|row| row.reason.as_deref()).collect();
@@ -540,9 +542,7 @@ fn of_regions(regions: &[&'static str]) -> RecordBatch {
     let each = |of: &dyn Fn(usize) -> Option<&'static str>| texts(&(0..count).map(of).collect::<Vec<_>>());
     let score = |i: usize| (i * 37 % 100) as f64 / 100.0;
     let micros = |i: usize| i as i64 * 1_000_000;
-    let times = |of: &dyn Fn(usize) -> Option<i64>| -> ArrayRef {
-        Arc::new(TimestampMicrosecondArray::from((0..count).map(of).collect::<Vec<_>>()).with_timezone("UTC"))
-    };
+    let times = |of: &dyn Fn(usize) -> Option<i64>| times(&(0..count).map(of).collect::<Vec<_>>());
     let is_labelled = |i: usize| !i.is_multiple_of(3);
     batch(vec![
         ("tag_region", each(&|i| Some(regions[i]))),
