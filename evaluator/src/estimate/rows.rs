@@ -8,7 +8,7 @@ use crate::{
         OTHER, Weight,
         binned::{Limit, hold_to},
         multiclass::CLASSES_MAX,
-        scores::Side,
+        scores::{Side, aligned_bins},
         wire::{Reader, put_f64s, put_text, put_u64, put_u64s},
     },
 };
@@ -74,6 +74,15 @@ impl FlaggedValues {
         } else {
             Sample::of_bins(side.into_bins())
         }
+    }
+
+    /// The values with this first flag unset, and those with it set, of which those that share a bin are at the same place.
+    pub fn samples_by_first(&self) -> [Sample; 2] {
+        let (unset, set) = (self.by_first(false), self.by_first(true));
+        if unset.bins().is_empty() && set.bins().is_empty() {
+            return [self.sample_by_first(false), self.sample_by_first(true)];
+        }
+        aligned_bins(&unset, &set).map(Sample::of_bins)
     }
 
     /// Memory held, bytes.

@@ -319,6 +319,39 @@ impl BinnedRun {
 
 /// The bins of two sides, ascending, those that have rows of both as one.
 pub fn binned_runs(positives: &Side, negatives: &Side) -> impl Iterator<Item = BinnedRun> + use<> {
+    shared_bins(positives, negatives).map(|shared| {
+        let mass = |bin: Option<Bin>| bin.map_or_else(Mass::default, |bin| bin.mass);
+        let (positive, negative) = (mass(shared.bins[0]), mass(shared.bins[1]));
+        let run = Run {
+            score: from_key(shared.low),
+            positives: positive.weight(),
+            negatives: negative.weight(),
+            positive_squares: positive.squares(),
+            negative_squares: negative.squares(),
+        };
+        BinnedRun { run, largest: from_key(shared.high) }
+    })
+}
+
+/// The bins of two sides, each as wide as both sides' rows in it reach: rows of the one that share a bin with rows of the other are at the same place.
+pub fn aligned_bins(left: &Side, right: &Side) -> [Vec<Bin>; 2] {
+    let mut aligned = [Vec::new(), Vec::new()];
+    for shared in shared_bins(left, right) {
+        for (into, bin) in aligned.iter_mut().zip(shared.bins) {
+            into.extend(bin.map(|bin| Bin { low: shared.low, high: shared.high, mass: bin.mass }));
+        }
+    }
+    aligned
+}
+
+/// Bins of either side with the same leading bits.
+struct SharedBin {
+    bins: [Option<Bin>; 2],
+    low: u64,
+    high: u64,
+}
+
+fn shared_bins(positives: &Side, negatives: &Side) -> impl Iterator<Item = SharedBin> + use<> {
     let dropped = positives.bins.dropped().max(negatives.bins.dropped());
     let bins = |side: &Side| {
         let mut bins = side.binned();
@@ -335,16 +368,7 @@ pub fn binned_runs(positives: &Side, negatives: &Side) -> impl Iterator<Item = B
         };
         let low = mine.iter().chain(&theirs).map(|bin| bin.low).min()?;
         let high = mine.iter().chain(&theirs).map(|bin| bin.high).max()?;
-        let (positive, negative) =
-            (mine.map_or_else(Mass::default, |bin| bin.mass), theirs.map_or_else(Mass::default, |bin| bin.mass));
-        let run = Run {
-            score: from_key(low),
-            positives: positive.weight(),
-            negatives: negative.weight(),
-            positive_squares: positive.squares(),
-            negative_squares: negative.squares(),
-        };
-        Some(BinnedRun { run, largest: from_key(high) })
+        Some(SharedBin { bins: [mine, theirs], low, high })
     })
 }
 

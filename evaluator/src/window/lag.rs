@@ -129,7 +129,7 @@ fn selection(gathered: &Gathered, task: Task) -> Result<Option<Selection>, Error
         }));
     }
     let rows = flagged_values(&gathered.rows)?;
-    let (waiting, labelled) = (rows.sample_by_first(false), rows.sample_by_first(true));
+    let [waiting, labelled] = rows.samples_by_first();
     let test = ks_of_samples(waiting.as_ref(), labelled.as_ref());
     let bound = waiting.as_ref().share_bound().max(labelled.as_ref().share_bound());
     Ok(test.map(|test| Selection {

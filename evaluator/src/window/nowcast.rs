@@ -240,7 +240,7 @@ mod tests {
         let [exact, others] = lists(None);
         assert_eq!(ends_of_bins(&[0.2, 0.52], &exact, &others), [0.2, 0.52], "values are no bins");
         // Of labelled rows the bin ends at 0.52, of the others at 0.53.
-        let [binned, others] = lists(Some(Limit::of(6)));
+        let [binned, others] = lists(Some(Limit::of(7)));
         let largest: Vec<f64> = spans(&binned, &others).map(|span| span.largest).collect();
         assert!(largest.contains(&0.53) && !largest.contains(&0.52), "{largest:?}");
         let edges = ends_of_bins(&[0.52], &binned, &others);

@@ -168,6 +168,14 @@ async fn a_binary_window_beyond_memory_is_evaluated_within_bounds() {
     }
     assert_eq!(exact.confusion, little.confusion);
     assert_eq!(exact.quality, little.quality);
+    // Bins in which labelled rows and others lie do not set them apart: what is not selective beside enough memory is not beside little.
+    for (row, bin) in exact.label_lag.iter().zip(&little.label_lag) {
+        assert_eq!(row.is_selective, bin.is_selective, "{row:?} {bin:?}");
+        assert!(
+            bin.selection_statistic <= row.selection_statistic.map(|statistic| statistic + 1e-12),
+            "{row:?} {bin:?}"
+        );
+    }
     // The strata of a nowcast are near those of the rows as they are.
     let nowcasts = |window: &EvaluatedWindow| {
         let is = |row: &&EstimateRow| row.method == "nowcast" && row.value.is_some();
