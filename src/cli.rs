@@ -214,9 +214,9 @@ pub(crate) struct EvaluateArgs {
     /// Where the tables are written; a folder.
     #[arg(long, value_name = "DIR")]
     pub(crate) out: PathBuf,
-    /// Name of the model, where rows do not say.
-    #[arg(long, default_value = "model")]
-    pub(crate) model: String,
+    /// Name of the model, where rows do not say [default: the configured one if there is one, else `model`].
+    #[arg(long)]
+    pub(crate) model: Option<String>,
     /// How the metrics are printed.
     #[arg(long, value_enum, default_value_t)]
     pub(crate) format: Format,

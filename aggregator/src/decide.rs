@@ -272,8 +272,11 @@ pub fn guess(shape: &Shape) -> (Task, Option<String>) {
 }
 
 fn positive_class(shape: &Shape) -> Option<String> {
+    // Of two numbers beside each other, such as 1 and 2, `1` is no more of a yes than the other.
+    let is_numbered = |class: &str| class.parse::<f64>().is_ok_and(|number| number > 1.0);
+    let is_scale = shape.classes.len() == 2 && shape.scored > 0 && shape.classes.keys().any(|class| is_numbered(class));
     for name in ["1", "true", "yes", "positive"] {
-        if shape.classes.contains_key(name) {
+        if shape.classes.contains_key(name) && !is_scale {
             return Some(name.to_owned());
         }
     }

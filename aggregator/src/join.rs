@@ -518,6 +518,8 @@ pub fn reference_rows(raw: &RecordBatch) -> Result<RecordBatch, Error> {
         "prediction_value",
         "score",
         "probabilities",
+        "attributions",
+        "sampling_rate",
         "error",
         "label",
         "label_value",

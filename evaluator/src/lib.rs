@@ -23,6 +23,7 @@ pub mod window;
 pub mod account;
 mod error;
 pub mod figures;
+pub mod file_rows;
 pub mod publish;
 pub mod report;
 pub mod session;

@@ -14,7 +14,7 @@ use crate::{
     Error, EvaluationContext,
     drift::{
         Bins, Counts, KolmogorovSmirnov, Method, Sample, SampleRef, Shares, chi_square, components::Components,
-        deviation, ks_of_samples, mean_and_deviation, population_stability_index, wasserstein,
+        deviation, kolmogorov, ks_of_samples, mean_and_deviation, population_stability_index, wasserstein,
     },
     estimate::Calibration,
     metrics::{Undefined, Weight, binned::Limit},
@@ -99,6 +99,9 @@ pub enum ReferenceValues {
         weights: Vec<Weight>,
         /// The deciles of all values read.
         bins: Bins,
+        /// What all values read say where fewer are kept.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        whole: Option<Whole>,
     },
     /// Texts.
     Categorical {
@@ -110,6 +113,36 @@ pub enum ReferenceValues {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         weighed: Option<WeighedCategories>,
     },
+}
+
+/// What all values of a column say of which fewer are kept.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Whole {
+    /// How far the distribution function of the kept ones is from that of all, at the most.
+    share: f64,
+    /// The Wasserstein distance of the kept ones from all; none where it is no number.
+    moved: Option<f64>,
+    /// The standard deviation of all; none if they are constant.
+    deviation: Option<f64>,
+    /// What all stand for, by decile.
+    counts: Vec<f64>,
+    /// Rows of equal weight that would say as much as all.
+    effective_rows: f64,
+}
+
+impl Whole {
+    fn of(all: SampleRef<'_>, kept: SampleRef<'_>, bins: &Bins) -> Self {
+        let counts = bins.weigh(all);
+        let apart = ks_of_samples(all, kept).map_or(0.0, |test| test.statistic);
+        let moved = wasserstein(all, kept).zip(all.reach_bound()).map(|(moved, reach)| moved + reach);
+        Self {
+            share: apart + all.share_bound(),
+            moved: moved.filter(|moved| moved.is_finite()),
+            deviation: deviation(all).filter(|deviation| deviation.is_finite()),
+            counts: counts.bins,
+            effective_rows: counts.effective_rows,
+        }
+    }
 }
 
 /// What the rows of categories stand for, where they do not for themselves.
@@ -286,8 +319,14 @@ impl ReferenceValues {
 
     fn thinned(sample: Sample, max: usize) -> Option<Self> {
         let (n, bins) = (sample.as_ref().rows(), Bins::of_sample(sample.as_ref()));
-        let (sample, weights) = sample.thinned(max).into_parts();
-        (n > 0).then_some(Self::Numeric { n, bins, sample, weights })
+        if n == 0 {
+            return None;
+        }
+        let is_whole = sample.as_ref().bins().is_empty() && sample.values().len() <= max;
+        let kept = if is_whole { None } else { Some(sample.clone().thinned(max)) };
+        let whole = kept.as_ref().map(|kept| Whole::of(sample.as_ref(), kept.as_ref(), &bins));
+        let (sample, weights) = kept.unwrap_or(sample).into_parts();
+        Some(Self::Numeric { n, bins, sample, weights, whole })
     }
 
     /// From the most frequent categories; `None` if there are no rows.
@@ -336,8 +375,14 @@ impl ReferenceValues {
     /// Kolmogorov–Smirnov of numbers.
     pub fn ks(&self, current: SampleRef<'_>) -> Result<KolmogorovSmirnov, Undefined> {
         match self {
-            Self::Numeric { sample, weights, .. } => {
-                ks_of_samples(SampleRef::new(sample, weights), current).ok_or(Undefined::NoRows)
+            Self::Numeric { sample, weights, whole, .. } => {
+                let test = ks_of_samples(SampleRef::new(sample, weights), current).ok_or(Undefined::NoRows)?;
+                let Some(whole) = whole else { return Ok(test) };
+                // As many rows as the reference has, not as are kept.
+                let (m, n) = (whole.effective_rows, current.effective_rows());
+                let rows = (m * n / (m + n)).round_ties_even().max(1.0) as u64;
+                let p_value = kolmogorov::sf(rows, test.statistic).clamp(0.0, 1.0);
+                Ok(KolmogorovSmirnov { p_value, ..test })
             }
             Self::Categorical { .. } => Err(Undefined::NoReference),
         }
@@ -376,18 +421,23 @@ impl ReferenceValues {
     /// Distances over bins are over the reference's deciles, the outer ones open: what lies out of the reference's range is in
     /// these, and is counted by itself in `quality`.
     pub fn distances_of_numbers(&self, current: SampleRef<'_>) -> Vec<Distance> {
-        let Self::Numeric { sample, weights, bins, .. } = self else { return Vec::new() };
+        let Self::Numeric { sample, weights, bins, whole, .. } = self else { return Vec::new() };
         let sample = SampleRef::new(sample, weights);
         let test = self.ks(current);
         let ks_p = test.map(|test| test.p_value);
-        let spread = deviation(sample);
+        let spread = whole.as_ref().map_or_else(|| deviation(sample), |whole| whole.deviation);
         let moved = || {
             let reason = if current.is_empty() { Undefined::NoRows } else { Undefined::OutOfDomain };
             wasserstein(sample, current).ok_or(reason)
         };
         let with_p = |statistic: Result<f64, Undefined>| Ok((statistic?, ks_p?));
-        // A distribution function is off by no more than the bin that it is asked in has; a row has been moved to the middle of its bin.
-        let (share, reach) = (current.share_bound(), current.reach_bound().unwrap_or(f64::INFINITY));
+        // A distribution function is off by no more than the bin that it is asked in has; a row has been moved to the middle of its bin. Of the
+        // reference, the kept values are so far from all: both are distances, and distances add up.
+        let (thin_share, thin_reach) = whole
+            .as_ref()
+            .map_or((0.0, 0.0), |whole| (whole.share, whole.moved.unwrap_or(f64::INFINITY)));
+        let share = current.share_bound() + thin_share;
+        let reach = current.reach_bound().unwrap_or(f64::INFINITY) + thin_reach;
         let scale = spread.unwrap_or(1.0);
         let normed = moved().and_then(|distance| Ok(distance / spread.ok_or(Undefined::Constant)?));
         let of = |method: Method, threshold, outcome| Distance::exact(method, threshold, outcome);
@@ -397,7 +447,11 @@ impl ReferenceValues {
                 .within(reach),
             of(Method::WassersteinNormed, Method::WassersteinNormed.effect_min(), with_p(normed)).within(reach / scale),
         ];
-        distances.extend(over_bins(&bins.weigh(sample), &bins.weigh(current)));
+        let counts = whole.as_ref().map_or_else(
+            || bins.weigh(sample),
+            |whole| Counts { bins: whole.counts.clone(), effective_rows: whole.effective_rows },
+        );
+        distances.extend(over_bins(&counts, &bins.weigh(current)));
         distances
     }
 

@@ -13,7 +13,7 @@ use driftline_schemas::clock;
 use driftline_schemas::config::ReferenceSpec;
 use driftline_schemas::history::part_name;
 use driftline_schemas::ledger::{Entry, Job, WindowState};
-use driftline_schemas::tables::WindowRow;
+use driftline_schemas::tables::{ScoreKind, Task, WindowRow};
 use driftline_schemas::window::Window;
 use driftline_store::{Store, paths};
 use futures::StreamExt;
@@ -23,7 +23,7 @@ use crate::figures::Figures;
 use crate::publish::Published;
 use crate::reference::Terms;
 use crate::session::{Sessions, hold, register_bytes, register_file, register_objects};
-use crate::{Error, EvaluatedWindow, EvaluationContext, Reference, account, publish, telemetry};
+use crate::{Error, EvaluatedWindow, EvaluationContext, Reference, account, file_rows, publish, telemetry};
 
 /// The role's name in heartbeats.
 pub const ROLE: &str = "evaluator";
@@ -57,19 +57,24 @@ pub enum ReferenceRows {
 }
 
 impl ReferenceRows {
-    /// Makes them a table of a session.
+    /// Makes them a table of a session, as a window of the model would see them: `judged` says what it predicts, and what its scores are.
     ///
     /// # Errors
     /// If the file is no Parquet file, or gone by now.
-    pub async fn register(self, session: &SessionContext, table: &str) -> Result<(), Error> {
+    pub async fn register(
+        self,
+        session: &SessionContext,
+        table: &str,
+        judged: Option<(Task, ScoreKind)>,
+    ) -> Result<(), Error> {
+        let file = format!("{table}_file");
         match self {
-            Self::Decoded(rows) => {
-                session.register_batch(table, rows)?;
-                Ok(())
-            }
-            Self::ParquetFile(path) => register_file(session, table, &path).await,
-            Self::ParquetBytes(bytes) => register_bytes(session, table, bytes).await,
+            Self::Decoded(rows) => drop(session.register_batch(&file, rows)?),
+            Self::ParquetFile(path) => register_file(session, &file, &path).await?,
+            Self::ParquetBytes(bytes) => register_bytes(session, &file, bytes).await?,
         }
+        file_rows::view(session, (&file, table), judged).await?;
+        Ok(())
     }
 }
 
@@ -410,7 +415,8 @@ impl References {
             let rows = parts.references.read(location).await.map_err(unreadable)?;
             let session = parts.sessions.open()?;
             let unfit = |error: Error| unreadable(error.with_causes());
-            rows.register(&session, "reference").await.map_err(&unfit)?;
+            let judged = Some((own_rows.task, own_rows.score_kind));
+            rows.register(&session, "reference", judged).await.map_err(&unfit)?;
             let frozen = Reference::from_table(&session, "reference", terms(job)).await.map_err(&unfit)?;
             Arc::new(frozen.with_metrics(&session, "reference", own_rows).await.map_err(&unfit)?)
         };
@@ -455,7 +461,6 @@ mod tests {
     use driftline_schemas::clock::{DAY, Micros};
     use driftline_schemas::config::{JudgeConfig, ModelSettings, ReviseConfig};
     use driftline_schemas::ledger::WindowState;
-    use driftline_schemas::tables::Task;
     use driftline_schemas::window::{WindowLength, WindowSpec};
 
     use super::*;

@@ -92,6 +92,16 @@ pub(crate) fn classes_pooled(model: &str, max: usize) {
     }
 }
 
+/// A window has several classes, and the positive one is none of them: all are counted as one, as if they were the negative one.
+pub(crate) fn positive_class_absent(model: &str, positive_class: &str, seen: &str) {
+    tracing::warn!(
+        model,
+        positive_class,
+        seen,
+        "no label and no prediction of a window is of the positive class, and there are several others, which count as one: is it spelled right?"
+    );
+}
+
 /// A window has more rows than the memory of a query holds: values that need all of them say how far they may be off.
 pub(crate) fn window_binned(model: &str, rows: u64) {
     instruments().binned.add(1, &[]);

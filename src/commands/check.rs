@@ -104,7 +104,7 @@ pub(crate) async fn run(global: &Global) -> Result<()> {
 async fn count(rows: ReferenceRows) -> Result<u64, String> {
     let counted = async {
         let session = Sessions::detached(COUNT_BYTES, 1)?;
-        rows.register(&session, "reference").await?;
+        rows.register(&session, "reference", None).await?;
         let batches = session.sql("SELECT count(*) FROM reference").await?.collect().await?;
         Ok(batches.iter().map(|batch| batch.column(0).as_primitive::<Int64Type>().value(0) as u64).sum())
     };

@@ -60,6 +60,12 @@ impl Mass {
         Self { rows, weight: u128::from(rows) << UNIT_BITS, squares: u128::from(rows) << UNIT_BITS }
     }
 
+    /// So many rows of such a weight, and of such a sum of squared weights.
+    pub fn of_sums(rows: u64, weight: f64, squares: f64) -> Self {
+        let bits = |sum: f64| (sum * ONE as f64).round() as u128;
+        Self { rows, weight: bits(weight), squares: bits(squares) }
+    }
+
     /// Adds a row.
     #[inline]
     pub fn push(&mut self, weight: Weight) {

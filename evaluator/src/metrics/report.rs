@@ -67,9 +67,11 @@ pub struct Report {
 }
 
 impl Report {
-    /// Adds a metric. What is not finite is kept inside the largest float: a table reader must not meet NaN or infinity.
+    /// Adds a metric. A value that is not finite (of infinities, or beyond the largest float) is none: `out_of_domain`. Ends of intervals are kept
+    /// inside the largest float: a table reader must not meet NaN or infinity.
     pub fn add(&mut self, metric: &str, class: Option<&str>, outcome: Outcome) {
         let finite = |x: f64| x.clamp(f64::MIN, f64::MAX);
+        let outcome = outcome.and_then(|found| if found.value.is_finite() { Ok(found) } else { Err(Undefined::OutOfDomain) });
         let mut row = ReportRow {
             metric: metric.to_owned(),
             class: class.map(str::to_owned),

@@ -27,7 +27,7 @@ mod lag;
 mod nowcast;
 pub(crate) mod quality;
 mod ranking;
-mod sql;
+pub(crate) mod sql;
 pub mod weakest;
 
 use std::sync::Arc;

@@ -19,7 +19,7 @@ use super::{
     columns::{Columns, collect},
     groups::{Groups, Versions},
     inputs,
-    judge::{self, Group},
+    judge::{self, Group, SAMPLING_RATE},
     sql,
 };
 use crate::{
@@ -35,8 +35,8 @@ use crate::{
 /// The place of the hit rate among the metrics: it is a share of queries, all others are means.
 const HIT_RATE: usize = 3;
 
-/// Queries of which something can be said, and the sums of the first three powers of each metric.
-type Sums = (u64, [[f64; 3]; METRICS]);
+/// Queries of which something can be said, and the weighted sums of the first three powers of each metric.
+type Sums = (Mass, [[f64; 3]; METRICS]);
 
 /// Adds the metrics of ranking to every group that has metrics already; nothing if the model ranks nothing.
 pub(super) async fn measure(
@@ -57,8 +57,8 @@ pub(super) async fn measure(
                     let column = batch.column(at).as_primitive::<Float64Type>();
                     if column.is_valid(row) { column.value(row) } else { 0.0 }
                 };
-                let powers = |metric: usize| [1, 2, 3].map(|power| double(metric * 3 + power));
-                sums.insert(group, (queries, std::array::from_fn(powers)));
+                let powers = |metric: usize| [3, 4, 5].map(|power| double(metric * 3 + power));
+                sums.insert(group, (Mass::of_sums(queries, double(1), double(2)), std::array::from_fn(powers)));
             }
         }
     }
@@ -90,14 +90,16 @@ fn report(sums: Option<&Sums>, k: usize) -> Report {
 
 /// The mean of a metric over queries.
 fn outcome(at: usize, sums: Option<&Sums>) -> Outcome {
-    let Some((queries, sums)) = sums.filter(|(queries, _)| *queries > 0) else { return Err(Undefined::NoValues) };
-    let rows = *queries as f64;
+    let Some((queries, sums)) = sums.filter(|(queries, _)| queries.rows() > 0) else {
+        return Err(Undefined::NoValues);
+    };
+    let rows = queries.effective_rows();
     if at == HIT_RATE {
-        let value = sums[at][0] / rows;
+        let value = sums[at][0] / queries.weight();
         let interval = Interval::new(wilson(value, rows), Method::Wilson).on_rows(rows).on_hits(value, rows);
         return Ok(Estimate::bare(value).with_interval(interval));
     }
-    let estimate = moments::estimate(&Mass::of_rows(*queries), sums[at], rows);
+    let estimate = moments::estimate(queries, sums[at], rows);
     // None of them can be more than one.
     let interval = estimate.interval.map(|interval| interval.map(|end| end.min(1.0)));
     Ok(Estimate { interval, ..estimate })
@@ -114,7 +116,9 @@ fn query(columns: &Columns, groups: &Groups, spec: &RankingSpec, context: &Evalu
         }
         Task::Multiclass | Task::Regression => columns.double("label_value"),
     };
-    let mut inputs = vec![format!("{of_query} AS query, {score} AS score, {relevance} AS relevance")];
+    let rate = columns.double(SAMPLING_RATE);
+    let weight = format!("CASE WHEN {rate} > 0 AND {rate} < 1 THEN 1 / {rate} ELSE 1.0 END");
+    let mut inputs = vec![format!("{of_query} AS query, {score} AS score, {relevance} AS relevance, {weight} AS w")];
     let (keys, by_version) = judge::keys(columns, groups, &mut inputs);
     let rows = format!("SELECT {} FROM {}", inputs.join(", "), columns.valid_rows());
     let rows =
@@ -124,15 +128,18 @@ fn query(columns: &Columns, groups: &Groups, spec: &RankingSpec, context: &Evalu
     let by_query = format!("GROUP BY GROUPING SETS ({})", judge::grouping_sets(&keys, by_version, Some("query")));
     let comma = |list: &[String]| list.iter().map(|item| format!(", {item}")).collect::<Vec<_>>().concat();
     let queries = format!(
-        "SELECT query, ranked_query(score, relevance, '{}') AS m{} FROM {rows} {by_query}",
+        "SELECT query, ranked_query(score, relevance, '{}') AS m, exact_sum(w) / count(*) AS w{} FROM {rows} {by_query}",
         spec.k,
         comma(&named)
     );
     let power = |metric: usize, power: usize| {
         let factors = vec![format!("m[{}]", metric + 1); power];
-        format!("exact_sum({})", factors.join(" * "))
+        format!("exact_sum(w * {})", factors.join(" * "))
     };
     let sums: Vec<String> = (0..METRICS).flat_map(|metric| (1..=3).map(move |p| power(metric, p))).collect();
     let group_by = if outer.is_empty() { String::new() } else { format!("GROUP BY {}", outer.join(", ")) };
-    Some(format!("SELECT count(m[1]) AS queries{}{} FROM ({queries}) {group_by}", comma(&sums), comma(&outer)))
+    let said = "CASE WHEN m[1] IS NOT NULL THEN w END";
+    let weights = format!("exact_sum({said}) AS weight, exact_sum({said} * w) AS squares");
+    let counted = format!("count(m[1]) AS queries, {weights}{}{}", comma(&sums), comma(&outer));
+    Some(format!("SELECT {counted} FROM ({queries}) {group_by}"))
 }
