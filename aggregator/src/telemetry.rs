@@ -44,7 +44,11 @@ fn instruments() -> &'static Instruments {
             routed: meter.u64_counter("driftline_labels_routed").build(),
             decided: meter.u64_counter("driftline_revisions_decided").build(),
             judged: meter.u64_counter("driftline_revisions").build(),
-            judge_duration: meter.f64_histogram("driftline_judge_duration").with_unit("s").build(),
+            judge_duration: meter
+                .f64_histogram("driftline_judge_duration")
+                .with_unit("s")
+                .with_boundaries(driftline_store::SECONDS.to_vec())
+                .build(),
             watermark_delay: meter.f64_gauge("driftline_watermark_delay").with_unit("s").build(),
             windows: meter.u64_gauge("driftline_windows").build(),
             unjudged: meter.u64_gauge("driftline_unjudged_rows").build(),

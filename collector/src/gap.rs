@@ -48,6 +48,13 @@ pub(crate) fn accept(
     at: PartitionRef,
 ) -> Result<RawFooter, Error> {
     let topic = &settings.topics()[at.topic];
+    let known = broker.describe(topic)?.partitions;
+    if at.partition >= known {
+        return Err(Error::NoGap {
+            partition: format!("{}[{}]", topic.name, at.partition),
+            reason: format!("the topic has {known} partition(s), the first of which is 0"),
+        });
+    }
     loop {
         let (tail, marks) = starts.tail_of(at, broker)?;
         if tail.to >= marks.low {
@@ -92,6 +99,7 @@ fn footer(topic: &str, partition: u32, tail: &ChainTail, low: i64) -> RawFooter 
 mod tests {
     use super::*;
     use crate::chain;
+    use driftline_store::Manifest;
     use crate::memory::MemoryLog;
 
     #[tokio::test(flavor = "multi_thread")]
@@ -99,10 +107,16 @@ mod tests {
         let (store, log, settings) = (Store::in_memory(), MemoryLog::default(), CollectorSettings::default());
         let at = PartitionRef { topic: 0, partition: 0 };
         log.create_topic("driftline.predictions", Some("P"), 1);
+        let missing = PartitionRef { topic: 0, partition: 7 };
         let starts = Arc::new(ChainStarts::new(store.clone(), settings.topics(), settings.start));
         let (asked_store, asked_log) = (store.clone(), log.clone());
-        let ask = move || accept(&asked_store, &starts, &asked_log, &settings, at);
-        let ask_again = ask.clone();
+        let ask_of = move |at| accept(&asked_store, &starts, &asked_log, &settings, at);
+        let (ask_of_missing, ask_of_known) = (ask_of.clone(), ask_of.clone());
+        let refused = tokio::task::spawn_blocking(move || ask_of_missing(missing)).await.unwrap();
+        assert!(matches!(refused, Err(Error::NoGap { .. })), "{refused:?}");
+        assert!(Manifest::load(&store).await.unwrap().is_none(), "a partition that is not there is not waited for");
+        let ask = move || ask_of_known(at);
+        let ask_again = move || ask_of(at);
         assert!(matches!(tokio::task::spawn_blocking(ask).await.unwrap(), Err(Error::NoGap { .. })));
         for _ in 0..30 {
             log.publish("driftline.predictions", 0, Some(b"{}"));

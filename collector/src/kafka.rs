@@ -51,6 +51,8 @@ const QUEUE_KBYTES_MAX: usize = 16 << 10;
 const ASK_RIGHTS_EVERY: Duration = Duration::from_secs(3);
 /// How long brokers must have turned a client away before a run that somebody waits for gives up.
 const BELIEVE_AFTER: Duration = Duration::from_secs(5);
+/// How long such a run waits for brokers that do not answer at all.
+const GIVE_UP_AFTER: Duration = Duration::from_secs(60);
 /// A complaint of the client about its connections is old after this: it repeats itself every half minute.
 const COMPLAINT_HOLDS: Duration = Duration::from_secs(60);
 /// The longest that leaving the group may take.
@@ -101,6 +103,9 @@ struct PartitionStatistics {
 
 impl KafkaSource {
     /// Waits for the brokers, checks the topics, and joins the group. `None` if told to stop meanwhile.
+    ///
+    /// # Errors
+    /// What a person has to mend; and, where somebody waits for the end of the run, brokers that do not answer for a minute.
     pub(crate) fn connect(
         settings: &CollectorSettings,
         starts: Arc<ChainStarts>,
@@ -134,6 +139,8 @@ impl KafkaSource {
                 if status.set_refused(&why) {
                     tracing::warn!(why, "the brokers refuse; trying again until a person has mended it");
                 }
+            } else if until == Until::CaughtUp && began.elapsed() >= GIVE_UP_AFTER {
+                return Err(error);
             } else if !std::mem::replace(&mut told, true) {
                 tracing::warn!(brokers = settings.brokers, %error, hint = refusal::AWAY, "the brokers do not answer; waiting");
             }

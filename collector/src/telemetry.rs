@@ -56,6 +56,7 @@ impl Default for Telemetry {
                 .f64_histogram("driftline_flush_duration")
                 .with_description("from a full buffer to its committed object")
                 .with_unit("s")
+                .with_boundaries(driftline_store::SECONDS.to_vec())
                 .build(),
             raw_bytes: meter.u64_counter("driftline_raw_bytes").with_description("bytes of raw objects").build(),
             buffered_bytes: meter

@@ -1,5 +1,5 @@
 //! The only place that builds DataFusion sessions over the store.
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -217,9 +217,27 @@ async fn register(
     Ok(())
 }
 
-/// The columns of all objects; one that some object lacks is null there.
+/// The columns of all objects; one that some object lacks is null there. One that is text in some object and a number in another (a text feature `x`, and
+/// a number `x_text`, are both `feature_x_text`) is read as text.
 fn together(schemas: &[SchemaRef]) -> Result<Schema, ArrowError> {
-    let all = Schema::try_merge(schemas.iter().map(|schema| Schema::clone(schema)))?;
+    let mut texts: BTreeSet<&str> = BTreeSet::new();
+    let mut kinds: BTreeMap<&str, &DataType> = BTreeMap::new();
+    for field in schemas.iter().flat_map(|schema| schema.fields()) {
+        let kind = kinds.entry(field.name()).or_insert(field.data_type());
+        let is_text = |kind: &DataType| *kind == DataType::Utf8;
+        if *kind != field.data_type() && (is_text(kind) || is_text(field.data_type())) {
+            texts.insert(field.name());
+        }
+    }
+    let as_text = |field: &FieldRef| {
+        let is_text = texts.contains(field.name().as_str());
+        if is_text { Arc::new(Field::clone(field).with_data_type(DataType::Utf8)) } else { Arc::clone(field) }
+    };
+    let agreed = schemas.iter().map(|schema| {
+        let fields: Vec<FieldRef> = schema.fields().iter().map(as_text).collect();
+        Schema::new_with_metadata(fields, schema.metadata().clone())
+    });
+    let all = Schema::try_merge(agreed)?;
     let is_everywhere = |field: &Field| schemas.iter().all(|schema| schema.index_of(field.name()).is_ok());
     let nullable = |field: &FieldRef| {
         if is_everywhere(field) { Arc::clone(field) } else { Arc::new(Field::clone(field).with_nullable(true)) }

@@ -56,6 +56,7 @@ impl Instruments {
                 .f64_histogram("driftline_evaluation_duration")
                 .with_description("from a judged window to its figures")
                 .with_unit("s")
+                .with_boundaries(driftline_store::SECONDS.to_vec())
                 .build(),
         }
     }

@@ -255,7 +255,18 @@ impl Broker {
             let mut offsets = TopicPartitionList::new();
             for (topic, partition) in &partitions {
                 let end = || consumer.fetch_watermarks(topic, *partition, TIMEOUT).map(|(_, end)| end);
-                let offset = if to == GroupOffsets::Zero { 0 } else { end().context("ask for an end")? };
+                // A broker that has just come back may not lead its partitions yet.
+                let began = Instant::now();
+                let offset = loop {
+                    if to == GroupOffsets::Zero {
+                        break 0;
+                    }
+                    match end() {
+                        Ok(end) => break end,
+                        Err(error) => ensure!(began.elapsed() < TIMEOUT, "ask for an end: {error}"),
+                    }
+                    std::thread::sleep(Duration::from_millis(300));
+                };
                 offsets.add_partition_offset(topic, *partition, Offset::Offset(offset))?;
             }
             let asked = Instant::now();

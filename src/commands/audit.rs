@@ -4,7 +4,7 @@
 //! `raw/` and `history/`.
 use std::collections::BTreeMap;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use datafusion::prelude::SessionContext;
 use driftline_evaluator::session::{Sessions, register_folder};
@@ -27,6 +27,10 @@ pub(crate) async fn run(global: &Global, args: &AuditArgs) -> Result<()> {
     let manifest = Manifest::load(&store).await.context("read the manifest")?;
     let manifest = manifest.with_context(|| format!("there is no Driftline store at {}", config.store.url))?;
     let mut replica = Replica::open(&store, "audit").await.context("read the ledger")?;
+    if let Some(model) = args.model.as_ref().filter(|model| !replica.state.models.contains_key(*model)) {
+        let known: Vec<&str> = replica.state.models.keys().map(String::as_str).take(10).collect();
+        bail!("the store knows no model {model:?}; it knows {}", known.join(", "));
+    }
     let sessions = pipeline::sessions(&config, &store);
     let mut tries = 0;
     let audit = loop {

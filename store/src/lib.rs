@@ -36,6 +36,7 @@ mod metered;
 mod operation;
 mod patient;
 
+pub use metered::SECONDS;
 pub use boundary::Boundary;
 pub use chain::{Appended, Chain};
 pub use create::Created;

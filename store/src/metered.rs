@@ -30,6 +30,10 @@ use opentelemetry::{
 
 use crate::Operation;
 
+/// The upper bounds of the buckets that durations are counted in, seconds.
+pub const SECONDS: [f64; 15] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0];
+
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Metered {
@@ -56,9 +60,7 @@ impl Metered {
                 .f64_histogram("driftline_store_request_duration")
                 .with_unit("s")
                 .with_description("Time until the object store answered")
-                .with_boundaries(vec![
-                    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0,
-                ])
+                .with_boundaries(SECONDS.to_vec())
                 .build(),
             bytes: meter
                 .u64_counter("driftline_store_bytes")

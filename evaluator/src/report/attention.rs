@@ -229,7 +229,8 @@ fn labels(report: &Report) -> Option<Finding> {
 /// Requests that failed or that settings refuse, over the period.
 fn failures(report: &Report) -> Vec<Finding> {
     let sum = |of: fn(&super::WindowLine) -> i64| report.windows.iter().map(of).sum::<i64>();
-    let all = sum(|window| window.predictions);
+    // Copies of a prediction are no requests of their own.
+    let all = sum(|window| window.predictions - window.duplicates);
     let share = |count: i64| count as f64 / all.max(1) as f64;
     let say = |count: i64, what: &str| {
         (share(count) >= SHARE_NOTABLE).then(|| Finding {
