@@ -4,6 +4,7 @@
 mod cli;
 mod commands;
 mod config;
+mod files;
 mod output;
 mod pipeline;
 mod reference;

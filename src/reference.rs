@@ -54,7 +54,7 @@ impl ReferenceFiles for Files {
 }
 
 /// A location on this machine's disk.
-fn local(location: &str) -> Option<&Path> {
+pub(crate) fn local(location: &str) -> Option<&Path> {
     if let Some(path) = location.strip_prefix("file://") {
         return Some(Path::new(path));
     }
@@ -97,7 +97,7 @@ fn unpacked(location: &str, bytes: Bytes) -> Result<Bytes> {
 }
 
 /// Whether bytes are a Parquet file.
-pub(crate) fn is_parquet(bytes: &[u8]) -> bool {
+fn is_parquet(bytes: &[u8]) -> bool {
     bytes.len() > 12 && bytes.starts_with(b"PAR1") && bytes.ends_with(b"PAR1")
 }
 

@@ -15,10 +15,11 @@ pub enum Urgency {
     CaughtUp,
 }
 
-/// A part of a window should stay under so many bytes of Parquet.
-const PART_BYTES_MAX: u64 = 256 << 20;
-/// Bytes that a joined row takes, before anything is known: smaller makes parts too large, larger makes too many.
-const ROW_BYTES_GUESS: u64 = 120;
+/// A part of a window should stay under so many bytes of Parquet: joining it takes ten times as much memory, and two are joined at once.
+const PART_BYTES_MAX: u64 = 64 << 20;
+/// Bytes that a joined row takes, before anything is known: smaller makes parts too large, larger makes too many. A row of twenty numeric features
+/// takes 220.
+const ROW_BYTES_GUESS: u64 = 240;
 
 /// Everything that is to be decided now, given all that is known.
 pub fn decide(state: &LedgerState, now: Micros, urgency: Urgency) -> Vec<Entry> {

@@ -78,6 +78,14 @@ pub enum Error {
     /// Columns could not be made into an object.
     #[error("cannot encode a raw object")]
     Parquet(#[from] parquet::errors::ParquetError),
+    /// A source that is no broker cannot be read on.
+    #[error("cannot {what}")]
+    Source {
+        /// What was done.
+        what: String,
+        /// Why it failed.
+        source: std::io::Error,
+    },
     /// A part of the collector ended without saying why.
     #[error("the collector's {0} ended unexpectedly")]
     Ended(&'static str),

@@ -99,8 +99,8 @@ fn footer(topic: &str, partition: u32, tail: &ChainTail, low: i64) -> RawFooter 
 mod tests {
     use super::*;
     use crate::chain;
-    use driftline_store::Manifest;
     use crate::memory::MemoryLog;
+    use driftline_store::Manifest;
 
     #[tokio::test(flavor = "multi_thread")]
     async fn c1_a_gap_is_a_link_of_the_chain() {

@@ -197,7 +197,7 @@ impl<S: EventSource> Stage<S> {
         let due = |at: &PartitionRef, partition: &Partition| {
             let wanted = self.targets.as_ref().and_then(|targets| targets.of(*at));
             partition.progress().is_some_and(|progress| {
-                let reached = wanted.is_some_and(|target| progress.buffer.next() >= target);
+                let reached = wanted.is_some_and(|target| progress.position() >= target);
                 self.memory_is_short || reached || progress.is_due(bytes, interval, now)
             })
         };

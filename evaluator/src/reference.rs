@@ -433,9 +433,8 @@ impl ReferenceValues {
         let with_p = |statistic: Result<f64, Undefined>| Ok((statistic?, ks_p?));
         // A distribution function is off by no more than the bin that it is asked in has; a row has been moved to the middle of its bin. Of the
         // reference, the kept values are so far from all: both are distances, and distances add up.
-        let (thin_share, thin_reach) = whole
-            .as_ref()
-            .map_or((0.0, 0.0), |whole| (whole.share, whole.moved.unwrap_or(f64::INFINITY)));
+        let (thin_share, thin_reach) =
+            whole.as_ref().map_or((0.0, 0.0), |whole| (whole.share, whole.moved.unwrap_or(f64::INFINITY)));
         let share = current.share_bound() + thin_share;
         let reach = current.reach_bound().unwrap_or(f64::INFINITY) + thin_reach;
         let scale = spread.unwrap_or(1.0);

@@ -1,5 +1,5 @@
 //! The only place that builds DataFusion sessions over the store.
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -178,17 +178,15 @@ pub async fn register_folder(
     let store = session.runtime_env().object_store(&url)?;
     let prefix =
         Path::parse(folder).map_err(object_store::Error::from).map_err(datafusion::error::DataFusionError::from)?;
-    let mut objects = store.list(Some(&prefix));
-    let is_table = |meta: &ObjectMeta| meta.location.as_ref().ends_with(".parquet");
-    loop {
-        match objects.try_next().await.map_err(datafusion::error::DataFusionError::from)? {
-            None => return Ok(false),
-            Some(meta) if is_table(&meta) => break,
-            Some(_) => {}
-        }
+    let listed: Vec<ObjectMeta> =
+        store.list(Some(&prefix)).try_collect().await.map_err(datafusion::error::DataFusionError::from)?;
+    let objects = listed.iter().map(|meta| meta.location.as_ref()).filter(|path| path.ends_with(".parquet"));
+    let objects = objects.map(mounted).collect::<Result<Vec<_>, _>>()?;
+    if objects.is_empty() {
+        return Ok(false);
     }
-    drop(objects);
-    register(session, table, vec![url], partitions.iter().map(ToString::to_string).collect(), ".parquet").await?;
+    let partitions = partitions.iter().map(ToString::to_string).collect();
+    register_as(session, table, (vec![url], objects), partitions, ".parquet").await?;
     Ok(true)
 }
 
@@ -196,6 +194,17 @@ async fn register(
     session: &SessionContext,
     table: &str,
     urls: Vec<ListingTableUrl>,
+    partitions: Vec<String>,
+    extension: &str,
+) -> Result<(), Error> {
+    register_as(session, table, (urls.clone(), urls), partitions, extension).await
+}
+
+/// The same of folders or objects, with the columns that each of the objects has.
+async fn register_as(
+    session: &SessionContext,
+    table: &str,
+    (urls, objects): (Vec<ListingTableUrl>, Vec<ListingTableUrl>),
     partitions: Vec<String>,
     extension: &str,
 ) -> Result<(), Error> {
@@ -210,7 +219,7 @@ async fn register(
         let (options, state) = (options.clone(), Arc::clone(&state));
         async move { options.infer_schema(state.as_ref(), &url).await }
     };
-    let schemas: Vec<_> = stream::iter(urls.clone()).map(infer).buffered(FOOTERS_AT_ONCE).try_collect().await?;
+    let schemas: Vec<_> = stream::iter(objects).map(infer).buffered(FOOTERS_AT_ONCE).try_collect().await?;
     let schema = together(&schemas).map_err(datafusion::error::DataFusionError::from)?;
     let config = ListingTableConfig::new_with_multi_paths(urls).with_listing_options(options);
     session.register_table(table, Arc::new(ListingTable::try_new(config.with_schema(Arc::new(schema)))?))?;
@@ -220,18 +229,16 @@ async fn register(
 /// The columns of all objects; one that some object lacks is null there. One that is text in some object and a number in another (a text feature `x`, and
 /// a number `x_text`, are both `feature_x_text`) is read as text.
 fn together(schemas: &[SchemaRef]) -> Result<Schema, ArrowError> {
-    let mut texts: BTreeSet<&str> = BTreeSet::new();
-    let mut kinds: BTreeMap<&str, &DataType> = BTreeMap::new();
-    for field in schemas.iter().flat_map(|schema| schema.fields()) {
-        let kind = kinds.entry(field.name()).or_insert(field.data_type());
-        let is_text = |kind: &DataType| *kind == DataType::Utf8;
-        if *kind != field.data_type() && (is_text(kind) || is_text(field.data_type())) {
-            texts.insert(field.name());
-        }
+    let is_text = |kind: &DataType| matches!(kind, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
+    let mut texts: BTreeMap<&str, &DataType> = BTreeMap::new();
+    for field in schemas.iter().flat_map(|schema| schema.fields()).filter(|field| is_text(field.data_type())) {
+        texts.insert(field.name(), field.data_type());
     }
-    let as_text = |field: &FieldRef| {
-        let is_text = texts.contains(field.name().as_str());
-        if is_text { Arc::new(Field::clone(field).with_data_type(DataType::Utf8)) } else { Arc::clone(field) }
+    let as_text = |field: &FieldRef| match texts.get(field.name().as_str()) {
+        Some(kind) if field.data_type().is_numeric() => {
+            Arc::new(Field::clone(field).with_data_type(DataType::clone(kind)))
+        }
+        _ => Arc::clone(field),
     };
     let agreed = schemas.iter().map(|schema| {
         let fields: Vec<FieldRef> = schema.fields().iter().map(as_text).collect();

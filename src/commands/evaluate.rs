@@ -3,39 +3,36 @@
 //! Files of events go through the same collector, aggregator and evaluator as a stream would, on a store in the output
 //! folder. A Parquet file that has only what metrics need (a label beside a score or prediction, no ids) is evaluated
 //! where it lies, as one window.
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use arrow::array::{AsArray, RecordBatch};
+use arrow::array::AsArray;
 use arrow::datatypes::{DataType, Float64Type, Int64Type};
-use bytes::Bytes;
 use datafusion::prelude::SessionContext;
 use driftline_aggregator::decide::guess;
-use driftline_collector::memory::{MemoryLog, MemorySource, Script};
-use driftline_collector::source::PartitionRef;
 use driftline_collector::{CollectorStatus, Until};
+use driftline_evaluator::file_rows;
 use driftline_evaluator::publish::{Published, publish};
 use driftline_evaluator::reference::Terms;
-use driftline_evaluator::file_rows;
 use driftline_evaluator::session::{Sessions, register_file};
 use driftline_evaluator::stage::ReferenceFiles;
 use driftline_evaluator::{EvaluatedWindow, EvaluationContext, Reference, evaluate};
-use driftline_schemas::config::{AlertsConfig, Config, ReferenceSpec};
+use driftline_schemas::config::{AlertsConfig, Config, ReferenceSpec, Start};
 use driftline_schemas::ledger::Shape;
 use driftline_schemas::tables::{ScoreKind, Task, WindowRow};
 use driftline_schemas::window::Window;
 use driftline_store::Store;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use serde_json::value::RawValue;
 
 use crate::cli::{EvaluateArgs, Global, Role};
 use crate::commands::sql;
 use crate::config;
+use crate::files::{EventFiles, FileSource};
 use crate::output::render;
 use crate::pipeline::{self, Plan};
-use crate::reference::{Files, fetch, is_parquet, json_lines};
+use crate::reference::Files;
 
 const PREDICTIONS: &str = "predictions";
 const LABELS: &str = "labels";
@@ -54,12 +51,17 @@ pub(crate) async fn run(global: &Global, args: &EvaluateArgs) -> Result<()> {
     {
         return in_place(&config, args, file, &columns).await;
     }
-    let (predictions, labels) = read(&config, args).await?;
-    through_the_pipeline(config, args, predictions, labels).await
+    let model = model_name(&config, args);
+    let files = EventFiles::open(&args.predictions, &args.labels, &model, &config.store.options).await?;
+    through_the_pipeline(config, args, files).await
 }
 
 /// The column names of a Parquet file; `None` if it is none.
 fn columns_of(file: &Path) -> Result<Option<Vec<String>>> {
+    // A pipe can be read only once, and what lies elsewhere is no path.
+    if !file.is_file() {
+        return Ok(None);
+    }
     let mut magic = [0u8; 4];
     let mut opened = std::fs::File::open(file).with_context(|| format!("open {}", file.display()))?;
     if std::io::Read::read(&mut opened, &mut magic).context("read the file")? < 4 || &magic != b"PAR1" {
@@ -70,97 +72,13 @@ fn columns_of(file: &Path) -> Result<Option<Vec<String>>> {
     Ok(Some(builder.schema().fields().iter().map(|field| field.name().clone()).collect()))
 }
 
-/// All lines of both kinds of events. Labels that stand inline become label events of the prediction's own time.
-async fn read(config: &Config, args: &EvaluateArgs) -> Result<(Vec<Vec<u8>>, Vec<Vec<u8>>)> {
-    let (mut predictions, mut labels) = (Vec::new(), Vec::new());
-    for file in &args.predictions {
-        for line in lines_of(config, file, &model_name(config, args)).await? {
-            if args.labels.is_empty()
-                && let Some(label) = inline_label(&line)
-            {
-                labels.push(label);
-            }
-            predictions.push(line);
-        }
-    }
-    for file in &args.labels {
-        labels.extend(lines_of(config, file, &model_name(config, args)).await?);
-    }
-    Ok((predictions, labels))
-}
-
-async fn lines_of(config: &Config, file: &Path, model: &str) -> Result<Vec<Vec<u8>>> {
-    let bytes = fetch(&file.display().to_string(), &config.store.options).await?;
-    let text = if is_parquet(&bytes) {
-        let reader = ParquetRecordBatchReaderBuilder::try_new(bytes)?.build()?;
-        let batches =
-            reader.collect::<Result<Vec<RecordBatch>, _>>().with_context(|| format!("read {}", file.display()))?;
-        Bytes::from(json_lines(&batches)?)
-    } else {
-        bytes
-    };
-    let lines = text.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty());
-    Ok(lines.flat_map(events).map(|line| with_model(line, model)).collect())
-}
-
-/// The elements of a JSON array each stand for themselves; what is none, or broken, stays whole.
-fn events(line: &[u8]) -> Vec<&[u8]> {
-    if line.trim_ascii_start().starts_with(b"[")
-        && let Ok(elements) = serde_json::from_slice::<Vec<&RawValue>>(line)
-    {
-        return elements.into_iter().map(|element| element.get().as_bytes()).collect();
-    }
-    vec![line]
-}
-
-/// Rows that do not name their model get the one of `--model`.
-fn with_model(line: &[u8], model: &str) -> Vec<u8> {
-    let has_model = line.windows(12).any(|part| part == b"\"model_name\"");
-    match line.trim_ascii_start().strip_prefix(b"{") {
-        Some(rest) if !has_model => {
-            let name = serde_json::Value::from(model).to_string();
-            let comma: &[u8] = if rest.trim_ascii() == b"}" { b"" } else { b"," };
-            [b"{\"model_name\":", name.as_bytes(), comma, rest].concat()
-        }
-        _ => line.to_vec(),
-    }
-}
-
-fn inline_label(line: &[u8]) -> Option<Vec<u8>> {
-    // The values' own text, so that an integer of thirty digits keeps them all.
-    let event: BTreeMap<String, &RawValue> = serde_json::from_slice(line).ok()?;
-    let text = |name: &str| event.get(name).map(|value| value.get());
-    // Inline, null says that there is no label; only a label event can withdraw one.
-    let label = text("label").filter(|label| *label != "null")?;
-    let (id, model, time) = (text("prediction_id")?, text("model_name")?, text("timestamp")?);
-    let at = text("label_timestamp").unwrap_or(time);
-    let label = format!(
-        "{{\"prediction_id\":{id},\"model_name\":{model},\"timestamp\":{at},\"label\":{label},\"prediction_timestamp\":{time}}}"
-    );
-    Some(label.into_bytes())
-}
-
-async fn through_the_pipeline(
-    config: Config,
-    args: &EvaluateArgs,
-    predictions: Vec<Vec<u8>>,
-    labels: Vec<Vec<u8>>,
-) -> Result<()> {
+async fn through_the_pipeline(config: Config, args: &EvaluateArgs, files: EventFiles) -> Result<()> {
     let store = pipeline::open_store(&config).await?;
-    let log = MemoryLog::default();
-    for (topic, lines) in [(PREDICTIONS, predictions), (LABELS, labels)] {
-        log.create_topic(topic, None, 1);
-        for line in lines {
-            log.publish(topic, 0, Some(&line));
-        }
-    }
     let mut settings = pipeline::collector_settings(&config, "evaluate");
     settings.predictions_topics = vec![PREDICTIONS.to_owned()];
     settings.labels_topics = vec![LABELS.to_owned()];
-    let topics = settings.topics();
-    let script = Script::assigning((0..topics.len()).map(|topic| PartitionRef { topic, partition: 0 }));
-    let connect =
-        move |starts: Arc<driftline_collector::ChainStarts>| Ok(Some(MemorySource::new(log, topics, script, starts)));
+    settings.start = Start::Earliest;
+    let connect = move |starts: Arc<driftline_collector::ChainStarts>| Ok(Some(FileSource::new(files, starts)));
     let status = Arc::new(CollectorStatus::default());
     let shutdown = pipeline::shutdown_on_signals();
     driftline_collector::run_on(connect, settings, store.clone(), None, status, Until::CaughtUp, shutdown.clone())
@@ -234,7 +152,10 @@ async fn in_place(config: &Config, args: &EvaluateArgs, file: &Path, columns: &[
     for model in models {
         if has("model_name") {
             let name = model.replace('\'', "''");
-            let own = format!("SELECT * FROM file WHERE coalesce(CAST(model_name AS VARCHAR), '{}') = '{name}'", unnamed.replace('\'', "''"));
+            let own = format!(
+                "SELECT * FROM file WHERE coalesce(CAST(model_name AS VARCHAR), '{}') = '{name}'",
+                unnamed.replace('\'', "''")
+            );
             let own = session.sql(&own).await.context("select a model's rows")?.into_view();
             session.register_table("rows_of_model", own)?;
         }
@@ -282,7 +203,9 @@ async fn window_of(
     file_rows::view(session, (table, "inferred"), None).await.context("read the file's columns")?;
     let settings = config.judge.model(model);
     let (task, shape) = match (settings.task, &settings.positive_class) {
-        (Some(Task::Binary), None) => (Task::Binary, classes_of(session, has("score")).await.context("read the labels")?),
+        (Some(Task::Binary), None) => {
+            (Task::Binary, classes_of(session, has("score")).await.context("read the labels")?)
+        }
         (Some(task), _) => (task, Shape::default()),
         (None, _) => shape_of(session, has).await.context("read the labels")?,
     };
@@ -300,8 +223,7 @@ async fn window_of(
     };
     let terms = Terms { task, positive_class };
     let of_file = EvaluationContext::of_reference(model, settings, config.judge.max_segment_values, terms);
-    let context =
-        EvaluationContext { reference, revision: 1, decided_at: driftline_schemas::clock::now(), ..of_file };
+    let context = EvaluationContext { reference, revision: 1, decided_at: driftline_schemas::clock::now(), ..of_file };
     let evaluated = evaluate(session, "rows", &context).await?;
     let overall = evaluated.metrics.iter().find(|row| row.segment.is_none() && row.model_version.is_none());
     let (n, labelled) = overall.map_or((0, 0), |row| (row.n, row.n_labelled));
@@ -347,7 +269,9 @@ fn detached(config: &Config) -> Result<SessionContext> {
 
 /// What the rows of a file look like, by the labels and predictions of all of them.
 async fn shape_of(session: &SessionContext, has: &dyn Fn(&str) -> bool) -> Result<(Task, Shape)> {
-    let fraction = |column: &str| if has(column) { format!("{column}_value <> trunc({column}_value)") } else { "FALSE".to_owned() };
+    let fraction = |column: &str| {
+        if has(column) { format!("{column}_value <> trunc({column}_value)") } else { "FALSE".to_owned() }
+    };
     let sql = format!(
         "SELECT count(DISTINCT label), count(*) FILTER (WHERE label_value IS NULL), \
          count(*) FILTER (WHERE {} OR {}) FROM inferred WHERE label IS NOT NULL",
@@ -390,27 +314,4 @@ async fn classes_of(session: &SessionContext, has_score: bool) -> Result<Shape> 
         }
     }
     Ok(shape)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn inline_labels_keep_their_text_and_a_null_is_none() {
-        let event = |label: &str| {
-            format!(r#"{{"prediction_id":"a","model_name":"m","timestamp":1767225600000,"label":{label}}}"#)
-        };
-        let label = |text: &str| inline_label(event(text).as_bytes()).map(|line| String::from_utf8(line).unwrap());
-        assert!(label("12345678901234567890123").unwrap().contains(r#""label":12345678901234567890123,"#));
-        assert!(label(r#""ok""#).unwrap().contains(r#""label":"ok""#));
-        assert_eq!(label("null"), None);
-    }
-
-    #[test]
-    fn the_elements_of_an_array_are_events() {
-        assert_eq!(events(b"[{\"a\":1}, 5]"), [b"{\"a\":1}".as_slice(), b"5"]);
-        assert_eq!(events(b"[{"), [b"[{".as_slice()]);
-        assert_eq!(with_model(events(b"[{\"a\":1}]")[0], "m"), b"{\"model_name\":\"m\",\"a\":1}");
-    }
 }

@@ -26,7 +26,9 @@ pub(crate) async fn fit(global: &Global, args: &ReferenceFitArgs) -> Result<()> 
     let from = if let Some(file) = &args.file {
         let rows = Files::new(&config).read(file).await.map_err(anyhow::Error::msg);
         let rows = rows.with_context(|| format!("reference {file}"))?;
-        rows.register(&session, "reference", Some((judged.task, judged.score_kind))).await.with_context(|| format!("open {file}"))?;
+        rows.register(&session, "reference", Some((judged.task, judged.score_kind)))
+            .await
+            .with_context(|| format!("open {file}"))?;
         file.clone()
     } else {
         let (paths, said) = windows(&replica, args)?;

@@ -36,7 +36,6 @@ mod metered;
 mod operation;
 mod patient;
 
-pub use metered::SECONDS;
 pub use boundary::Boundary;
 pub use chain::{Appended, Chain};
 pub use create::Created;
@@ -44,6 +43,7 @@ pub use error::{Disposition, Error};
 pub use failing::{Fault, FaultPlan};
 pub use heartbeat::{Heartbeat, rendezvous};
 pub use manifest::{ChainRef, Manifest, TopicIncarnation, TopicKind};
+pub use metered::SECONDS;
 pub use object::{Listed, Meta, Object, Version};
 pub use operation::Operation;
 pub use paths::{chain_name, decode_segment, encode_segment};

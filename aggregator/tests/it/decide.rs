@@ -538,12 +538,12 @@ fn a_full_window_has_as_many_parts_as_its_bytes_need_and_keeps_them() {
     let mut world = World::new();
     world.now = TEN + 30 * MINUTE;
     world.rows("p0", "m", 10_000_000, TEN + 30 * MINUTE);
-    // 20 million rows of about 120 bytes by the end of the hour.
+    // 20 million rows of about 240 bytes by the end of the hour, 64 MiB a part.
     let job = world.after(MINUTE).step().remove(0);
-    assert_eq!(job.parts, 9);
+    assert_eq!(job.parts, 72);
     world.complete(&job);
     world.rows("p0", "m", 90_000_000, TEN + 40 * MINUTE);
-    assert_eq!(world.after(HOUR).jobs()[0].parts, 9);
+    assert_eq!(world.after(HOUR).jobs()[0].parts, 72);
     let mut world = World::new();
     world.rows("p0", "m", 1, TEN);
     assert_eq!(world.after(MINUTE).jobs()[0].parts, 1);

@@ -71,7 +71,8 @@ impl Report {
     /// inside the largest float: a table reader must not meet NaN or infinity.
     pub fn add(&mut self, metric: &str, class: Option<&str>, outcome: Outcome) {
         let finite = |x: f64| x.clamp(f64::MIN, f64::MAX);
-        let outcome = outcome.and_then(|found| if found.value.is_finite() { Ok(found) } else { Err(Undefined::OutOfDomain) });
+        let outcome =
+            outcome.and_then(|found| if found.value.is_finite() { Ok(found) } else { Err(Undefined::OutOfDomain) });
         let mut row = ReportRow {
             metric: metric.to_owned(),
             class: class.map(str::to_owned),

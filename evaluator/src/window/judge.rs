@@ -136,7 +136,11 @@ pub(super) async fn judge(
     if let (true, Some(names), Some(overall)) = (has_other_classes, &names, judged.get(&Group::default()))
         && !overall.report.confusion.iter().any(|cell| [&cell.actual, &cell.predicted].contains(&&POSITIVE.to_owned()))
     {
-        crate::telemetry::positive_class_absent(&context.model, &names.positive, names.negative.as_deref().unwrap_or_default());
+        crate::telemetry::positive_class_absent(
+            &context.model,
+            &names.positive,
+            names.negative.as_deref().unwrap_or_default(),
+        );
     }
     let (task, told_by) = (query.task, names.clone());
     let overall = judged.entry(Group::default()).or_insert_with(|| Judged::nothing(task, context));
