@@ -129,6 +129,12 @@ pub async fn view(
     judged: Option<(Task, ScoreKind)>,
 ) -> Result<u64, Error> {
     session.register_udf(canonical_function());
+    {
+        let state = session.state_ref();
+        let mut state = state.write();
+        // DataFusion 55 moves a look into a map below the view, beside the column `file.label`, and then takes the view's `label` for another.
+        state.config_mut().options_mut().optimizer.enable_leaf_expression_pushdown = false;
+    }
     let types = types_of(session, file).await?;
     let mut parts = columns(&types);
     let plain = format!("SELECT {} FROM {}", parts.join(", "), sql::name(file));

@@ -104,10 +104,18 @@ async fn through_the_pipeline(config: Config, args: &EvaluateArgs, files: EventF
 }
 
 async fn print_results(config: &Config, store: &Store, args: &EvaluateArgs) -> Result<()> {
+    let late = "SELECT coalesce(sum(count), 0) AS labels FROM accounts WHERE term = 'too_late'";
     let rejected = "SELECT reason, count(*) AS events, min(detail) AS example FROM dead_letters GROUP BY 1 ORDER BY 1";
     let query = "SELECT model_name, window_start, metric, class, value, error_bound, reason, ci_low, ci_high, n, n_labelled FROM metrics \
                  WHERE segment IS NULL AND model_version IS NULL ORDER BY model_name, window_start, metric, class";
-    let session = sql::open(&pipeline::sessions(config, store), store, &[rejected, query].concat()).await?;
+    let session = sql::open(&pipeline::sessions(config, store), store, &[late, rejected, query].concat()).await?;
+    if let Ok(frame) = session.sql(late).await {
+        let batches = frame.collect().await.context("count the late labels")?;
+        let labels: i64 = batches.iter().map(|batch| batch.column(0).as_primitive::<Int64Type>().value(0)).sum();
+        if labels > 0 {
+            eprintln!("{labels} label(s) came later than `label_horizon` after their prediction, and do not count");
+        }
+    }
     if let Ok(frame) = session.sql(rejected).await {
         let batches = frame.collect().await.context("count the rejected events")?;
         if batches.iter().any(|batch| batch.num_rows() > 0) {
@@ -182,6 +190,12 @@ async fn in_place(config: &Config, args: &EvaluateArgs, file: &Path, columns: &[
     print_results(config, &store, args).await
 }
 
+/// Rows that say that their request failed.
+async fn failed(session: &SessionContext) -> Result<i64> {
+    let batches = session.sql("SELECT count(error) AS n FROM rows").await?.collect().await?;
+    Ok(batches.iter().map(|batch| batch.column(0).as_primitive::<Int64Type>().value(0)).sum())
+}
+
 /// The names of a file's models, ascending.
 async fn models_of(session: &SessionContext, unnamed: &str) -> Result<Vec<String>> {
     let sql = "SELECT DISTINCT CAST(model_name AS VARCHAR) AS name FROM file ORDER BY name";
@@ -227,17 +241,18 @@ async fn window_of(
     let evaluated = evaluate(session, "rows", &context).await?;
     let overall = evaluated.metrics.iter().find(|row| row.segment.is_none() && row.model_version.is_none());
     let (n, labelled) = overall.map_or((0, 0), |row| (row.n, row.n_labelled));
+    let failed = if has("error") { failed(session).await.context("count what failed")? } else { 0 };
     let row = WindowRow {
         model: model.to_owned(),
         window_start: context.window_start,
         window_end: context.window_end,
         state: context.state.clone(),
         revision: 1,
-        predictions: n + refused,
+        predictions: n + refused + failed,
         labelled,
         waiting: 0,
         expired: n - labelled,
-        failed: 0,
+        failed,
         invalid: refused,
         duplicates: 0,
         after_final: 0,

@@ -13,6 +13,7 @@ mod crash;
 mod engines;
 mod estimates;
 mod evaluate;
+mod evaluate_files;
 mod kafka_variety;
 mod object_stores;
 mod otlp;
