@@ -726,7 +726,8 @@ mod tests {
     }
 
     fn numbered(rows: std::ops::Range<i64>) -> String {
-        rows.map(|row| format!("{{\"a\":{row}}}\n")).collect()
+        let lines: Vec<String> = rows.map(|row| format!("{{\"a\":{row}}}\n")).collect();
+        lines.concat()
     }
 
     /// Would notice a blank line, an array or a last line that is counted otherwise than it is delivered.

@@ -536,6 +536,35 @@ mod tests {
         psi.outcome.map(|(statistic, _)| statistic)
     }
 
+    /// Numbers with a long tail, ascending.
+    fn long_tail(rows: u32) -> Sample {
+        Sample::of_sorted((0..rows).map(|row| (1.0 - (f64::from(row) + 0.5) / f64::from(rows)).powf(-0.7)).collect())
+    }
+
+    #[test]
+    fn what_is_not_kept_of_a_reference_is_in_its_bounds() {
+        let whole = ReferenceValues::thinned(long_tail(30_000), usize::MAX).expect("rows");
+        let thin = ReferenceValues::thinned(long_tail(30_000), 200).expect("rows");
+        assert_eq!((whole.n(), thin.n()), (30_000, 30_000));
+        let current = Sample::of_sorted(long_tail(5_000).values().iter().map(|value| value * 1.03 + 0.01).collect());
+        let pairs = whole.distances_of_numbers(current.as_ref());
+        let pairs = pairs.into_iter().zip(thin.distances_of_numbers(current.as_ref()));
+        for (exact, found) in pairs {
+            assert_eq!((exact.method, exact.bound), (found.method, None));
+            let (value, statistic) = (exact.outcome.expect("defined").0, found.outcome.expect("defined").0);
+            let off = (value - statistic).abs();
+            let is_binned = !matches!(exact.method, Method::Ks | Method::Wasserstein | Method::WassersteinNormed);
+            assert!(off <= found.bound.unwrap_or(0.0) + 1e-12, "{:?}: {value} {found:?}", exact.method);
+            assert_eq!(found.bound.is_none(), is_binned, "{:?}: {found:?}", exact.method);
+        }
+        // The test is one of all rows: beside so few as are kept nothing would be significant.
+        let same = |reference: &ReferenceValues| reference.ks(current.as_ref()).expect("rows").p_value;
+        assert!(same(&thin) < 0.05 && same(&whole) < 0.05, "{} {}", same(&thin), same(&whole));
+        let json = serde_json::to_string(&thin).expect("serializes");
+        assert_eq!(serde_json::from_str::<ReferenceValues>(&json).expect("reads"), thin);
+        assert!(!serde_json::to_string(&whole).expect("serializes").contains("whole"), "its version stays what it was");
+    }
+
     #[test]
     fn an_unseen_category_has_its_own_bin() {
         let reference = ReferenceValues::categorical(counts(&[("a", 5), ("b", 5)], 0)).expect("rows");

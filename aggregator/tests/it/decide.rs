@@ -662,6 +662,15 @@ fn tasks_are_guessed_from_what_predictions_look_like() {
     ] {
         assert_eq!(guess(&shape), (task, class.map(str::to_owned)), "{shape:?}");
     }
+    let scored = |scores: [(&str, f64); 2]| {
+        let classes = scores.map(|(class, score)| (class.to_owned(), (10, 10.0 * score))).into();
+        guess(&Shape { scored: 20, classes, ..Shape::default() }).1
+    };
+    // Of 1 and 2 the scores say which one they are of; 1 beside 0, or beside a name, is positive.
+    assert_eq!(scored([("1", 0.2), ("2", 0.8)]).as_deref(), Some("2"));
+    assert_eq!(scored([("1", 0.8), ("2", 0.2)]).as_deref(), Some("1"));
+    assert_eq!(scored([("0", 0.8), ("1", 0.2)]).as_deref(), Some("1"));
+    assert_eq!(scored([("-1", 0.8), ("1", 0.2)]).as_deref(), Some("1"));
 }
 
 #[test]

@@ -13,8 +13,8 @@ use crate::sandbox::Sandbox;
 const DAY: &str = "2026-03-01T10:00:00Z";
 
 fn write(sandbox: &Sandbox, name: &str, events: &[Value]) -> Result<()> {
-    let lines: String = events.iter().map(|event| format!("{event}\n")).collect();
-    std::fs::write(sandbox.path(name), lines).with_context(|| format!("write {name}"))
+    let lines: Vec<String> = events.iter().map(|event| format!("{event}\n")).collect();
+    std::fs::write(sandbox.path(name), lines.concat()).with_context(|| format!("write {name}"))
 }
 
 fn write_parquet(sandbox: &Sandbox, name: &str, columns: Vec<(&str, ArrayRef)>) -> Result<()> {
@@ -62,7 +62,10 @@ async fn a_text_and_a_number_under_one_column_stop_nothing() -> Result<()> {
     ensure!(rows.len() == 2 && rows[0]["feature_x_text"] == "abc" && rows[1]["feature_x_text"] == "5.0", "{rows:?}");
     sandbox.succeed(&["--store", "out", "audit"]).await?;
     let unknown = sandbox.run(&["--store", "out", "audit", "--model", "n"]).await?;
-    ensure!(unknown.code == Some(1) && unknown.stderr.contains("the store knows no model \"n\"; it knows m"), "{unknown:?}");
+    ensure!(
+        unknown.code == Some(1) && unknown.stderr.contains("the store knows no model \"n\"; it knows m"),
+        "{unknown:?}"
+    );
     Ok(())
 }
 
