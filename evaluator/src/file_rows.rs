@@ -136,7 +136,7 @@ pub async fn view(
         state.config_mut().options_mut().optimizer.enable_leaf_expression_pushdown = false;
     }
     let types = types_of(session, file).await?;
-    let mut parts = columns(&types);
+    let parts = columns(&types);
     let plain = format!("SELECT {} FROM {}", parts.join(", "), sql::name(file));
     let refusals = judged.filter(|_| !types.contains_key("invalid_reason")).map(|judged| refusals(&types, judged));
     let mut refused = 0;
@@ -152,7 +152,6 @@ pub async fn view(
     } else {
         let cases = refusals.iter().flatten().map(|(condition, word)| format!("WHEN {condition} THEN '{word}'"));
         let cases = cases.collect::<Vec<_>>().join(" ");
-        parts.clear();
         format!("SELECT *, CASE {cases} END AS invalid_reason FROM ({plain})")
     };
     let view = session.sql(&query).await?.into_view();

@@ -218,7 +218,9 @@ async fn window_of(
     let settings = config.judge.model(model);
     let (task, shape) = match (settings.task, &settings.positive_class) {
         (Some(Task::Binary), None) => {
-            (Task::Binary, classes_of(session, has("score")).await.context("read the labels")?)
+            let classes = classes(session).await.context("read the labels")?;
+            let shape = shape_of_classes(session, &classes, has("score")).await.context("read the labels")?;
+            (Task::Binary, shape)
         }
         (Some(task), _) => (task, Shape::default()),
         (None, _) => shape_of(session, has).await.context("read the labels")?,
@@ -282,30 +284,72 @@ fn detached(config: &Config) -> Result<SessionContext> {
     Ok(Sessions::detached((config.memory_max / 2) as usize, cores)?)
 }
 
-/// What the rows of a file look like, by the labels and predictions of all of them.
+/// Classes that are looked for: with more, and no score, a file of whole numbers is one of numbers.
+const CLASSES_LOOKED_FOR: usize = 101;
+
+/// What the rows of a file look like, by the labels and predictions of all of them. Few questions need to read the file.
 async fn shape_of(session: &SessionContext, has: &dyn Fn(&str) -> bool) -> Result<(Task, Shape)> {
+    let classes = classes(session).await?;
+    if !has("score") && (are_numbers(session, has).await? || classes.len() >= CLASSES_LOOKED_FOR) {
+        return Ok((Task::Regression, Shape::default()));
+    }
+    if classes.len() > 2 {
+        return Ok((Task::Multiclass, Shape::default()));
+    }
+    Ok((Task::Binary, shape_of_classes(session, &classes, has("score")).await?))
+}
+
+/// The labels that there are, in text order: of many only some.
+async fn classes(session: &SessionContext) -> Result<Vec<String>> {
+    let of = async |sql: &str| -> Result<Vec<String>> {
+        let mut classes = Vec::new();
+        for batch in session.sql(sql).await?.collect().await? {
+            for column in batch.columns() {
+                let texts = arrow::compute::cast(column, &DataType::Utf8)?;
+                classes.extend(texts.as_string::<i32>().iter().flatten().map(str::to_owned));
+            }
+        }
+        classes.sort_unstable();
+        classes.dedup();
+        Ok(classes)
+    };
+    let table = session.table("inferred").await?;
+    if table.schema().field_with_unqualified_name("label")?.data_type().is_integer() {
+        // The file's statistics answer that.
+        let ends = of("SELECT min(label) AS low, max(label) AS high FROM inferred").await?;
+        let number = |at: usize| ends.get(at).and_then(|end| end.parse::<i64>().ok());
+        if ends.len() < 2 || number(0).zip(number(1)).is_some_and(|(one, other)| one.abs_diff(other) == 1) {
+            return Ok(ends);
+        }
+    }
+    of(&format!("SELECT label FROM inferred WHERE label IS NOT NULL GROUP BY label LIMIT {CLASSES_LOOKED_FOR}")).await
+}
+
+/// Whether labels are numbers, and some of them, or of the predictions, have a fraction.
+async fn are_numbers(session: &SessionContext, has: &dyn Fn(&str) -> bool) -> Result<bool> {
     let fraction = |column: &str| {
         if has(column) { format!("{column}_value <> trunc({column}_value)") } else { "FALSE".to_owned() }
     };
     let sql = format!(
-        "SELECT count(DISTINCT label), count(*) FILTER (WHERE label_value IS NULL), \
-         count(*) FILTER (WHERE {} OR {}) FROM inferred WHERE label IS NOT NULL",
+        "SELECT count(*) FILTER (WHERE label_value IS NULL), count(*) FILTER (WHERE {} OR {}) FROM inferred \
+         WHERE label IS NOT NULL",
         fraction("label"),
         fraction("prediction")
     );
     let batches = session.sql(&sql).await?.collect().await?;
     let counted = |at: usize| batches.first().map_or(0, |batch| batch.column(at).as_primitive::<Int64Type>().value(0));
-    let (classes, textual, fractional) = (counted(0), counted(1), counted(2));
-    let is_numeric = textual == 0 && !has("score");
-    let task = if is_numeric && (fractional > 0 || classes > 100) {
-        Task::Regression
-    } else if classes <= 2 {
-        Task::Binary
-    } else {
-        Task::Multiclass
-    };
-    let shape = if task == Task::Binary { classes_of(session, has("score")).await? } else { Shape::default() };
-    Ok((task, shape))
+    Ok(counted(0) == 0 && counted(1) > 0)
+}
+
+/// The classes as the aggregator has them of a stream's predictions; with the scores of each, where their names do not say which is positive.
+async fn shape_of_classes(session: &SessionContext, classes: &[String], has_score: bool) -> Result<Shape> {
+    const SAY_IT: [&str; 8] = ["0", "1", "true", "false", "yes", "no", "positive", "negative"];
+    if has_score && classes.iter().any(|class| !SAY_IT.contains(&class.as_str())) {
+        return classes_of(session, true).await;
+    }
+    let mut shape = Shape { textual: classes.len() as u64, ..Shape::default() };
+    classes.iter().for_each(|class| shape.push_class(class, 1, 0.0));
+    Ok(shape)
 }
 
 /// The classes of a binary file's labels with the scores of each, as the aggregator has them of a stream's predictions.
