@@ -7,35 +7,26 @@
 //!
 //! Each topic has one partition, and each event one offset. An event without an inline label leaves a gap among the labels, as
 //! a control record of Kafka does.
-use std::collections::{BTreeMap, VecDeque};
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read as _};
-use std::path::{Path, PathBuf};
+mod file;
+mod flat;
+mod line;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use arrow::array::{Array as _, ArrayRef, RecordBatch, StructArray};
-use arrow::compute::{cast, is_not_null, nullif};
-use arrow::datatypes::{DataType, Field, FieldRef, Schema};
-use arrow::error::ArrowError;
-use bytes::{Buf as _, Bytes};
+use anyhow::Result;
 use chrono::{DateTime, Utc};
 use driftline_collector::Error;
 use driftline_collector::source::{
     Broker, EventSource, PartitionRef, RawRecord, SourceEvent, SourceTopic, Standing, Starts, TopicState, Watermarks,
 };
 use driftline_schemas::event::EventKind;
-use driftline_schemas::history::{FEATURE_PREFIX, TAG_PREFIX, TEXT_SUFFIX};
-use flate2::read::MultiGzDecoder;
-use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
-use parquet::file::reader::ChunkReader;
-use serde::de::IgnoredAny;
-use serde::{Deserialize, Deserializer};
-use serde_json::value::RawValue;
 
-use crate::reference::{fetch, json_lines, local};
+use file::{EventFile, Events, Take};
+use line::{inline_label, with_model};
 
 /// Place of the predictions among the topics, as the collector's settings list them.
 const PREDICTIONS: usize = 0;
@@ -44,16 +35,6 @@ const LABELS: usize = 1;
 /// Offsets of each topic that one poll goes over. Larger lets what is buffered grow further before reading pauses; smaller
 /// costs time between polls.
 const OFFSETS_A_POLL: usize = 256;
-/// Rows of a Parquet file that are JSON at a time. Larger needs more memory; smaller costs time between batches.
-const ROWS_A_BATCH: usize = 1024;
-/// What is read of a file of lines at a time.
-const READ_BYTES: usize = 64 << 10;
-/// How a Parquet file begins, and ends.
-const MAGIC: [u8; 4] = *b"PAR1";
-/// The fewest bytes of a Parquet file: its magic twice, and the length of its footer.
-const PARQUET_BYTES_MIN: u64 = 12;
-/// What [`inline_label`] needs.
-const LABEL_COLUMNS: [&str; 5] = ["prediction_id", "model_name", "timestamp", "label", "label_timestamp"];
 
 /// The files of a run, their events counted. Clones share what is held of them.
 #[derive(Clone)]
@@ -68,34 +49,6 @@ pub(crate) struct EventFiles {
 struct Stretch {
     file: Arc<EventFile>,
     take: Take,
-}
-
-#[derive(Clone, Copy)]
-enum Take {
-    Events,
-    /// A label event for each event that has a label.
-    InlineLabels,
-}
-
-struct EventFile {
-    name: String,
-    place: Place,
-    form: Form,
-    total: i64,
-    /// Some event may have an inline label.
-    may_have_labels: bool,
-}
-
-enum Place {
-    Disk(PathBuf),
-    /// From an object store, or from a pipe, which can be read only once.
-    Memory(Bytes),
-}
-
-enum Form {
-    Text,
-    PackedText,
-    Parquet,
 }
 
 /// Reads files as a member of a group reads Kafka.
@@ -333,297 +286,17 @@ fn changed() -> io::Error {
     io::Error::other("it was changed while it was read; evaluate a copy that nobody writes to")
 }
 
-impl EventFile {
-    async fn open(location: &Path, options: &BTreeMap<String, String>) -> Result<Self> {
-        let name = location.display().to_string();
-        let place = match local(&name).filter(|path| path.is_file()) {
-            Some(path) => Place::Disk(path.to_owned()),
-            None => Place::Memory(fetch(&name, options).await?),
-        };
-        let to_look_at = name.clone();
-        let looked = tokio::task::spawn_blocking(move || Self::look(to_look_at, place)).await;
-        looked.context("count the events")?.with_context(|| format!("read {name}"))
-    }
-
-    /// Finds out what a file is and how many events it has.
-    fn look(name: String, place: Place) -> io::Result<Self> {
-        let is_gz = Path::new(&name).extension().is_some_and(|extension| extension == "gz");
-        // What was fetched is unpacked already.
-        let is_packed = is_gz && matches!(place, Place::Disk(_));
-        let form = if is_packed { Form::PackedText } else { Form::Text };
-        let mut file = Self { name, place, form, total: 0, may_have_labels: false };
-        let mut start = Vec::new();
-        file.text()?.take(MAGIC.len() as u64).read_to_end(&mut start)?;
-        if start == MAGIC {
-            if is_packed {
-                // Parquet is read from its end, so it has to be unpacked whole.
-                let mut bytes = Vec::new();
-                file.text()?.read_to_end(&mut bytes)?;
-                file.place = Place::Memory(bytes.into());
-            }
-            file.form = Form::Parquet;
-            let rows = file.rows(Take::Events)?;
-            (file.total, file.may_have_labels) = (rows.total, rows.have_labels);
-            return Ok(file);
-        }
-        let mut events = file.events(Take::Events)?;
-        while let Some(event) = events.read()? {
-            file.total += 1;
-            file.may_have_labels = file.may_have_labels || mentions(&event, "\"label\"");
-        }
-        Ok(file)
-    }
-
-    fn events(&self, take: Take) -> io::Result<Events> {
-        let supply = match self.form {
-            Form::Text | Form::PackedText => Supply::Lines(self.text()?),
-            Form::Parquet => Supply::Rows(self.rows(take)?.reader),
-        };
-        Ok(Events { supply, ready: VecDeque::new() })
-    }
-
-    fn text(&self) -> io::Result<Box<dyn BufRead>> {
-        let text: Box<dyn BufRead> = match (&self.place, &self.form) {
-            (Place::Memory(bytes), _) => Box::new(bytes.clone().reader()),
-            (Place::Disk(path), Form::PackedText) => {
-                Box::new(BufReader::with_capacity(READ_BYTES, MultiGzDecoder::new(File::open(path)?)))
-            }
-            (Place::Disk(path), _) => Box::new(BufReader::with_capacity(READ_BYTES, File::open(path)?)),
-        };
-        Ok(text)
-    }
-
-    fn rows(&self, take: Take) -> io::Result<Rows> {
-        match &self.place {
-            Place::Disk(path) => rows_of(File::open(path)?, take),
-            Place::Memory(bytes) => rows_of(bytes.clone(), take),
-        }
-    }
-}
-
-/// The rows of a Parquet file, and what it says of them.
-struct Rows {
-    total: i64,
-    have_labels: bool,
-    reader: ParquetRecordBatchReader,
-}
-
-fn rows_of<T: ChunkReader + 'static>(content: T, take: Take) -> io::Result<Rows> {
-    let length = content.len();
-    let end = content.get_bytes(length.saturating_sub(MAGIC.len() as u64), MAGIC.len()).map_err(io::Error::other)?;
-    if length <= PARQUET_BYTES_MIN || end[..] != MAGIC {
-        return Err(io::Error::other("a Parquet file that is cut short: its end is not there; copy or write it again"));
-    }
-    let builder = ParquetRecordBatchReaderBuilder::try_new(content).map_err(io::Error::other)?;
-    let total = builder.metadata().file_metadata().num_rows();
-    let have_labels = builder.schema().column_with_name("label").is_some();
-    let columns = match take {
-        Take::Events => ProjectionMask::all(),
-        Take::InlineLabels => {
-            let schema = builder.parquet_schema();
-            let columns = schema.root_schema().get_fields().iter().enumerate();
-            let wanted = columns.filter(|(_, column)| LABEL_COLUMNS.contains(&column.name()));
-            ProjectionMask::roots(schema, wanted.map(|(place, _)| place))
-        }
-    };
-    let builder = builder.with_batch_size(ROWS_A_BATCH).with_projection(columns);
-    Ok(Rows { total, have_labels, reader: builder.build().map_err(io::Error::other)? })
-}
-
-/// The events of a file, one after the other. A line is held whole, and of Parquet a batch of rows.
-struct Events {
-    supply: Supply,
-    ready: VecDeque<Vec<u8>>,
-}
-
-enum Supply {
-    Lines(Box<dyn BufRead>),
-    Rows(ParquetRecordBatchReader),
-}
-
-impl Events {
-    fn read(&mut self) -> io::Result<Option<Vec<u8>>> {
-        while self.ready.is_empty() {
-            if !self.refill()? {
-                return Ok(None);
-            }
-        }
-        Ok(self.ready.pop_front())
-    }
-
-    /// Reads on, over a line of blanks too; `false` at the end.
-    fn refill(&mut self) -> io::Result<bool> {
-        match &mut self.supply {
-            Supply::Lines(text) => {
-                let mut line = Vec::new();
-                if text.read_until(b'\n', &mut line)? == 0 {
-                    return Ok(false);
-                }
-                if line.last() == Some(&b'\n') {
-                    line.pop();
-                }
-                if !line.trim_ascii().is_empty() {
-                    self.ready.extend(elements(line));
-                }
-            }
-            Supply::Rows(reader) => {
-                let Some(batch) = reader.next() else { return Ok(false) };
-                let batch = batch.and_then(|batch| nested(&in_utc(&batch)?)).map_err(io::Error::other)?;
-                let lines = json_lines(&[batch]).map_err(io::Error::other)?;
-                let rows = lines.split(|byte| *byte == b'\n').filter(|row| !row.is_empty());
-                self.ready.extend(rows.map(<[u8]>::to_vec));
-            }
-        }
-        Ok(true)
-    }
-}
-
-/// The elements of a JSON array each stand for themselves; what is none, or broken, stays whole.
-fn elements(line: Vec<u8>) -> Vec<Vec<u8>> {
-    if line.trim_ascii_start().starts_with(b"[")
-        && let Ok(elements) = serde_json::from_slice::<Vec<&RawValue>>(&line)
-    {
-        return elements.into_iter().map(|element| element.get().as_bytes().to_vec()).collect();
-    }
-    vec![line]
-}
-
-/// Whether a text stands anywhere in a line: cheap, and spares most lines the parsing.
-fn mentions(line: &[u8], text: &str) -> bool {
-    std::str::from_utf8(line).is_ok_and(|line| line.contains(text))
-}
-
-/// An event that does not name its model gets the one of `--model`, which is given as JSON.
-fn with_model(event: Vec<u8>, model: &str) -> Vec<u8> {
-    match event.trim_ascii_start().strip_prefix(b"{") {
-        Some(rest) if !names_model(&event) => {
-            let comma: &[u8] = if rest.trim_ascii() == b"}" { b"" } else { b"," };
-            [b"{\"model_name\":", model.as_bytes(), comma, rest].concat()
-        }
-        _ => event,
-    }
-}
-
-/// Whether an object has a `model_name` of its own, and not only somewhere inside. One that is broken is left as it is.
-fn names_model(object: &[u8]) -> bool {
-    #[derive(Deserialize)]
-    struct TopLevel {
-        #[serde(default, deserialize_with = "is_there")]
-        model_name: bool,
-    }
-    if !mentions(object, "\"model_name\"") {
-        return false;
-    }
-    match serde_json::from_slice::<TopLevel>(object) {
-        Ok(top_level) => top_level.model_name,
-        Err(_) => true,
-    }
-}
-
-/// A null is there too: the collector says that it is no name.
-fn is_there<'de, D: Deserializer<'de>>(value: D) -> Result<bool, D::Error> {
-    IgnoredAny::deserialize(value).map(|_| true)
-}
-
-/// The label event of a prediction with an inline label, of the prediction's own time unless `label_timestamp` says another.
-fn inline_label(event: &[u8]) -> Option<Vec<u8>> {
-    if !mentions(event, "\"label\"") {
-        return None;
-    }
-    // The values' own text, so that an integer of thirty digits keeps them all.
-    let event: BTreeMap<String, &RawValue> = serde_json::from_slice(event).ok()?;
-    let text = |name: &str| event.get(name).map(|value| value.get());
-    // Inline, null says that there is no label; only a label event can withdraw one.
-    let is_said = |value: &&str| *value != "null";
-    let label = text("label").filter(is_said)?;
-    let (id, model, time) = (text("prediction_id")?, text("model_name")?, text("timestamp")?);
-    let at = text("label_timestamp").filter(is_said).unwrap_or(time);
-    let label = format!(
-        "{{\"prediction_id\":{id},\"model_name\":{model},\"timestamp\":{at},\"label\":{label},\"prediction_timestamp\":{time}}}"
-    );
-    Some(label.into_bytes())
-}
-
-/// Times without a zone, as pandas writes them, are in UTC.
-fn in_utc(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
-    let schema = batch.schema();
-    let columns = schema.fields().iter().zip(batch.columns()).map(|(field, column)| match field.data_type() {
-        DataType::Timestamp(unit, None) => {
-            let kind = DataType::Timestamp(*unit, Some("UTC".into()));
-            let column = cast(column, &kind)?;
-            Ok((Arc::new(Field::clone(field).with_data_type(kind)), column))
-        }
-        _ => Ok((Arc::clone(field), Arc::clone(column))),
-    });
-    let (fields, columns): (Vec<FieldRef>, Vec<ArrayRef>) =
-        columns.collect::<Result<Vec<_>, ArrowError>>()?.into_iter().unzip();
-    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)
-}
-
-/// History's flat columns as an event has them: `feature_x` and `feature_x_text` are the feature x, `tag_x` is the tag x. Where
-/// there is a column `features`, or `tags`, they are left as they are.
-fn nested(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
-    let schema = batch.schema();
-    let are_flat = |object: &str| schema.column_with_name(object).is_none();
-    let (flat_features, flat_tags) = (are_flat("features"), are_flat("tags"));
-    let (mut columns, mut features, mut tags) = (Vec::new(), Vec::new(), Vec::new());
-    for (field, column) in schema.fields().iter().zip(batch.columns()) {
-        let name = field.name();
-        match (name.strip_prefix(FEATURE_PREFIX), name.strip_prefix(TAG_PREFIX)) {
-            (Some(feature_name), _) if flat_features => features.push(feature(batch, feature_name, column)?),
-            (_, Some(tag_name)) if flat_tags => tags.push(entry(tag_name, Arc::clone(column))),
-            _ => columns.push((Arc::clone(field), Arc::clone(column))),
-        }
-    }
-    if features.is_empty() && tags.is_empty() {
-        return Ok(batch.clone());
-    }
-    for (name, entries) in [("features", features), ("tags", tags)] {
-        if entries.is_empty() {
-            continue;
-        }
-        let (fields, values): (Vec<FieldRef>, Vec<ArrayRef>) = entries.into_iter().unzip();
-        columns.push(entry(name, Arc::new(StructArray::try_new(fields.into(), values, None)?)));
-    }
-    let (fields, columns): (Vec<FieldRef>, Vec<ArrayRef>) = columns.into_iter().unzip();
-    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)
-}
-
-/// A feature's numbers, or its texts where it has no number: what is null is not written, so each row has the name once.
-fn feature(batch: &RecordBatch, name: &str, column: &ArrayRef) -> Result<(FieldRef, ArrayRef), ArrowError> {
-    let Some(name) = name.strip_suffix(TEXT_SUFFIX).filter(|_| is_text(column.data_type())) else {
-        return Ok(entry(name, Arc::clone(column)));
-    };
-    match batch.column_by_name(&format!("{FEATURE_PREFIX}{name}")) {
-        Some(numbers) => Ok(entry(name, nullif(column, &is_not_null(numbers)?)?)),
-        None => Ok(entry(name, Arc::clone(column))),
-    }
-}
-
-/// As history has it, only texts have the suffix: a numeric `feature_x_text` is the feature `x_text`.
-fn is_text(kind: &DataType) -> bool {
-    match kind {
-        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => true,
-        DataType::Dictionary(_, values) => is_text(values),
-        _ => false,
-    }
-}
-
-fn entry(name: &str, column: ArrayRef) -> (FieldRef, ArrayRef) {
-    (Arc::new(Field::new(name, column.data_type().clone(), true)), column)
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::Write as _;
 
-    use arrow::array::{Array, Float64Array, Int64Array, StringArray};
+    use arrow::array::{Array, ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, StructArray};
     use driftline_collector::source::{ChainTail, Start};
     use parquet::arrow::ArrowWriter;
     use serde_json::{Value, json};
     use tempfile::TempDir;
 
-    use super::*;
+    use super::{file::ROWS_A_BATCH, flat::entry, *};
 
     struct AtZero;
 
