@@ -16,7 +16,10 @@ use driftline_schemas::{
     tables::{ScoreKind, Task},
 };
 
-use crate::{Error, window::sql};
+use crate::{
+    Error,
+    window::{columns::is_text, sql},
+};
 
 /// `canonical(text)`: the one spelling of a class, as the decoder has it.
 fn canonical_function() -> ScalarUDF {
@@ -27,10 +30,6 @@ fn canonical_function() -> ScalarUDF {
         Ok(ColumnarValue::Array(Arc::new(spelled)))
     };
     create_udf("canonical", vec![DataType::Utf8], DataType::Utf8, Volatility::Immutable, Arc::new(canonical))
-}
-
-fn is_text(kind: &DataType) -> bool {
-    matches!(kind, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Dictionary(_, _))
 }
 
 /// A class in its one spelling: a number is its shortest decimal text, so 1.0 is the class 1; NaN is none.

@@ -1,5 +1,5 @@
 //! The only place that builds DataFusion sessions over the store.
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -27,6 +27,7 @@ use object_store::{
     PutMultipartOptions, PutOptions, PutPayload, PutResult,
 };
 
+use crate::window::columns::is_text;
 use crate::{Error, udaf};
 
 /// Where the store's root is mounted in a session.
@@ -178,15 +179,21 @@ pub async fn register_folder(
     let store = session.runtime_env().object_store(&url)?;
     let prefix =
         Path::parse(folder).map_err(object_store::Error::from).map_err(datafusion::error::DataFusionError::from)?;
-    let listed: Vec<ObjectMeta> =
+    let mut objects: Vec<ObjectMeta> =
         store.list(Some(&prefix)).try_collect().await.map_err(datafusion::error::DataFusionError::from)?;
-    let objects = listed.iter().map(|meta| meta.location.as_ref()).filter(|path| path.ends_with(".parquet"));
-    let objects = objects.map(mounted).collect::<Result<Vec<_>, _>>()?;
+    objects.retain(|meta| meta.location.as_ref().ends_with(".parquet"));
     if objects.is_empty() {
         return Ok(false);
     }
-    let partitions = partitions.iter().map(ToString::to_string).collect();
-    register_as(session, table, (vec![url], objects), partitions, ".parquet").await?;
+    let options = options(partitions.iter().map(ToString::to_string).collect(), ".parquet");
+    // DataFusion would have the columns of all objects agree before anybody can say how; what was listed need not be asked for again.
+    let state = Arc::new(session.state());
+    let infer = |meta: ObjectMeta| {
+        let (format, state, store) = (Arc::clone(&options.format), Arc::clone(&state), Arc::clone(&store));
+        async move { format.infer_schema(state.as_ref(), &store, &[meta]).await }
+    };
+    let schemas: Vec<_> = stream::iter(objects).map(infer).buffered(FOOTERS_AT_ONCE).try_collect().await?;
+    register_as(session, table, vec![url], options, schemas)?;
     Ok(true)
 }
 
@@ -197,29 +204,36 @@ async fn register(
     partitions: Vec<String>,
     extension: &str,
 ) -> Result<(), Error> {
-    register_as(session, table, (urls.clone(), urls), partitions, extension).await
-}
-
-/// The same of folders or objects, with the columns that each of the objects has.
-async fn register_as(
-    session: &SessionContext,
-    table: &str,
-    (urls, objects): (Vec<ListingTableUrl>, Vec<ListingTableUrl>),
-    partitions: Vec<String>,
-    extension: &str,
-) -> Result<(), Error> {
-    let kind = |name: &str| if name == "date" { DataType::Date32 } else { DataType::Utf8 };
-    let columns = partitions.into_iter().map(|name| (name.clone(), kind(&name))).collect();
-    let options = ListingOptions::new(Arc::new(ParquetFormat::default()))
-        .with_file_extension(extension)
-        .with_table_partition_cols(columns);
+    let options = options(partitions, extension);
     // DataFusion infers a schema from the first URL alone; another object may have columns that the first lacks.
     let state = Arc::new(session.state());
     let infer = |url: ListingTableUrl| {
         let (options, state) = (options.clone(), Arc::clone(&state));
         async move { options.infer_schema(state.as_ref(), &url).await }
     };
-    let schemas: Vec<_> = stream::iter(objects).map(infer).buffered(FOOTERS_AT_ONCE).try_collect().await?;
+    let schemas: Vec<_> = stream::iter(urls.clone()).map(infer).buffered(FOOTERS_AT_ONCE).try_collect().await?;
+    register_as(session, table, urls, options, schemas)
+}
+
+fn options(partitions: Vec<String>, extension: &str) -> ListingOptions {
+    let kind = |name: &str| if name == "date" { DataType::Date32 } else { DataType::Utf8 };
+    let columns = partitions.into_iter().map(|name| (name.clone(), kind(&name))).collect();
+    ListingOptions::new(Arc::new(ParquetFormat::default()))
+        .with_file_extension(extension)
+        .with_table_partition_cols(columns)
+}
+
+/// Registers objects, or the folders in which they lie, with the columns of all of them.
+fn register_as(
+    session: &SessionContext,
+    table: &str,
+    urls: Vec<ListingTableUrl>,
+    options: ListingOptions,
+    mut schemas: Vec<SchemaRef>,
+) -> Result<(), Error> {
+    // Thousands of objects have a few different ones.
+    let mut seen = HashSet::new();
+    schemas.retain(|schema| seen.insert(Arc::clone(schema)));
     let schema = together(&schemas).map_err(datafusion::error::DataFusionError::from)?;
     let config = ListingTableConfig::new_with_multi_paths(urls).with_listing_options(options);
     session.register_table(table, Arc::new(ListingTable::try_new(config.with_schema(Arc::new(schema)))?))?;
@@ -229,7 +243,6 @@ async fn register_as(
 /// The columns of all objects; one that some object lacks is null there. One that is text in some object and a number in another (a text feature `x`, and
 /// a number `x_text`, are both `feature_x_text`) is read as text.
 fn together(schemas: &[SchemaRef]) -> Result<Schema, ArrowError> {
-    let is_text = |kind: &DataType| matches!(kind, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
     let mut texts: BTreeMap<&str, &DataType> = BTreeMap::new();
     for field in schemas.iter().flat_map(|schema| schema.fields()).filter(|field| is_text(field.data_type())) {
         texts.insert(field.name(), field.data_type());

@@ -93,14 +93,19 @@ pub(crate) fn classes_pooled(model: &str, max: usize) {
     }
 }
 
-/// A window has several classes, and the positive one is none of them: all are counted as one, as if they were the negative one.
+/// A window has several classes, and the positive one is none of them: all are counted as one, as if they were the negative one. The log says so once a
+/// model: where positives are rare, some windows have none.
 pub(crate) fn positive_class_absent(model: &str, positive_class: &str, seen: &str) {
-    tracing::warn!(
-        model,
-        positive_class,
-        seen,
-        "no label and no prediction of a window is of the positive class, and there are several others, which count as one: is it spelled right?"
-    );
+    static TOLD: LazyLock<Mutex<BTreeSet<String>>> = LazyLock::new(Mutex::default);
+    let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
+    if told.len() < POOLED_TOLD_MAX && told.insert(model.to_owned()) {
+        tracing::warn!(
+            model,
+            positive_class,
+            seen,
+            "no label and no prediction of a window is of the positive class, and there are several others, which count as one: is it spelled right?"
+        );
+    }
 }
 
 /// A window has more rows than the memory of a query holds: values that need all of them say how far they may be off.

@@ -27,7 +27,7 @@ pub const METRICS: [&str; 11] = [
 ];
 
 /// Where a share may be.
-pub(super) const UNIT: (f64, f64) = (0.0, 1.0);
+const UNIT: (f64, f64) = (0.0, 1.0);
 
 /// The estimates of a binary model.
 ///

@@ -655,7 +655,7 @@ pub(crate) fn text_column(batch: &RecordBatch, name: &str) -> Result<ArrayRef, E
     Ok(cast(column, &DataType::Utf8)?)
 }
 
-fn is_text(data_type: &DataType) -> bool {
+pub(crate) fn is_text(data_type: &DataType) -> bool {
     match data_type {
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => true,
         DataType::Dictionary(_, values) => is_text(values),

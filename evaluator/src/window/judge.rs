@@ -134,7 +134,7 @@ pub(super) async fn judge(
         judged = scanned(session, columns, groups, &query, (Asked::All, context)).await?;
     }
     if let (true, Some(names), Some(overall)) = (has_other_classes, &names, judged.get(&Group::default()))
-        && !overall.report.confusion.iter().any(|cell| [&cell.actual, &cell.predicted].contains(&&POSITIVE.to_owned()))
+        && !overall.report.confusion.iter().any(|cell| cell.actual == POSITIVE || cell.predicted == POSITIVE)
     {
         crate::telemetry::positive_class_absent(
             &context.model,
